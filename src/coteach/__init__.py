@@ -1,0 +1,29 @@
+"""coteach: an LLM (the teacher) and an RL agent (the student) that make each other better at planning tasks.
+
+The command line is `coteach` (see `cli.py`); from Python, `coteach.train(config, run)` is the loop,
+`coteach.load(...)` makes its configuration and `coteach.Run.create(...)` its run directory. What is
+slow to import is imported when it is first asked for.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from coteach.errors import CoteachError, RunFailed
+
+if TYPE_CHECKING:
+    from coteach.config import Config, load
+    from coteach.loop import train
+    from coteach.run import Run
+
+__version__ = "0.1.0"
+__all__ = ["Config", "CoteachError", "Run", "RunFailed", "load", "train"]
+
+_HOMES = {"Config": "coteach.config", "load": "coteach.config", "Run": "coteach.run", "train": "coteach.loop"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'coteach' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)

@@ -1,0 +1,31 @@
+"""Errors a user can mend, one class, so that the command line prints them as one line and exits with 2.
+
+A message names the thing, its value, what was expected and the way out. Anything that is not a
+`CoteachError` is a bug of ours and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class CoteachError(Exception):
+    """Wrong use: the message is one line for the user; `coteach` exits with code 2."""
+
+
+class RunFailed(CoteachError):
+    """Right use, but the run could not go on (disk full, a loss that is not finite); exit code 1."""
+
+
+def unknown(what: str, value: str, known: Iterable[str], way_out: str = "") -> CoteachError:
+    """The error for a name that does not exist, with the nearest one that does.
+
+    >>> str(unknown("arm", "mutaul", ["mutual", "one-way"]))
+    "unknown arm 'mutaul': did you mean 'mutual'? (one of: mutual, one-way)"
+    """
+    names = sorted(known)
+    near = difflib.get_close_matches(value, names, n=1, cutoff=0.5)
+    hint = f": did you mean '{near[0]}'?" if near else ":"
+    listing = way_out or (f"one of: {', '.join(names)}" if len(names) <= 20 else "")
+    return CoteachError(f"unknown {what} {value!r}{hint}" + (f" ({listing})" if listing else ""))

@@ -1,0 +1,71 @@
+"""What a run ran on: versions, processor, threads, source revision. For environment.json and `coteach doctor`."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from coteach.config import Config
+
+PACKAGES = (
+    "coteach", "torch", "numpy", "numba", "transformers", "peft", "safetensors", "gguf", "gymnasium", "minigrid", "envpool",
+)  # fmt: skip
+
+
+def environment(config: Config) -> dict[str, Any]:
+    """Everything about the machine that could change a run's results or its speed."""
+    return {
+        "python": platform.python_version(),
+        "packages": versions(PACKAGES),
+        "system": platform.platform(),
+        "processor": processor(),
+        "cores": cores(),
+        "threads": config.threads or cores(),
+        "engine": config.engine,
+        "revision": revision(),
+    }
+
+
+def versions(packages: tuple[str, ...]) -> dict[str, str | None]:
+    """Installed version of each package, None where there is none; nothing is imported."""
+    return {name: version(name) for name in packages}
+
+
+def version(package: str) -> str | None:
+    """Installed version of one package, or None."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def cores() -> int:
+    """Processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def processor() -> str:
+    """The processor's name."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def revision() -> str | None:
+    """Git revision of the source this package runs from, or None where it is not a checkout."""
+    here = Path(__file__).resolve().parent
+    if not (here.parents[1] / ".git").exists():
+        return None
+    command = ["git", "-C", str(here), "rev-parse", "HEAD"]
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=5, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return answer.stdout.strip() or None

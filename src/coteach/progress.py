@@ -1,0 +1,235 @@
+"""What a person sees of a run while it goes on, and the table at its end.
+
+The loop calls a display with a `Progress`; at a terminal that is one panel refreshed in place, in a
+pipe a plain line every few seconds. Progress goes to standard error and results to standard output, so
+that `coteach ... > file` keeps only results. Colours follow NO_COLOR.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Protocol, Self, TextIO
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+    from rich.panel import Panel
+
+PLAIN_INTERVAL = 5.0
+"""Seconds between the lines of a plain display."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a run stands. `rung` counts from 0; `steps` of `total_steps` are this rung's; times in seconds.
+
+    `success_student` and `success_teacher` are the shares of recent student-led and teacher-led episodes
+    that succeeded, None before the first has ended. `phase` is one word: collect, advise, tune, evaluate...
+    """
+
+    rung: int
+    rungs: int
+    task: str
+    steps: int
+    total_steps: int
+    phase: str
+    success_student: float | None
+    success_teacher: float | None
+    llm_queries: int
+    seconds_elapsed: float
+    steps_per_second: float
+
+    @property
+    def seconds_left(self) -> float | None:
+        """At most this long, at the present rate (a rung may end early); None while there is no rate."""
+        if self.steps_per_second <= 0:
+            return None
+        steps = max(self.total_steps - self.steps, 0) + (self.rungs - self.rung - 1) * self.total_steps
+        return steps / self.steps_per_second
+
+
+class Display(Protocol):
+    """A context within which it may be called with a `Progress`, as often as the loop likes."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None: ...
+
+    def __call__(self, progress: Progress) -> None:
+        """Show `progress`."""
+        ...
+
+
+def make_display(stream: TextIO | None = None) -> Display:
+    """The live display at a terminal, the plain one elsewhere; `stream` defaults to standard error."""
+    stream = stream or sys.stderr
+    console = _console(stream)
+    if console.is_terminal and not console.is_dumb_terminal:
+        return LiveDisplay(console)
+    return PlainDisplay(stream)
+
+
+class PlainDisplay:
+    """A line when a rung begins and then one every few seconds."""
+
+    def __init__(self, stream: TextIO, interval: float = PLAIN_INTERVAL) -> None:
+        self._stream = stream
+        self._interval = interval
+        self._last_time = float("-inf")
+        self._last_rung = -1
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._stream.flush()
+
+    def __call__(self, progress: Progress) -> None:
+        """Print a line if one is due."""
+        now = time.monotonic()
+        if progress.rung == self._last_rung and now - self._last_time < self._interval:
+            return
+        self._last_time, self._last_rung = now, progress.rung
+        print(line(progress), file=self._stream, flush=True)
+
+
+class LiveDisplay:
+    """One panel, redrawn in place twice a second, so that its clock goes on while a phase takes long; its last state stays."""
+
+    def __init__(self, console: Console) -> None:
+        from rich.live import Live
+
+        self._live = Live(console=console, refresh_per_second=2, get_renderable=self._draw)
+        self._progress: Progress | None = None
+        self._since = 0.0
+
+    def __enter__(self) -> Self:
+        self._live.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._live.stop()
+
+    def __call__(self, progress: Progress) -> None:
+        """Take up `progress`; it is drawn at the next refresh."""
+        self._progress, self._since = progress, time.monotonic()
+
+    def _draw(self) -> RenderableType:
+        if self._progress is None:
+            return "coteach: getting ready"
+        waited = time.monotonic() - self._since
+        return _panel(replace(self._progress, seconds_elapsed=self._progress.seconds_elapsed + waited))
+
+
+def line(progress: Progress) -> str:
+    """One line of plain text for a log."""
+    left = f", at most {duration(progress.seconds_left)} left" if progress.seconds_left is not None else ""
+    return (
+        f"rung {progress.rung + 1}/{progress.rungs} {progress.task}: {progress.steps:,}/{progress.total_steps:,} steps, "
+        f"{progress.phase}, student {percent(progress.success_student)}, teacher {percent(progress.success_teacher)}, "
+        f"{progress.llm_queries:,} LLM queries, {progress.steps_per_second:,.0f} steps/s, "
+        f"{duration(progress.seconds_elapsed)}{left}"
+    )
+
+
+def _panel(progress: Progress) -> Panel:
+    from rich.panel import Panel
+    from rich.progress_bar import ProgressBar
+    from rich.table import Table
+
+    grid = Table.grid(padding=(0, 2), expand=False)
+    grid.add_column(style="dim")
+    grid.add_column(min_width=42)
+    steps = f"{progress.steps:,} of {progress.total_steps:,} steps at {progress.steps_per_second:,.0f}/s"
+    left = f", at most {duration(progress.seconds_left)} left" if progress.seconds_left is not None else ""
+    grid.add_row("task", f"[bold]{progress.task}[/bold]")
+    grid.add_row("", ProgressBar(total=max(progress.total_steps, 1), completed=progress.steps, width=40))
+    grid.add_row("steps", steps)
+    grid.add_row("student", f"[green]{percent(progress.success_student)}[/green] of its recent episodes succeeded")
+    grid.add_row("teacher", f"[cyan]{percent(progress.success_teacher)}[/cyan] of those that it led lately")
+    grid.add_row("LLM", f"{progress.llm_queries:,} queries")
+    grid.add_row("now", progress.phase)
+    grid.add_row("time", duration(progress.seconds_elapsed) + left)
+    return Panel(grid, title=f"coteach: rung {progress.rung + 1} of {progress.rungs}", title_align="left", expand=False)
+
+
+COLUMNS = ("task", "teacher before", "teacher after", "student", "steps to 80 %", "steps to 95 %", "LLM queries", "seconds")
+
+
+def summary_rows(summaries: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
+    """The cells of the final table, one row per rung; `summaries` have the keys of summary.json."""
+    return [
+        (
+            str(summary["task"]),
+            percent(summary["teacher_success_before"]),
+            percent(summary["teacher_success_after"]),
+            percent(summary["success"]),
+            _whole(summary["steps_to_80"]),
+            _whole(summary["steps_to_95"]),
+            _whole(summary["llm_queries"]),
+            f"{summary['wall_seconds']:,.0f}",
+        )
+        for summary in summaries
+    ]
+
+
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> None:
+    """A table on standard output: with rules and colours at a terminal, aligned text in a pipe.
+
+    The first `left` columns are text and left-aligned; the others are figures and right-aligned.
+    """
+    console = _console(sys.stdout)
+    if not console.is_terminal:
+        print(aligned(columns, rows, left))
+        return
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for number, name in enumerate(columns):
+        # The first column's ids stay whole; headings of the others wrap where the terminal is narrow.
+        table.add_column(name, justify="left" if number < left else "right", style="" if number else "bold", no_wrap=not number)
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))
+    console.print(table)
+
+
+def aligned(columns: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> str:
+    """The same table as plain text."""
+    lines = [columns, *rows]
+    widths = [max(len(row[index]) for row in lines) for index in range(len(columns))]
+
+    def pad(row: Sequence[str]) -> list[str]:
+        return [row[i].ljust(width) if i < left else row[i].rjust(width) for i, width in enumerate(widths)]
+
+    return "\n".join("  ".join(pad(row)).rstrip() for row in lines)
+
+
+def percent(share: float | None) -> str:
+    """0.625 -> "62.5 %"; a dash where there is none."""
+    return "-" if share is None else f"{100 * share:.1f} %".replace(".0 %", " %")
+
+
+def duration(seconds: float | None) -> str:
+    """75 -> "1m15s"."""
+    if seconds is None:
+        return "-"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours}h{minutes:02d}m"
+    return f"{minutes}m{rest:02d}s" if minutes else f"{rest}s"
+
+
+def _whole(number: float | None) -> str:
+    return "-" if number is None else f"{number:,.0f}"
+
+
+def _console(stream: TextIO) -> Console:
+    from rich.console import Console
+
+    return Console(file=stream, highlight=False)

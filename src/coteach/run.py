@@ -1,0 +1,266 @@
+"""The run directory: everything that a run leaves behind, written so that a crash at any moment costs little.
+
+`Run` owns one folder: the resolved configuration, the machine it ran on, metrics (JSON lines and
+TensorBoard), checkpoints that are complete or absent, and small JSON files. Whole files are replaced
+atomically; a disk that fails ends the run with a `RunFailed` that names the path.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import shutil
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from coteach import config as configuration
+from coteach.config import Config
+from coteach.errors import CoteachError, RunFailed
+from coteach.machine import environment
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
+KEEP = 3
+"""Checkpoints kept, besides the best one."""
+
+_MANIFEST = "manifest.json"
+
+
+class Run:
+    """One run directory. Make it with `Run.create` or `Run.open`; use it as a context, or `close` it."""
+
+    def __init__(self, folder: Path, config: Config) -> None:
+        self.folder = folder
+        self.config = config
+        self._board: SummaryWriter | None = None
+
+    @classmethod
+    def create(cls, folder: Path, config: Config) -> Self:
+        """Begin a run in `folder`, which must not exist or be empty; writes config.toml and environment.json."""
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise CoteachError(f"{folder} exists and is not empty: choose another --out, or go on with --resume {folder}")
+        with _disk(folder):
+            (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
+        run = cls(folder, config)
+        run.write_json("environment.json", environment(config))
+        run.write_text("config.toml", configuration.dump(config))
+        return run
+
+    @classmethod
+    def open(cls, folder: Path) -> Self:
+        """Take up a run that exists, to resume it or to look at it."""
+        path = folder / "config.toml"
+        if not path.is_file():
+            raise CoteachError(f"{folder} is not a run: there is no config.toml in it; `coteach train --out {folder}` begins one")
+        return cls(folder, configuration.load(path))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Write out what TensorBoard still holds back."""
+        if self._board is not None:
+            with _disk(self.folder):
+                self._board.close()
+            self._board = None
+
+    # Metrics
+
+    def log(self, metrics: Mapping[str, Any]) -> None:
+        """Append one round to metrics.jsonl and, its numbers, to TensorBoard, a group per rung over `steps`.
+
+        `metrics` has at least `rung` and `steps`. What is not finite is written as null.
+        """
+        path = self.folder / "metrics.jsonl"
+        with _disk(path), path.open("a", encoding="utf-8") as file:
+            file.write(_json(metrics) + "\n")
+        with _disk(self.folder):
+            board = self._open_board()
+            for name, value in metrics.items():
+                if name not in ("rung", "steps") and _is_number(value):
+                    board.add_scalar(f"rung{metrics['rung']}/{name}", value, metrics["steps"])
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """Every round logged so far; a last line torn by a crash is left out."""
+        return list(read_jsonl(self.folder / "metrics.jsonl"))
+
+    def rewind(self, rung: int, round: int) -> None:
+        """Drop the rounds logged after (`rung`, `round`): a run resumed from a checkpoint does them again."""
+        if (self.folder / "metrics.jsonl").exists():
+            kept = [row for row in self.metrics() if (row["rung"], row["round"]) <= (rung, round)]
+            self.write_jsonl("metrics.jsonl", kept)
+
+    def _open_board(self) -> SummaryWriter:
+        if self._board is None:
+            from torch.utils.tensorboard import SummaryWriter  # slow, and only training needs it
+
+            self._board = SummaryWriter(str(self.folder))
+        return self._board
+
+    # Whole files
+
+    def write_text(self, name: str, text: str) -> Path:
+        """Write the file `name` of this run so that it is there whole or not at all."""
+        path = self.folder / name
+        with _disk(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            replace_text(path, text)
+        return path
+
+    def write_json(self, name: str, value: Any) -> Path:
+        """`write_text` for one JSON value, indented for people."""
+        return self.write_text(name, _json(value, indent=2) + "\n")
+
+    def write_jsonl(self, name: str, rows: Iterable[Mapping[str, Any]]) -> Path:
+        """`write_text` for one JSON object a line."""
+        return self.write_text(name, "".join(_json(row) + "\n" for row in rows))
+
+    # Checkpoints
+
+    def save_checkpoint(self, step: int, write: Callable[[Path], None], best: bool = False) -> Path:
+        """Keep what `write` puts into the folder it is given, under `step`; returns the checkpoint's folder.
+
+        The folder appears under its name only when everything in it, with a manifest of SHA-256 sums, is
+        on the disk. The last three are kept, and the one last saved with `best`.
+        """
+        target = self.folder / "checkpoints" / f"step-{step:012d}"
+        partial = target.with_name(f".partial-{uuid.uuid4().hex}")
+        with _disk(target):
+            try:
+                partial.mkdir(parents=True)
+                write(partial)
+                _seal(partial)
+                if target.exists():
+                    shutil.rmtree(target)
+                os.replace(partial, target)
+                _sync(target.parent)
+            finally:
+                shutil.rmtree(partial, ignore_errors=True)
+        if best:
+            self.write_json("checkpoints/best.json", {"checkpoint": target.name})
+        self._prune()
+        return target
+
+    def latest_checkpoint(self) -> Path | None:
+        """The newest checkpoint whose files are what its manifest says, or None. Damaged ones are passed over."""
+        return next((path for path in reversed(self._checkpoints()) if intact(path)), None)
+
+    def best_checkpoint(self) -> Path | None:
+        """The checkpoint last saved as the best, or else the latest."""
+        try:
+            name = json.loads((self.folder / "checkpoints" / "best.json").read_text(encoding="utf-8"))["checkpoint"]
+        except (OSError, ValueError, KeyError):
+            return self.latest_checkpoint()
+        path = self.folder / "checkpoints" / str(name)
+        return path if intact(path) else self.latest_checkpoint()
+
+    def _checkpoints(self) -> list[Path]:
+        return sorted((self.folder / "checkpoints").glob("step-*"))
+
+    def _prune(self) -> None:
+        """Delete what is no longer kept, and what a crash left half written."""
+        best = self.best_checkpoint()
+        for path in (self.folder / "checkpoints").glob(".partial-*"):
+            shutil.rmtree(path, ignore_errors=True)
+        for path in self._checkpoints()[:-KEEP]:
+            if path != best:
+                shutil.rmtree(path, ignore_errors=True)
+
+
+def intact(checkpoint: Path) -> bool:
+    """True where a checkpoint's files are exactly those of its manifest, byte for byte."""
+    try:
+        sums = json.loads((checkpoint / _MANIFEST).read_text(encoding="utf-8"))
+        return bool(sums == _sums(checkpoint))
+    except (OSError, ValueError):
+        return False
+
+
+def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
+    """The objects of a JSON-lines file; lines that are not whole are left out."""
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except FileNotFoundError:
+        return
+    for line in text.splitlines():
+        try:
+            row = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(row, dict):
+            yield row
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Write a file through a temporary one beside it, on the disk before it takes the name."""
+    partial = path.with_name(f".{path.name}-{uuid.uuid4().hex}")
+    try:
+        with partial.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def _disk(path: Path) -> Iterator[None]:
+    """Turn the operating system's refusal into the run's failure."""
+    try:
+        yield
+    except OSError as error:
+        raise RunFailed(
+            f"cannot write {error.filename or path}: {error.strerror or error}; mend that and use --resume"
+        ) from error
+
+
+def _seal(folder: Path) -> None:
+    """Write the manifest and force everything in `folder` to the disk."""
+    replace_text(folder / _MANIFEST, _json(_sums(folder), indent=2) + "\n")
+    for path in [*folder.rglob("*"), folder]:
+        _sync(path)
+
+
+def _sums(folder: Path) -> dict[str, str]:
+    """Path within `folder` -> SHA-256 of the file, the manifest itself left out."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / _MANIFEST)
+    return {path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _is_number(value: Any) -> bool:
+    return hasattr(value, "__float__") and math.isfinite(float(value))
+
+
+def _json(value: Any, indent: int | None = None) -> str:
+    return json.dumps(_plain(value), indent=indent, ensure_ascii=False)
+
+
+def _plain(value: Any) -> Any:
+    """`value` as JSON knows it: arrays as lists, NumPy's numbers as Python's, what is not finite as null."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(entry) for entry in value]
+    if hasattr(value, "tolist"):
+        return _plain(value.tolist())
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return str(value) if isinstance(value, Path) else value
