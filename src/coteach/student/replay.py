@@ -1,0 +1,34 @@
+"""Rows kept for distillation: what was seen, and what every controller would have done there.
+
+The advice is not stored: it is looked up when a row is replayed, so that old rows teach today's advice.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from coteach.student.rollout import Rollout
+
+
+class Replay:
+    """A ring of rows: features (R, F) uint8, situation (R,) int64, controls (R, K) int8."""
+
+    def __init__(self, rows: int, features: int, slots: int) -> None:
+        self.rows, self.filled, self._next = rows, 0, 0
+        self.features = np.zeros((rows, features), dtype=np.uint8)
+        self.situation = np.zeros(rows, dtype=np.int64)
+        self.controls = np.full((rows, slots), -1, dtype=np.int8)
+
+    def add(self, rollout: Rollout) -> None:
+        """Keep the rollout's rows in which some option can be followed, the oldest making room."""
+        kept = np.argwhere(rollout.valid & (rollout.controls[:-1] >= 0).any(axis=2))[-self.rows :]
+        t, n = kept[:, 0], kept[:, 1]
+        at = (self._next + np.arange(len(kept))) % max(self.rows, 1)
+        self.features[at], self.situation[at], self.controls[at] = rollout.features[t, n], rollout.situation[t, n], rollout.controls[t, n]
+        self._next = int(self._next + len(kept)) % max(self.rows, 1)
+        self.filled = min(self.rows, self.filled + len(kept))
+
+    def sample(self, count: int, rng: np.random.Generator) -> NDArray[np.int64]:
+        """Indices of `count` rows, drawn uniformly with replacement."""
+        return rng.integers(0, self.filled, count)

@@ -1,0 +1,173 @@
+"""Collecting: N environments for T steps, some led by the student, some by the teacher.
+
+Student-led rows are on-policy and feed PPO; teacher-led rows feed evidence, the value function and
+distillation. Besides the rows a `Rollout` carries the outcomes of options (followed to their end by the
+teacher, or completed on the way by whoever acted) and the episodes that ended.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from coteach.evidence import TERMINAL, Outcome
+from coteach.grounding.base import Grounded, Grounding
+from coteach.leading import Leader
+from coteach.leading import Outcome as End
+from coteach.tasks import Step, VectorTask
+
+
+class Actor(Protocol):
+    """What collecting needs of the student."""
+
+    def act(self, features: NDArray[np.uint8]) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.float32]]: ...
+
+
+@dataclass(frozen=True)
+class Episode:
+    """A finished episode. `success`: its return was positive."""
+
+    led: bool
+    reward: float
+    length: int
+
+    @property
+    def success(self) -> bool:
+        return self.reward > 0
+
+
+@dataclass
+class Rollout:
+    """T steps of N environments. Row (t, n) is the transition from observation t to t + 1.
+
+    features (T+1, N, F) uint8; situation (T+1, N) int64; controls (T+1, N, K) int8; values (T+1, N) float32: the
+    last row is the observation after the last transition. actions (T, N) int64; logprobs, rewards (T, N) float32;
+    terminated, truncated, led (T, N) bool; valid (T, N) bool: False where the step only began a new episode.
+    """
+
+    features: NDArray[np.uint8]
+    situation: NDArray[np.int64]
+    controls: NDArray[np.int8]
+    values: NDArray[np.float32]
+    actions: NDArray[np.int64]
+    logprobs: NDArray[np.float32]
+    rewards: NDArray[np.float32]
+    terminated: NDArray[np.bool_]
+    truncated: NDArray[np.bool_]
+    valid: NDArray[np.bool_]
+    led: NDArray[np.bool_]
+    outcomes: list[Outcome] = field(default_factory=list)
+    episodes: list[Episode] = field(default_factory=list)
+
+    @classmethod
+    def empty(cls, steps: int, envs: int, features: int, slots: int) -> Rollout:
+        shape = (steps, envs)
+        real = [np.zeros(shape, dtype=np.float32) for _ in range(2)]
+        flags = [np.zeros(shape, dtype=np.bool_) for _ in range(4)]
+        return cls(
+            np.zeros((steps + 1, envs, features), dtype=np.uint8),
+            np.zeros((steps + 1, envs), dtype=np.int64),
+            np.full((steps + 1, envs, slots), -1, dtype=np.int8),
+            np.zeros((steps + 1, envs), dtype=np.float32),
+            np.zeros(shape, dtype=np.int64),
+            *real,
+            *flags,
+        )
+
+
+class Collector:
+    """Steps one task's environments from round to round; episodes go on across rounds."""
+
+    def __init__(self, task: VectorTask, grounding: Grounding, patience: int, rng: np.random.Generator) -> None:
+        self.task, self.grounding, self.rng = task, grounding, rng
+        n = task.num_envs
+        self.leader = Leader(n, grounding.max_options, patience)
+        self.led = np.zeros(n, dtype=np.bool_)
+        self.steps = 0
+        """Environment steps taken over all environments, restarts not counted."""
+        self._done, self._terminal = np.zeros(n, dtype=np.bool_), np.zeros(n, dtype=np.bool_)
+        self._reward, self._length = np.zeros(n), np.zeros(n, dtype=np.int64)
+        self._option_reward = np.zeros(n)
+        self._now = grounding.observe(task.reset(), None, np.ones(n, dtype=np.bool_))
+
+    def collect(self, steps: int, student: Actor, advice: NDArray[np.float64], led_share: float) -> Rollout:
+        """Take `steps` steps in every environment.
+
+        advice: (S, K) probabilities by which the teacher leads; situations met for the first time are led
+        uniformly. led_share: share of the environments that the teacher should lead.
+        """
+        rollout = Rollout.empty(steps, self.task.num_envs, self.grounding.feature_size, self.grounding.max_options)
+        for t in range(steps):
+            self._record(rollout, t, self._now)
+            actions, rollout.logprobs[t], rollout.values[t] = student.act(self._now.features)
+            teacher_actions = self._lead(rollout, advice)
+            rollout.led[t] = self.led
+            rollout.actions[t] = actions = np.where(teacher_actions >= 0, teacher_actions, actions)
+            step = self.task.step(actions)
+            self._assign(step.restarted, led_share)
+            before, self._now = self._now, self.grounding.observe(step.observation, actions, step.restarted)
+            self._account(rollout, t, step, before)
+        self._record(rollout, steps, self._now)
+        rollout.values[steps] = student.act(self._now.features)[2]
+        return rollout
+
+    def assign_all(self, led_share: float) -> None:
+        """Who leads the episodes under way, before the first step."""
+        self._assign(np.ones(self.task.num_envs, dtype=np.bool_), led_share)
+
+    def _record(self, rollout: Rollout, t: int, now: Grounded) -> None:
+        rollout.features[t], rollout.situation[t], rollout.controls[t] = now.features, now.situation, now.actions
+
+    def _lead(self, rollout: Rollout, advice: NDArray[np.float64]) -> NDArray[np.int64]:
+        """The controllers' actions in teacher-led environments (-1 elsewhere); what ended on this step is counted."""
+        known = self._now.situation < len(advice)
+        probabilities = np.zeros((self.task.num_envs, self.grounding.max_options))
+        probabilities[known] = advice[self._now.situation[known]]
+        actions = self.leader.choose(self._now, probabilities, self.led, self._done, self.rng)
+        ended = self.leader.ended
+        for i in range(len(ended)):
+            env, end = int(ended.env[i]), End(int(ended.outcome[i]))
+            if end is End.EPISODE_END and not self._terminal[env]:
+                continue  # time ran out on the way: that says nothing about the option
+            following = TERMINAL if self._terminal[env] else int(ended.next_situation[i])
+            option, duration = (int(ended.situation[i]), int(ended.slot[i])), int(ended.duration[i])
+            failed = end in (End.FAILED, End.STUCK, End.TIMEOUT)
+            rollout.outcomes.append(Outcome(*option, following, float(self._option_reward[env]), duration, failed))
+        began = (self.leader.slot >= 0) & (self.leader.age == 1)
+        self._option_reward[began] = 0.0
+        return actions
+
+    def _assign(self, restarted: NDArray[np.bool_], led_share: float) -> None:
+        """Decide who leads the episodes that begin now, so that the share is kept."""
+        wanted = round(led_share * self.task.num_envs)
+        for env in np.flatnonzero(restarted):
+            self.led[env] = False
+            self.led[env] = self.led.sum() < wanted
+
+    def _account(self, rollout: Rollout, t: int, step: Step, before: Grounded) -> None:
+        rollout.rewards[t], rollout.terminated[t], rollout.truncated[t] = step.reward, step.terminated, step.truncated
+        rollout.valid[t] = valid = ~step.restarted
+        self.steps += int(valid.sum())
+        self._reward += np.where(valid, step.reward, 0.0)
+        self._option_reward += np.where(valid, step.reward, 0.0)
+        self._length += valid
+        self._done = (step.terminated | step.truncated) & valid
+        self._terminal = step.terminated & valid
+        self._hindsight(rollout, step, before)
+        for env in np.flatnonzero(self._done):
+            rollout.episodes.append(Episode(bool(rollout.led[t, env]), float(self._reward[env]), int(self._length[env])))
+            self._reward[env], self._length[env] = 0.0, 0
+
+    def _hindsight(self, rollout: Rollout, step: Step, before: Grounded) -> None:
+        """An option has an event: what the student (or another option) brought about is evidence too."""
+        for failed, bits in ((False, self._now.completed), (True, self._now.failed)):
+            for env in np.flatnonzero(bits):
+                following = TERMINAL if self._terminal[env] else int(self._now.situation[env])
+                for slot in range(int(bits[env]).bit_length()):
+                    if not bits[env] >> slot & 1 or slot == self.leader.slot[env]:
+                        continue
+                    reward = float(step.reward[env])
+                    rollout.outcomes.append(Outcome(int(before.situation[env]), slot, following, reward, None, failed))

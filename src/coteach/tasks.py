@@ -1,0 +1,268 @@
+"""Task ids -> vector environments: EnvPool to train, the reference `minigrid` package to evaluate.
+
+Both engines answer alike: the same images, missions, rewards and ends, and a reset on the step after an episode has
+ended, so that the terminal observation is seen. EnvPool is optional (the extra `fast`) and needed for speed only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import io
+import itertools
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from coteach.errors import CoteachError, unknown
+from coteach.grounding.base import Observation
+
+FAMILIES = ("MiniGrid-", "BabyAI-")
+"""Beginnings of the ids that the built-in grounding understands."""
+
+Engine = Literal["auto", "envpool", "minigrid"]
+
+
+@dataclass
+class Step:
+    """What N environments answered. `restarted` rows are first observations of an episode (action ignored)."""
+
+    observation: Observation
+    reward: NDArray[np.float32]
+    terminated: NDArray[np.bool_]
+    truncated: NDArray[np.bool_]
+    restarted: NDArray[np.bool_]
+
+
+class VectorTask(Protocol):
+    """N copies of one task that reset by themselves on the step after an episode ends (Gymnasium's NEXT_STEP)."""
+
+    task: str
+    engine: str
+    num_envs: int
+    num_actions: int
+
+    def reset(self) -> Observation:
+        """Begin an episode in every environment."""
+        ...
+
+    def step(self, actions: NDArray[np.int64]) -> Step:
+        """Act in every environment; actions: (N,)."""
+        ...
+
+    def close(self) -> None:
+        """Let go of the environments."""
+        ...
+
+
+def make(task: str, engine: str, num_envs: int, seed: int) -> VectorTask:
+    """`num_envs` copies of `task` for training; environments and episodes differ, all of them given by `seed`.
+
+    Engine `auto` is EnvPool where it is installed and lists the task, else minigrid. Raises CoteachError for a task
+    that does not exist or that no built-in grounding understands, and for an engine that cannot run it.
+    """
+    check(task)
+    if _resolve(task, engine) == "envpool":
+        return EnvPoolTask(task, num_envs, seed)
+    return MinigridTask(task, [_endless_seeds(seed, env) for env in range(num_envs)])
+
+
+def task_ids() -> list[str]:
+    """Every MiniGrid and BabyAI id that the reference package registers, sorted."""
+    return sorted(name for name in _registry() if name.startswith(FAMILIES))
+
+
+def check(task: str) -> None:
+    """Raise CoteachError unless `task` is an id that the built-in grounding understands."""
+    if task in _registry() and task.startswith(FAMILIES):
+        return
+    if task not in _registry():
+        raise unknown("task", task, task_ids(), way_out="`coteach tasks` lists them")
+    if not _is_discrete(task):
+        raise CoteachError(f"task {task!r}: its action space is not discrete; coteach needs a discrete one (`coteach tasks`)")
+    raise CoteachError(
+        f"task {task!r}: no built-in grounding for it, expected a MiniGrid or BabyAI id (`coteach tasks` lists them); "
+        "write one after coteach.grounding.base.Grounding"
+    )
+
+
+class EnvPoolTask:
+    """N environments stepped by EnvPool's C++ engine; environment i is seeded with `seed` + i."""
+
+    engine = "envpool"
+
+    def __init__(self, task: str, num_envs: int, seed: int, threads: int = 1) -> None:
+        import envpool
+
+        self.task = task
+        self.num_envs = num_envs
+        # One thread: 64 environments take 0.2 ms a step, and more threads than that only contend with the learner's.
+        self._pool: Any = envpool.make(task, env_type="gymnasium", num_envs=num_envs, seed=seed, num_threads=threads)
+        self.num_actions = int(self._pool.action_space.n)
+        self._missions = [""] * num_envs
+
+    def reset(self) -> Observation:
+        """Begin an episode in every environment."""
+        raw, _ = self._pool.reset()
+        return self._observe(raw, np.ones(self.num_envs, dtype=np.bool_))
+
+    def step(self, actions: NDArray[np.int64]) -> Step:
+        """Act in every environment; actions: (N,)."""
+        raw, reward, terminated, truncated, info = self._pool.step(actions)
+        restarted = info["elapsed_step"] == 0
+        return Step(self._observe(raw, restarted), reward.astype(np.float32, copy=False), terminated, truncated, restarted)
+
+    def close(self) -> None:
+        """Let go of the environments."""
+        self._pool.close()
+
+    def _observe(self, raw: dict[str, Any], restarted: NDArray[np.bool_]) -> Observation:
+        """Missions are constant within an episode: only those of restarted rows are decoded."""
+        for env in np.flatnonzero(restarted):
+            self._missions[env] = raw["mission"][env].tobytes().rstrip(b"\0").decode()
+        return Observation(raw["image"], list(self._missions))
+
+
+class MinigridTask:
+    """The reference environments, stepped one after another in this process; each episode has a seed of its own.
+
+    `seeds` has one iterator per environment (the same one may serve several). An environment whose seeds have run out
+    is *idle*: it is no longer stepped, and its row shows the first observation of its last episode again (restarted,
+    no reward), which brings a grounding nothing that it has not seen.
+
+    episode: (N,) int64, the seed of the episode that each row belongs to.
+    idle:    (N,) bool, True where there are no more episodes.
+    """
+
+    engine = "minigrid"
+
+    def __init__(self, task: str, seeds: Sequence[Iterator[int]], render: bool = False) -> None:
+        gymnasium = _gymnasium()
+        self.task = task
+        self.num_envs = len(seeds)
+        with _silence():
+            self._envs: list[Any] = [
+                gymnasium.make(task, render_mode="rgb_array" if render else None, disable_env_checker=True).unwrapped
+                for _ in seeds
+            ]
+        self.num_actions = int(self._envs[0].action_space.n)
+        self.episode = np.full(self.num_envs, -1, dtype=np.int64)
+        self.idle = np.zeros(self.num_envs, dtype=np.bool_)
+        self._seeds = list(seeds)
+        self._over = np.zeros(self.num_envs, dtype=np.bool_)
+        self._image = np.zeros((self.num_envs, 7, 7, 3), dtype=np.uint8)
+        self._first = np.zeros_like(self._image)
+        self._missions = [""] * self.num_envs
+
+    def reset(self) -> Observation:
+        """Begin an episode in every environment."""
+        for env in range(self.num_envs):
+            self._restart(env)
+        return self._observation()
+
+    def step(self, actions: NDArray[np.int64]) -> Step:
+        """Act in every environment; actions: (N,)."""
+        reward = np.zeros(self.num_envs, dtype=np.float32)
+        terminated = np.zeros(self.num_envs, dtype=np.bool_)
+        truncated = np.zeros(self.num_envs, dtype=np.bool_)
+        restarted = self._over | self.idle
+        for env in np.flatnonzero(self._over).tolist():
+            self._restart(env)
+        for env in np.flatnonzero(~restarted).tolist():
+            raw, reward[env], terminated[env], truncated[env], _ = self._envs[env].step(actions[env])
+            self._image[env] = raw["image"]
+        self._over = terminated | truncated
+        return Step(self._observation(), reward, terminated, truncated, restarted)
+
+    def frame(self, env: int) -> NDArray[np.uint8]:
+        """The picture of one environment, (H, W, 3) uint8; only where `render` was asked for."""
+        picture: NDArray[np.uint8] = self._envs[env].render()
+        return picture
+
+    def close(self) -> None:
+        """Let go of the environments."""
+        for env in self._envs:
+            env.close()
+
+    def _restart(self, env: int) -> None:
+        seed = next(self._seeds[env], None)
+        if seed is None:
+            self.idle[env] = True
+        else:
+            self.episode[env] = seed
+            with _silence():
+                raw, _ = self._envs[env].reset(seed=seed)
+            self._first[env] = raw["image"]
+            self._missions[env] = raw["mission"]
+        self._image[env] = self._first[env]
+
+    def _observation(self) -> Observation:
+        return Observation(self._image.copy(), list(self._missions))
+
+
+def _resolve(task: str, engine: str) -> str:
+    """The engine that `engine` means for `task`: "envpool" or "minigrid"."""
+    if engine not in ("auto", "envpool", "minigrid"):
+        raise unknown("engine", engine, ["auto", "envpool", "minigrid"])
+    if engine == "minigrid":
+        return engine
+    if task in _envpool_ids():
+        return "envpool"
+    if engine == "auto":
+        return "minigrid"
+    if not _envpool_ids():
+        raise CoteachError("engine 'envpool': the package envpool is not installed; pip install 'coteach[fast]', or use minigrid")
+    raise CoteachError(f"engine 'envpool': it has no task {task!r}; use the engine minigrid")
+
+
+@cache
+def _envpool_ids() -> frozenset[str]:
+    """What EnvPool can run; nothing where it is not installed."""
+    if importlib.util.find_spec("envpool") is None:
+        return frozenset()
+    import envpool
+
+    return frozenset(name for name in envpool.list_all_envs() if name.startswith(FAMILIES))
+
+
+@cache
+def _gymnasium() -> Any:
+    """Gymnasium with minigrid's ids in its registry; pygame's greeting is not ours to print."""
+    os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
+    import gymnasium
+    import minigrid  # noqa: F401  registers its ids
+
+    return gymnasium
+
+
+def _registry() -> dict[str, Any]:
+    registry: dict[str, Any] = _gymnasium().registry
+    return registry
+
+
+def _is_discrete(task: str) -> bool:
+    """Whether its actions are; True where that cannot be found out (its own dependencies are missing)."""
+    gymnasium = _gymnasium()
+    try:
+        with _silence():
+            env = gymnasium.make(task)
+        env.close()
+        return isinstance(env.action_space, gymnasium.spaces.Discrete)
+    except Exception:  # whatever a foreign environment raises: the answer is "no grounding" all the same
+        return True
+
+
+def _endless_seeds(seed: int, env: int) -> Iterator[int]:
+    """A seed for each episode of environment `env`, without end."""
+    rng = np.random.default_rng([seed, env])
+    return (int(rng.integers(2**31)) for _ in itertools.count())
+
+
+def _silence() -> contextlib.AbstractContextManager[Any]:
+    """Swallows what environments print while they are made ("Sampling rejected: ...")."""
+    return contextlib.redirect_stdout(io.StringIO())
