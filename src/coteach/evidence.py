@@ -1,0 +1,179 @@
+"""Student -> teacher: what the advice was worth, counted in the task's own terms.
+
+`AbstractModel` counts what became of options in situations, whoever brought it about: how often one was
+completed, failed or gave way to another situation, what it returned and how long it took. Optimistic
+value iteration (pseudo-outcomes of optimistic value, as in R-max: Brafman & Tennenholtz 2002) turns the
+counts into `Q(c, o)` before the first reward is seen. `reweigh` lets that evidence overrule a prior
+(Grill et al. 2020, arXiv 2007.12509, eq. 7-10).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+
+TERMINAL = -1
+"""In place of the next situation: the episode ended, or the option could not be carried out."""
+
+DECISION_DISCOUNT = 0.95
+"""Each further decision costs this factor beside the time it takes: of two ways, the one with fewer options."""
+
+TYPICAL_DURATION = 8.0
+"""Steps assumed for an option that was never followed to its end by a controller."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of an option.
+
+    situation, slot: the option; following: the situation it led to, or `TERMINAL`;
+    reward: collected on the way; duration: in steps, or None where nobody set out to do it
+    (a student's dawdling says nothing about the option).
+    """
+
+    situation: int
+    slot: int
+    following: int
+    reward: float = 0.0
+    duration: int | None = None
+    failed: bool = False
+
+
+class AbstractModel:
+    """Counts of outcomes per (situation, option), and their solution.
+
+    `gamma` discounts per environment step, `max_options` is K. Arrays grow with the situations met.
+    """
+
+    def __init__(self, max_options: int, gamma: float) -> None:
+        self.max_options = max_options
+        self.gamma = gamma
+        self._links: dict[tuple[int, int, int], int] = {}
+        self._counts: list[float] = []
+        self._rewards: list[float] = []
+        self._values: dict[float, Array] = {}
+        self.tries = np.zeros((0, max_options))
+        """(S, K): outcomes counted; `failures` and `successes` (outcomes with a positive reward) are among them."""
+        self.failures = np.zeros((0, max_options))
+        self.successes = np.zeros((0, max_options))
+        self._followed = np.zeros((0, max_options))
+        self._steps = np.zeros((0, max_options))
+
+    def grow(self, situations: int) -> None:
+        """Make room for situations numbered below `situations`."""
+        missing = situations - len(self.tries)
+        if missing > 0:
+            for name in ("tries", "failures", "successes", "_followed", "_steps"):
+                setattr(self, name, np.vstack([getattr(self, name), np.zeros((missing, self.max_options))]))
+
+    def add(self, outcome: Outcome) -> None:
+        """Count one outcome."""
+        self.grow(max(outcome.situation, outcome.following) + 1)
+        c, o = outcome.situation, outcome.slot
+        following = TERMINAL if outcome.failed else outcome.following
+        link = self._links.setdefault((c, o, following), len(self._links))
+        if link == len(self._counts):
+            self._counts.append(0.0)
+            self._rewards.append(0.0)
+        self._counts[link] += 1.0
+        self._rewards[link] += outcome.reward
+        self.tries[c, o] += 1.0
+        self.failures[c, o] += outcome.failed
+        self.successes[c, o] += outcome.reward > 0
+        if outcome.duration is not None:
+            self._followed[c, o] += 1.0
+            self._steps[c, o] += outcome.duration
+
+    def discounts(self) -> Array:
+        """(S, K): discount over one option, from its mean duration where it was followed."""
+        duration = np.where(self._followed > 0, self._steps / np.maximum(self._followed, 1.0), TYPICAL_DURATION)
+        return DECISION_DISCOUNT * self.gamma**duration
+
+    def solve(self, mask: NDArray[np.bool_], optimism: float, optimistic_value: float, sweeps: int = 100) -> Array:
+        """Q (S, K) by value iteration; 0 where `mask` (S, K) has no option.
+
+        Every option gets `optimism` pseudo-outcomes worth `optimistic_value` (1.0: novelty attracts;
+        0.0: only what was shown to work counts). The last solution is the starting point of the next.
+        """
+        self.grow(len(mask))
+        size, slots = mask.shape
+        links = np.array(list(self._links), dtype=np.int64).reshape(-1, 3)
+        counts, rewards = np.array(self._counts), np.array(self._rewards)
+        cell = links[:, 0] * slots + links[:, 1]
+        discount, total = self.discounts(), self.tries + optimism
+        base = np.bincount(cell, rewards, size * slots).reshape(size, slots) + optimism * optimistic_value
+        last = self._values.get(optimistic_value, np.zeros(0))
+        value = np.append(np.zeros(size), 0.0)  # the last entry is TERMINAL's
+        value[: min(len(last), size)] = last[:size]
+        for _ in range(sweeps):
+            onward = np.bincount(cell, counts * value[links[:, 2]], size * slots).reshape(size, slots)
+            q = np.where(mask & (total > 0), (base + discount * onward) / np.maximum(total, 1e-9), 0.0)
+            new = q.max(axis=1, initial=0.0)
+            moved = np.abs(new - value[:-1]).max(initial=0.0)
+            value[:-1] = new
+            if moved < 1e-4:
+                break
+        self._values[optimistic_value] = value[:-1].copy()
+        return q if sweeps else np.zeros_like(self.tries)
+
+    def state(self) -> dict[str, Any]:
+        """Everything counted, as plain JSON."""
+        return {
+            "links": [[*key, self._counts[i], self._rewards[i]] for key, i in self._links.items()],
+            "cells": [
+                [int(c), int(o), *(float(a[c, o]) for a in (self.tries, self.failures, self.successes, self._followed, self._steps))]
+                for c, o in np.argwhere(self.tries > 0)
+            ],
+            "situations": len(self.tries),
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take up what `state` gave."""
+        self.__init__(self.max_options, self.gamma)  # type: ignore[misc]
+        self.grow(state["situations"])
+        for c, o, following, count, reward in state["links"]:
+            self._links[(c, o, following)] = len(self._links)
+            self._counts.append(count)
+            self._rewards.append(reward)
+        for c, o, *values in state["cells"]:
+            for array, value in zip((self.tries, self.failures, self.successes, self._followed, self._steps), values, strict=True):
+                array[c, o] = value
+
+
+def trust(evidence: Array, options: Array, scale: float) -> Array:
+    """lambda_N = c sqrt(N + 1) / (N + K): how much weight the prior keeps after N outcomes (Grill et al., eq. 4).
+
+    evidence: (S,) outcomes counted in the situation; options: (S,) K; scale: c.
+    """
+    return scale * np.sqrt(evidence + 1.0) / (evidence + np.maximum(options, 1.0))
+
+
+def reweigh(prior: Array, q: Array, lam: Array, steps: int = 50) -> Array:
+    """The improved advice argmax_y sum y Q - lambda KL(prior || y), row by row: y = lambda prior / (alpha - Q).
+
+    prior, q: (S, K), prior is 0 where there is no option; lam: (S,) > 0. Rows sum to 1 (0 where the prior
+    has no option). alpha is found by bisection between max(Q + lambda prior) and max(Q) + lambda
+    (Grill et al. 2020, eq. 10 and appendix B.3).
+    """
+    there = prior > 0
+    masked = np.where(there, q, -np.inf)
+    low = np.where(there, q + lam[:, None] * prior, -np.inf).max(axis=1, initial=-np.inf)
+    high = masked.max(axis=1, initial=-np.inf) + lam
+    empty = ~there.any(axis=1)
+    low[empty], high[empty] = 1.0, 1.0
+    for _ in range(steps):
+        alpha = (low + high) / 2
+        too_much = _posterior(prior, q, lam, alpha, there).sum(axis=1) > 1.0
+        low, high = np.where(too_much, alpha, low), np.where(too_much, high, alpha)
+    improved = _posterior(prior, q, lam, high, there)
+    return improved / np.maximum(improved.sum(axis=1, keepdims=True), 1e-12)
+
+
+def _posterior(prior: Array, q: Array, lam: Array, alpha: Array, there: NDArray[np.bool_]) -> Array:
+    gap = np.where(there, alpha[:, None] - q, 1.0)
+    return np.where(there, lam[:, None] * prior / np.maximum(gap, 1e-12), 0.0)

@@ -1,0 +1,87 @@
+"""Advice as arrays: whom the LLM is asked about, and what the evidence makes of its answers."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+
+from coteach.advice import Advice
+from coteach.config import EvidenceConfig
+from coteach.evidence import TERMINAL, AbstractModel, Outcome
+from coteach.experiments.arms import ARMS
+from coteach.grounding.base import Situation, Situations
+from coteach.teacher.base import Books, Lesson, TuneReport
+
+OPTIONS = ("explore", "drop the key", "open the door")
+
+
+class Stubborn:
+    """A teacher that always says the same, and remembers what it was asked."""
+
+    name, tunable = "stubborn", False
+
+    def __init__(self, answer: Sequence[float]) -> None:
+        self.answer, self.books, self.asked = np.array(answer), Books(), list[str]()
+
+    def advise(self, situations: Sequence[Situation]) -> list[np.ndarray]:
+        self.asked += [situation.text for situation in situations]
+        return [self.answer for _ in situations]
+
+    def tune(self, lessons: Sequence[Lesson], seed: int) -> TuneReport:
+        raise NotImplementedError
+
+
+def advice_of(arm: str, count: int = 3) -> tuple[Advice, AbstractModel, Stubborn]:
+    situations, teacher = Situations(), Stubborn([0.1, 0.8, 0.1])
+    for i in range(count):
+        situations.number(Situation(f"situation {i}", OPTIONS))
+    advice = Advice(situations, teacher, ARMS[arm], max_options=4)  # type: ignore[arg-type]
+    advice.visit(np.arange(count).repeat(np.arange(1, count + 1)))
+    return advice, AbstractModel(4, 0.99), teacher
+
+
+def test_no_situation_is_asked_about_twice_under_the_same_weights() -> None:
+    advice, _, teacher = advice_of("mutual")
+    assert [advice.ask(2), advice.ask(2), advice.ask(2)] == [2, 1, 0]
+    assert sorted(teacher.asked) == ["situation 0", "situation 1", "situation 2"]
+    advice.forget()
+    assert advice.ask(10) == 3
+
+
+def test_calls_go_to_the_situations_met_most() -> None:
+    advice, _, teacher = advice_of("mutual")
+    advice.ask(1)
+    assert teacher.asked == ["situation 2"]
+
+
+def test_until_the_teacher_answered_its_advice_is_uniform() -> None:
+    advice, model, _ = advice_of("mutual")
+    advice.improve(model, EvidenceConfig(), sharpness=4.0)
+    assert advice.leading[0] == pytest.approx([1 / 3, 1 / 3, 1 / 3, 0], abs=1e-6)
+
+
+def proof() -> list[Outcome]:
+    """'drop the key' fails in situation 2, 'open the door' is rewarded."""
+    return [Outcome(2, 1, 2, failed=True), Outcome(2, 2, TERMINAL, reward=0.9, duration=3)] * 30
+
+
+def test_evidence_overrules_the_teacher_only_where_the_arm_reweighs() -> None:
+    for arm, best in (("mutual", 2), ("one-way", 1)):
+        advice, model, _ = advice_of(arm)
+        advice.ask(10)
+        for outcome in proof():
+            model.add(outcome)
+        advice.improve(model, EvidenceConfig(), sharpness=4.0)
+        assert advice.shown[2].argmax() == best, arm
+        assert advice.shown[0].argmax() == 1, "no evidence there: the teacher speaks alone"
+
+
+def test_lessons_are_what_worked_where_the_teacher_is_wrong() -> None:
+    advice, model, _ = advice_of("mutual")
+    advice.ask(10)
+    for outcome in [*proof(), *[Outcome(0, 0, 0, failed=True)] * 30]:
+        model.add(outcome)
+    advice.improve(model, EvidenceConfig(), sharpness=4.0)
+    lessons = advice.lessons(model, limit=5)
+    assert [lesson.situation.text for lesson in lessons] == ["situation 2"], "failures alone teach nothing"
+    assert lessons[0].target.argmax() == 2 and lessons[0].target.sum() == pytest.approx(1.0)
