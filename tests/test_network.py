@@ -45,3 +45,24 @@ def test_the_critic_cannot_move_the_actors_own_layers():
     student(features(5))[1].sum().backward()
     assert student.actor.weight.grad is None and student.policy.weight.grad is None
     assert student.shared.weight.grad.abs().sum() > 0
+
+
+def test_the_sum_of_columns_is_the_dense_product_in_both_directions():
+    rows = features(50)
+    rows[3] = 0
+    rows[:, 7] = 0
+    student = network()
+    weight = student.shared.weight.detach().double().requires_grad_()
+    dense = rows.double() @ weight + student.shared.bias.detach()
+    upstream = torch.randn(50, 32, generator=torch.Generator().manual_seed(1))
+    dense.backward(upstream.double())
+    ours = student.shared(rows)
+    ours.backward(upstream)
+    torch.testing.assert_close(ours.double(), dense, atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(student.shared.weight.grad.double(), weight.grad, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(student.shared.bias.grad, upstream.sum(dim=0), atol=1e-5, rtol=1e-5)
+
+
+def test_no_rows_are_no_rows():
+    logits, values = network()(features(0))
+    assert logits.shape == (0, 7) and values.shape == (0,)

@@ -18,7 +18,7 @@ FEATURES, ACTIONS = 40, 5
 
 def learner(seed=0, **changes):
     settings = {"hidden": 16, "minibatch": 64, "device": "cpu", **changes}
-    return Learner(FEATURES, ACTIONS, StudentConfig(**settings), seed)
+    return Learner(StudentConfig(**settings), FEATURES, ACTIONS, seed)
 
 
 def some_features(rows, seed=0):

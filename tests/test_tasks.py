@@ -125,6 +125,11 @@ def test_an_environment_without_further_seeds_is_idle_and_shows_nothing_new():
         assert np.array_equal(step.observation.image[0], first.image[0])
 
 
+def test_outdated_levels_are_made_without_a_warning(recwarn):
+    tasks.MinigridTask("MiniGrid-ObstructedMaze-1Q-v0", [iter([0])])
+    assert not recwarn.list
+
+
 def test_environments_print_nothing(capfd):
     name, seeds = "BabyAI-PutNextLocal-v0", range(10)
     loud = gymnasium.make(name)
@@ -163,6 +168,14 @@ def test_a_task_that_cannot_be_run_is_refused_in_one_line(name, message):
     assert "\n" not in str(error.value) and name in str(error.value)
 
 
+def test_levels_whose_images_are_not_installed_are_neither_listed_nor_made(monkeypatch):
+    name = "MiniGrid-WFC-MazeSimple-v0"
+    monkeypatch.setattr(tasks, "_lacks_patterns", lambda task: task == name)
+    assert name not in tasks.task_ids()
+    with pytest.raises(CoteachError, match="lacks the pattern images"):
+        tasks.make(name, "auto", 1, 0)
+
+
 def test_an_engine_that_does_not_exist_is_refused():
     with pytest.raises(CoteachError, match="unknown engine 'envpol': did you mean 'envpool'"):
         tasks.make("MiniGrid-Empty-5x5-v0", "envpol", 1, 0)
@@ -171,5 +184,7 @@ def test_an_engine_that_does_not_exist_is_refused():
 def test_the_listed_tasks_can_be_made():
     names = tasks.task_ids()
     assert len(names) > 150 and "BabyAI-GoToRedBallNoDists-v0" in names
-    for name in names[::20]:
+    for name in names[::10]:
         tasks.check(name)
+        task = tasks.MinigridTask(name, [iter([0])])
+        assert task.reset().image.shape == (1, 7, 7, 3)

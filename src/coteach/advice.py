@@ -84,13 +84,15 @@ class Advice:
             self.proven = reweigh(self.prior, proven, self.lam)
             self.shown = sharpen(np.where(best[:, None] > 0, self.proven, self.leading), sharpness)
         else:
-            self.leading = self.shown = self.prior
+            self.leading = self.proven = self.shown = self.prior
         self.value = (self.shown * proven).sum(axis=1)
 
     def lessons(self, model: AbstractModel, limit: int) -> list[Lesson]:
         """The situations from which something worked, and where the teacher is furthest from what did."""
         mask = self.prior > 0
-        disagreement = np.where(mask, self.proven * np.log(np.maximum(self.proven, 1e-9) / np.maximum(self.prior, 1e-9)), 0.0).sum(axis=1)
+        disagreement = np.where(
+            mask, self.proven * np.log(np.maximum(self.proven, 1e-9) / np.maximum(self.prior, 1e-9)), 0.0
+        ).sum(axis=1)
         evidence = np.where(self.value > 0, model.tries.sum(axis=1), 0.0)
         weight = np.sqrt(evidence) * (0.05 + disagreement) * (mask.sum(axis=1) > 1)
         best = np.argsort(-weight, kind="stable")[:limit]

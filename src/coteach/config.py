@@ -33,7 +33,7 @@ class CollectConfig:
     """How a round of experience is collected."""
 
     envs: int = setting(64, "parallel environments", 1, 4096)
-    horizon: int = setting(64, "steps per environment and round", 1, 4096)
+    horizon: int = setting(32, "steps per environment and round", 1, 4096)
     led_share_max: float = setting(0.5, "share of environments led by the teacher at the start", 0.0, 1.0)
     led_share_min: float = setting(0.0625, "share that stays led by the teacher", 0.0, 1.0)
     option_patience: int = setting(40, "steps after which a followed option has timed out", 1, 1000)
@@ -45,12 +45,12 @@ class StudentConfig:
 
     hidden: int = setting(128, "width of the hidden layers", 8, 4096)
     learning_rate: float = setting(1e-3, "Adam's learning rate", 1e-7, 1.0)
-    epochs: int = setting(2, "passes over each round's student-led rows", 1, 50)
-    minibatch: int = setting(1024, "rows per optimiser step", 16, 1_000_000)
+    epochs: int = setting(3, "passes over each round's student-led rows", 1, 50)
+    minibatch: int = setting(256, "rows per optimiser step", 16, 1_000_000)
     gamma: float = setting(0.99, "discount per step", 0.0, 1.0)
     gae_lambda: float = setting(0.95, "GAE's lambda", 0.0, 1.0)
     clip: float = setting(0.2, "PPO's clip range", 0.0, 1.0)
-    entropy: float = setting(0.01, "weight of the entropy bonus", 0.0, 1.0)
+    entropy: float = setting(0.002, "weight of the entropy bonus", 0.0, 1.0)
     value_weight: float = setting(0.5, "weight of the value loss", 0.0, 10.0)
     max_grad_norm: float = setting(0.5, "gradient norm is clipped here", 0.0, 100.0)
     device: str = setting("auto", "auto, cpu or cuda", choices=("auto", "cpu", "cuda"))
@@ -86,7 +86,7 @@ class GuidanceConfig:
 
     weight: float = setting(1.0, "lambda, the weight of KL(q || pi), at the start of a rung", 0.0, 100.0)
     sharpness: float = setting(4.0, "power to which the improved advice is raised before imitation", 0.0, 100.0)
-    replay: int = setting(1, "replayed minibatches distilled per minibatch of PPO", 0, 100)
+    replay: float = setting(1.0, "replayed rows distilled per row of PPO", 0.0, 100.0)
     replay_rows: int = setting(32_768, "rows kept for replay", 0, 10_000_000)
 
 
@@ -98,7 +98,7 @@ class Config:
     arm: str = setting("mutual", "mutual | one-way | no-llm | uniform | student-only | llm-only | oracle")
     engine: str = setting("auto", "auto, envpool or minigrid", choices=("auto", "envpool", "minigrid"))
     steps: int = setting(100_000, "environment steps per rung, over all environments", 1)
-    stop_at: float = setting(0.98, "a rung ends early once the student's success has held this; 1.01 never", 0.0, 1.01)
+    stop_at: float = setting(0.99, "a rung ends early once the student's success has held this; above 1 never", 0.0, 1.01)
     seed: int = setting(0, "of everything random", 0, 2**31 - 1)
     threads: int = setting(0, "processor threads; 0: as many as there are cores", 0, 1024)
     episodes: int = setting(200, "evaluation episodes per rung", 1, 100_000)

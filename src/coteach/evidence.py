@@ -119,14 +119,18 @@ class AbstractModel:
             if moved < 1e-4:
                 break
         self._values[optimistic_value] = value[:-1].copy()
-        return q if sweeps else np.zeros_like(self.tries)
+        return q
 
     def state(self) -> dict[str, Any]:
         """Everything counted, as plain JSON."""
         return {
             "links": [[*key, self._counts[i], self._rewards[i]] for key, i in self._links.items()],
             "cells": [
-                [int(c), int(o), *(float(a[c, o]) for a in (self.tries, self.failures, self.successes, self._followed, self._steps))]
+                [
+                    int(c),
+                    int(o),
+                    *(float(a[c, o]) for a in (self.tries, self.failures, self.successes, self._followed, self._steps)),
+                ]
                 for c, o in np.argwhere(self.tries > 0)
             ],
             "situations": len(self.tries),
@@ -141,7 +145,9 @@ class AbstractModel:
             self._counts.append(count)
             self._rewards.append(reward)
         for c, o, *values in state["cells"]:
-            for array, value in zip((self.tries, self.failures, self.successes, self._followed, self._steps), values, strict=True):
+            for array, value in zip(
+                (self.tries, self.failures, self.successes, self._followed, self._steps), values, strict=True
+            ):
                 array[c, o] = value
 
 
@@ -171,7 +177,8 @@ def reweigh(prior: Array, q: Array, lam: Array, steps: int = 50) -> Array:
         too_much = _posterior(prior, q, lam, alpha, there).sum(axis=1) > 1.0
         low, high = np.where(too_much, alpha, low), np.where(too_much, high, alpha)
     improved = _posterior(prior, q, lam, high, there)
-    return improved / np.maximum(improved.sum(axis=1, keepdims=True), 1e-12)
+    normalised: Array = improved / np.maximum(improved.sum(axis=1, keepdims=True), 1e-12)
+    return normalised
 
 
 def _posterior(prior: Array, q: Array, lam: Array, alpha: Array, there: NDArray[np.bool_]) -> Array:

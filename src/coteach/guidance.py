@@ -14,13 +14,16 @@ from coteach.config import CollectConfig
 
 Array = NDArray[np.float64]
 
+LEAST_HEED = 0.3
+
 
 def sharpen(advice: Array, power: float) -> Array:
     """Rows of `advice` (S, K) raised to `power` and normalised; rows without options stay 0."""
     peak = advice.max(axis=1, keepdims=True, initial=0.0)
     raised = (advice / np.maximum(peak, 1e-12)) ** power
     raised[advice <= 0] = 0.0
-    return raised / np.maximum(raised.sum(axis=1, keepdims=True), 1e-12)
+    sharp: Array = raised / np.maximum(raised.sum(axis=1, keepdims=True), 1e-12)
+    return sharp
 
 
 def action_targets(advice: Array, actions: NDArray[np.int8], num_actions: int) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
@@ -38,13 +41,16 @@ def action_targets(advice: Array, actions: NDArray[np.int8], num_actions: int) -
 
 
 def heed(student: float | None, led: float | None) -> float:
-    """How far the student still follows, in [0, 1]: 1 while it is far below the led episodes, 0 once it is above.
+    """How far the student still follows, in [0, 1]: 1 while it is far below the led episodes, 0 once it is above them.
 
+    Between equals `LEAST_HEED` stays: success cannot tell them apart any more, but what the controllers do never
+    runs in circles, and a greedy student may.
     student, led: success of student-led and teacher-led episodes in [0, 1], None while no episode has ended.
     """
-    if student is None or led is None:
+    if student is None or led is None or led <= 0.05:
         return 1.0
-    return float(np.clip((led - student) / max(led, 0.1) * 2.0, 0.0, 1.0)) if led > 0.05 else 1.0
+    behind = (led - student) / led
+    return float(np.clip(2.0 * behind, LEAST_HEED if behind >= 0 else 0.0, 1.0))
 
 
 def led_share(config: CollectConfig, heed: float) -> float:

@@ -149,14 +149,16 @@ def draw(probabilities: NDArray[np.floating], available: NDArray[np.bool_], rng:
     Rows to whose available slots the advice gives nothing choose uniformly among them; what comes back for a row
     without an available slot means nothing.
     """
-    weight = np.where(available, probabilities, 0.0)
+    weight: NDArray[np.float64] = np.where(available, probabilities, 0.0)
     nothing = weight.sum(axis=1) <= 0.0
     weight[nothing] = available[nothing]
+    slot: NDArray[np.int64] = weight.argmax(axis=1)
     if rng is None:
-        return np.argmax(weight, axis=1)
+        return slot
     cumulated = weight.cumsum(axis=1)
     threshold = rng.random(len(weight)) * cumulated[:, -1]
-    return np.argmax(cumulated > threshold[:, None], axis=1)
+    slot = (cumulated > threshold[:, None]).argmax(axis=1)
+    return slot
 
 
 def _no_options_ended() -> Ended:

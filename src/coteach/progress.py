@@ -102,9 +102,9 @@ class LiveDisplay:
     def __init__(self, console: Console) -> None:
         from rich.live import Live
 
-        self._live = Live(console=console, refresh_per_second=2, get_renderable=self._draw)
         self._progress: Progress | None = None
         self._since = 0.0
+        self._live = Live(console=console, refresh_per_second=2, get_renderable=self._draw)
 
     def __enter__(self) -> Self:
         self._live.start()
@@ -156,7 +156,7 @@ def _panel(progress: Progress) -> Panel:
     return Panel(grid, title=f"coteach: rung {progress.rung + 1} of {progress.rungs}", title_align="left", expand=False)
 
 
-COLUMNS = ("task", "teacher before", "teacher after", "student", "steps to 80 %", "steps to 95 %", "LLM queries", "seconds")
+COLUMNS = ("task", "teacher before", "teacher after", "student", "steps to 80 %", "steps to 95 %", "LLM calls", "time")
 
 
 def summary_rows(summaries: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
@@ -167,10 +167,10 @@ def summary_rows(summaries: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]
             percent(summary["teacher_success_before"]),
             percent(summary["teacher_success_after"]),
             percent(summary["success"]),
-            _whole(summary["steps_to_80"]),
-            _whole(summary["steps_to_95"]),
-            _whole(summary["llm_queries"]),
-            f"{summary['wall_seconds']:,.0f}",
+            _thousands(summary["steps_to_80"]),
+            _thousands(summary["steps_to_95"]),
+            f"{summary['llm_queries']:,}",
+            duration(summary["wall_seconds"]),
         )
         for summary in summaries
     ]
@@ -189,12 +189,18 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], left: int
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    narrow = console.width < 100
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 0 if narrow else 1))
     for number, name in enumerate(columns):
-        # The first column's ids stay whole; headings of the others wrap where the terminal is narrow.
-        table.add_column(name, justify="left" if number < left else "right", style="" if number else "bold", no_wrap=not number)
+        table.add_column(
+            name.replace(" %", "\u00a0%"),
+            justify="left" if number < left else "right",
+            style="" if number else "bold",
+            no_wrap=not number,
+        )
     for row in rows:
-        table.add_row(*(Text(cell) for cell in row))
+        # Headings may wrap, figures and their units may not.
+        table.add_row(*(Text(cell if number < left else cell.replace(" ", "\u00a0")) for number, cell in enumerate(row)))
     console.print(table)
 
 
@@ -225,8 +231,8 @@ def duration(seconds: float | None) -> str:
     return f"{minutes}m{rest:02d}s" if minutes else f"{rest}s"
 
 
-def _whole(number: float | None) -> str:
-    return "-" if number is None else f"{number:,.0f}"
+def _thousands(steps: int | None) -> str:
+    return "-" if steps is None else f"{steps / 1000:.1f}k"
 
 
 def _console(stream: TextIO) -> Console:

@@ -140,7 +140,7 @@ class Run:
                 write(partial)
                 _seal(partial)
                 if target.exists():
-                    shutil.rmtree(target)
+                    _discard(target)
                 os.replace(partial, target)
                 _sync(target.parent)
             finally:
@@ -173,7 +173,8 @@ class Run:
             shutil.rmtree(path, ignore_errors=True)
         for path in self._checkpoints()[:-KEEP]:
             if path != best:
-                shutil.rmtree(path, ignore_errors=True)
+                with _disk(path):
+                    _discard(path)
 
 
 def intact(checkpoint: Path) -> bool:
@@ -229,6 +230,13 @@ def _seal(folder: Path) -> None:
     replace_text(folder / _MANIFEST, _json(_sums(folder), indent=2) + "\n")
     for path in [*folder.rglob("*"), folder]:
         _sync(path)
+
+
+def _discard(checkpoint: Path) -> None:
+    """Delete a checkpoint so that a crash meanwhile does not leave half of it under its name."""
+    doomed = checkpoint.with_name(f".partial-{uuid.uuid4().hex}")
+    os.replace(checkpoint, doomed)
+    shutil.rmtree(doomed, ignore_errors=True)
 
 
 def _sums(folder: Path) -> dict[str, str]:

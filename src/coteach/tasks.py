@@ -11,9 +11,11 @@ import importlib.util
 import io
 import itertools
 import os
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -73,12 +75,14 @@ def make(task: str, engine: str, num_envs: int, seed: int) -> VectorTask:
 
 
 def task_ids() -> list[str]:
-    """Every MiniGrid and BabyAI id that the reference package registers, sorted."""
-    return sorted(name for name in _registry() if name.startswith(FAMILIES))
+    """Every MiniGrid and BabyAI id that the reference package registers and can play, sorted."""
+    return sorted(name for name in _registry() if name.startswith(FAMILIES) and not _lacks_patterns(name))
 
 
 def check(task: str) -> None:
-    """Raise CoteachError unless `task` is an id that the built-in grounding understands."""
+    """Raise CoteachError unless `task` can be played by the reference package and is understood by the built-in grounding."""
+    if _lacks_patterns(task):
+        raise CoteachError(f"task {task!r}: the installed minigrid package lacks the pattern images that it is made of")
     if task in _registry() and task.startswith(FAMILIES):
         return
     if task not in _registry():
@@ -231,11 +235,18 @@ def _envpool_ids() -> frozenset[str]:
 
 
 @cache
-def _gymnasium() -> Any:
-    """Gymnasium with minigrid's ids in its registry; pygame's greeting is not ours to print."""
+def _minigrid() -> Any:
+    """The reference package, which enters its ids into Gymnasium's registry; pygame's greeting is not ours to print."""
     os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
+    import minigrid
+
+    return minigrid
+
+
+def _gymnasium() -> Any:
+    """Gymnasium with minigrid's ids in its registry."""
+    _minigrid()
     import gymnasium
-    import minigrid  # noqa: F401  registers its ids
 
     return gymnasium
 
@@ -243,6 +254,12 @@ def _gymnasium() -> Any:
 def _registry() -> dict[str, Any]:
     registry: dict[str, Any] = _gymnasium().registry
     return registry
+
+
+def _lacks_patterns(task: str) -> bool:
+    """Whether it is one of the levels made from images that the wheels of minigrid leave out."""
+    patterns = Path(_minigrid().__file__).parent / "envs" / "wfc" / "patterns"
+    return task.startswith("MiniGrid-WFC-") and not patterns.is_dir()
 
 
 def _is_discrete(task: str) -> bool:
@@ -263,6 +280,9 @@ def _endless_seeds(seed: int, env: int) -> Iterator[int]:
     return (int(rng.integers(2**31)) for _ in itertools.count())
 
 
-def _silence() -> contextlib.AbstractContextManager[Any]:
-    """Swallows what environments print while they are made ("Sampling rejected: ...")."""
-    return contextlib.redirect_stdout(io.StringIO())
+@contextlib.contextmanager
+def _silence() -> Iterator[None]:
+    """Swallows what environments say while they are made ("Sampling rejected: ...", "is out of date")."""
+    with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield

@@ -8,6 +8,7 @@ environment of your own; `grounding/minigrid/` is the built-in one.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -41,6 +42,9 @@ class Situations:
 
     def __getitem__(self, index: int) -> Situation:
         return self._all[index]
+
+    def __iter__(self) -> Iterator[Situation]:
+        return iter(self._all)
 
     def number(self, situation: Situation) -> int:
         """The number of `situation`, given one if it is new."""
@@ -92,9 +96,7 @@ class Grounding(Protocol):
     feature_size: int
     action_names: tuple[str, ...]
 
-    def observe(
-        self, observation: Observation, actions: NDArray[np.int64] | None, restarted: NDArray[np.bool_]
-    ) -> Grounded:
+    def observe(self, observation: Observation, actions: NDArray[np.int64] | None, restarted: NDArray[np.bool_]) -> Grounded:
         """Take in one step of all environments.
 
         actions:   (N,) the primitive actions that led here; None at the very first observation.

@@ -56,7 +56,7 @@ class ColumnSum(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         """The bias and, of every row, the weights of the features that are set."""
         if features.device.type == "cpu":
-            total: Tensor = _SparseProduct.apply(features, self.weight)
+            total: Tensor = _SparseProduct.apply(features, self.weight)  # type: ignore[no-untyped-call]
             return total + self.bias
         return torch.addmm(self.bias, features.float(), self.weight)
 
@@ -72,7 +72,7 @@ class _SparseProduct(torch.autograd.Function):
         return _sum_rows(weight, ones, starts)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[None, Tensor]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[None, Tensor]:
         rows, starts = rows_by_feature(*ctx.lists, ctx.feature_size)
         return None, _sum_rows(gradient.contiguous(), rows, starts)
 

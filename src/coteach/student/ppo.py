@@ -123,7 +123,7 @@ def explained_variance(values: NDArray[np.float32], returns: NDArray[np.float32]
 class Learner:
     """The student: acts, and learns from batches. Everything random in it comes from `seed`."""
 
-    def __init__(self, feature_size: int, num_actions: int, config: StudentConfig, seed: int) -> None:
+    def __init__(self, config: StudentConfig, feature_size: int, num_actions: int, seed: int) -> None:
         self.config = config
         self.sizes = {"feature_size": feature_size, "num_actions": num_actions, "hidden": config.hidden}
         self.device = torch.device(_device(config.device))

@@ -25,7 +25,11 @@ class Replay:
         kept = np.argwhere(rollout.valid & (rollout.controls[:-1] >= 0).any(axis=2))[-self.rows :]
         t, n = kept[:, 0], kept[:, 1]
         at = (self._next + np.arange(len(kept))) % max(self.rows, 1)
-        self.features[at], self.situation[at], self.controls[at] = rollout.features[t, n], rollout.situation[t, n], rollout.controls[t, n]
+        self.features[at], self.situation[at], self.controls[at] = (
+            rollout.features[t, n],
+            rollout.situation[t, n],
+            rollout.controls[t, n],
+        )
         self._next = int(self._next + len(kept)) % max(self.rows, 1)
         self.filled = min(self.rows, self.filled + len(kept))
 

@@ -8,7 +8,7 @@ teacher, or completed on the way by whoever acted) and the episodes that ended.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +23,9 @@ from coteach.tasks import Step, VectorTask
 class Actor(Protocol):
     """What collecting needs of the student."""
 
-    def act(self, features: NDArray[np.uint8]) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.float32]]: ...
+    def act(self, features: NDArray[np.uint8]) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.float32]]:
+        """Sampled actions (N,), their log-probabilities (N,) and the values (N,) of features (N, F)."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,7 @@ class Episode:
 
     @property
     def success(self) -> bool:
+        """Whether it counts as solved."""
         return self.reward > 0
 
 
@@ -64,17 +67,23 @@ class Rollout:
 
     @classmethod
     def empty(cls, steps: int, envs: int, features: int, slots: int) -> Rollout:
-        shape = (steps, envs)
-        real = [np.zeros(shape, dtype=np.float32) for _ in range(2)]
-        flags = [np.zeros(shape, dtype=np.bool_) for _ in range(4)]
+        """Room for `steps` steps of `envs` environments with F = `features` and K = `slots`."""
+
+        def room(rows: int, kind: type[np.generic]) -> Any:
+            return np.zeros((rows, envs), dtype=kind)
+
         return cls(
-            np.zeros((steps + 1, envs, features), dtype=np.uint8),
-            np.zeros((steps + 1, envs), dtype=np.int64),
-            np.full((steps + 1, envs, slots), -1, dtype=np.int8),
-            np.zeros((steps + 1, envs), dtype=np.float32),
-            np.zeros(shape, dtype=np.int64),
-            *real,
-            *flags,
+            features=np.zeros((steps + 1, envs, features), dtype=np.uint8),
+            situation=room(steps + 1, np.int64),
+            controls=np.full((steps + 1, envs, slots), -1, dtype=np.int8),
+            values=room(steps + 1, np.float32),
+            actions=room(steps, np.int64),
+            logprobs=room(steps, np.float32),
+            rewards=room(steps, np.float32),
+            terminated=room(steps, np.bool_),
+            truncated=room(steps, np.bool_),
+            valid=room(steps, np.bool_),
+            led=room(steps, np.bool_),
         )
 
 

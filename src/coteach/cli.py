@@ -1,0 +1,93 @@
+"""The command line: `coteach VERB ...`. One module per verb in `commands/`; here they are told apart.
+
+Exit codes: 0 done, 1 failed while running, 2 wrong use, 130 interrupted by Ctrl-C, 143 by SIGTERM (the loop
+saves on both). Wrong use is answered with one line. Nothing slow is imported before a verb needs it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from types import ModuleType
+from typing import Any, NoReturn
+
+import coteach
+from coteach.commands import ask, bench, doctor, evaluate, tasks, train, watch
+from coteach.errors import CoteachError, RunFailed, unknown
+
+VERBS: dict[str, ModuleType] = {
+    "train": train,
+    "eval": evaluate,
+    "ask": ask,
+    "watch": watch,
+    "tasks": tasks,
+    "bench": bench,
+    "doctor": doctor,
+}
+
+DESCRIPTION = "An LLM (the teacher) and an RL agent (the student) that make each other better at planning tasks."
+
+EXAMPLE = (
+    "Begin with `coteach doctor`, then `coteach train --task MiniGrid-UnlockPickup-v0`; `coteach VERB --help` has an example."
+)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one verb; returns the exit code."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        args = _parse(words)
+        return int(args.run(args))
+    except CoteachError as error:
+        print(f"coteach: error: {error}", file=sys.stderr)
+        return 1 if isinstance(error, RunFailed) else 2
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        # The reader (`| head`) has gone; Python would complain once more when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+class _Parser(argparse.ArgumentParser):
+    """Answers wrong use in this program's one-line form."""
+
+    def error(self, message: str) -> NoReturn:
+        raise CoteachError(f"{message}; see `{self.prog} --help`")
+
+
+def _parse(words: list[str]) -> argparse.Namespace:
+    if words and not words[0].startswith("-") and words[0] not in VERBS:
+        raise unknown("verb", words[0], VERBS)
+    parser = _Parser(prog="coteach", description=DESCRIPTION, epilog=EXAMPLE)
+    parser.add_argument("--version", action="version", version=f"coteach {coteach.__version__}")
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
+    known = {name: _add_verb(verbs, name) for name in VERBS}
+    args, rest = parser.parse_known_args(words)
+    for word in rest:
+        if word.startswith("-"):
+            raise unknown("flag", word, known[args.verb], f"`coteach {args.verb} --help` lists them")
+    # argparse takes positional words in one place only; overrides may stand anywhere.
+    if rest and not hasattr(args, "overrides"):
+        parser.error(f"unrecognised: {' '.join(rest)}")
+    if rest:
+        args.overrides += rest
+    return args
+
+
+def _add_verb(verbs: Any, name: str) -> list[str]:
+    """Declare one verb; returns its flags."""
+    module = VERBS[name]
+    shape = argparse.RawDescriptionHelpFormatter
+    verb = verbs.add_parser(name, help=module.HELP, description=module.HELP, formatter_class=shape, allow_abbrev=False)
+    verb.add_argument("--json", action="store_true", help="results as JSON on standard output, and nothing else there")
+    verb.add_argument("--seed", help="of everything random", metavar="N")
+    module.add_arguments(verb)
+    verb.set_defaults(run=module.run)
+    return [flag for action in verb._actions for flag in action.option_strings]
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,142 @@
+"""`coteach ask`: what the teacher says in a situation, and, with a run, what evidence made of it.
+
+Without a run the LLM is asked as it is. With one, the situations of its advice.jsonl can be listed and asked about,
+and the answer stands beside that of the tuned LLM and the improved advice.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from coteach.commands.common import print_json
+from coteach.config import Config, load
+from coteach.errors import CoteachError
+from coteach.experiments.arms import ARMS
+from coteach.progress import percent, print_table
+from coteach.run import Run, read_jsonl
+
+if TYPE_CHECKING:
+    from coteach.grounding.base import Situation
+
+HELP = "ask the teacher about a situation; of a run, show the evidence too"
+
+EXAMPLE = """\
+examples:
+  coteach ask --situation "Mission: open the door. You carry nothing. You see a red key, a locked red door." \\
+              --option "pick up the red key" --option "open the red door"
+  coteach ask runs/demo                  list the run's situations
+  coteach ask runs/demo --situation 3    the third of them: before and after tuning, and the evidence
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `coteach ask`."""
+    parser.add_argument("run_folder", metavar="RUN", nargs="?", type=Path, help="a run directory: its tuned teacher and evidence")
+    parser.add_argument("--situation", metavar="TEXT", help="the situation in words, or its number in the run's list")
+    parser.add_argument(
+        "--option", metavar="TEXT", action="append", help="an option (repeat it); of a run's own situation not needed"
+    )
+    parser.add_argument("--teacher", metavar="SPEC", help="without a run: which teacher (default: smollm2)")
+    parser.epilog = EXAMPLE
+
+
+def run(args: argparse.Namespace) -> int:
+    """Answer, or list a run's situations."""
+    if args.run_folder is None:
+        config = load(None, [f"teacher.spec={args.teacher}"] if args.teacher else [])
+        row = _row(args, [])
+    else:
+        config, rows = _open(args)
+        if args.situation is None:
+            _list(rows, args.json)
+            return 0
+        row = _row(args, rows)
+    answer = _ask(config, args.run_folder, row)
+    if args.json:
+        print_json(answer)
+    else:
+        _show(answer)
+    return 0
+
+
+def _open(args: argparse.Namespace) -> tuple[Config, list[dict[str, Any]]]:
+    if args.teacher:
+        raise CoteachError(
+            f"--teacher {args.teacher}: {args.run_folder} has a teacher of its own; leave out the one or the other"
+        )
+    config = Run.open(args.run_folder).config
+    rows = sorted(read_jsonl(args.run_folder / "advice.jsonl"), key=lambda row: -sum(row["tries"]))
+    return config, rows
+
+
+def _list(rows: Sequence[Mapping[str, Any]], as_json: bool) -> None:
+    """The run's situations, most tried first."""
+    if as_json:
+        print_json(rows)
+        return
+    cells = [(str(number), f"{sum(row['tries']):,.0f}", row["situation"]) for number, row in enumerate(rows, start=1)]
+    print_table(("number", "tries", "situation"), cells, left=3)
+
+
+def _row(args: argparse.Namespace, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The situation asked about: one of the run's, or one given in words with its options."""
+    text = args.situation
+    if text is None:
+        raise CoteachError(
+            "--situation is missing: say in words what the teacher should know; `coteach ask --help` has an example"
+        )
+    if text.isdecimal():
+        if not 1 <= int(text) <= len(rows):
+            raise CoteachError(f"--situation {text}: expected the number of one of the run's {len(rows)} situations, or words")
+        return rows[int(text) - 1]
+    options = args.option or []
+    for row in rows:
+        if row["situation"] == text and (not options or row["options"] == options):
+            return row
+    if len(options) < 2:
+        raise CoteachError(f"--option was given {len(options)} times: expected at least two options to choose from")
+    if len(set(options)) < len(options):
+        raise CoteachError(f"--option {max(options, key=options.count)!r} was given twice: options must differ")
+    return {"situation": text, "options": options}
+
+
+def _ask(config: Config, folder: Path | None, row: Mapping[str, Any]) -> dict[str, Any]:
+    """The teacher's answer without what it learned in the run, with it, and what the run knows of the situation."""
+    from coteach.grounding.base import Situation
+    from coteach.teacher import make_teacher
+
+    prior = ARMS[config.arm].prior
+    teacher = make_teacher(config.teacher.spec if prior == "llm" else prior, config.teacher)
+    situation = Situation(row["situation"], tuple(row["options"]))
+    answer: dict[str, Any] = {"teacher": teacher.name, "prompt": _prompt(teacher, situation), **row}
+    answer["untuned"] = teacher.advise([situation])[0].tolist()
+    if folder is not None and (folder / "teacher").is_dir():
+        teacher.load(folder / "teacher")
+        answer["tuned"] = teacher.advise([situation])[0].tolist()
+    return answer
+
+
+def _prompt(teacher: Any, situation: Situation) -> str | None:
+    """The words an LLM is given; a scripted teacher needs none."""
+    return teacher.explain(situation).prompt if hasattr(teacher, "explain") else None
+
+
+COLUMNS = {"untuned": "untuned", "tuned": "tuned", "improved": "improved", "q": "Q", "tries": "tried", "failures": "failed"}
+"""Key of the answer -> heading, in the order of the loop: the LLM's word, then what experience makes of it, and why."""
+
+
+def _show(answer: Mapping[str, Any]) -> None:
+    print(f"{answer['prompt'] or answer['situation']}\n")
+    print(f"teacher: {answer['teacher']}")
+    present = [key for key in COLUMNS if key in answer]
+    rows = [(option, *(_cell(key, answer[key][slot]) for key in present)) for slot, option in enumerate(answer["options"])]
+    print_table(("option", *(COLUMNS[key] for key in present)), rows)
+
+
+def _cell(key: str, value: float) -> str:
+    if key == "q":
+        return f"{value:.2f}"
+    return f"{value:,.0f}" if key in ("tries", "failures") else percent(value)

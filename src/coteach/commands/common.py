@@ -1,0 +1,53 @@
+"""What several verbs share: JSON output, whole numbers from the command line, the players of a run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from coteach.errors import CoteachError
+
+if TYPE_CHECKING:
+    from coteach.players import Players
+    from coteach.run import Run
+
+
+def print_json(value: Any) -> None:
+    """The one JSON value that a verb with `--json` prints."""
+    print(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def whole(flag: str, text: str | None, default: int, low: int = 0) -> int:
+    """The value of a flag that takes a whole number of at least `low`."""
+    if text is None:
+        return default
+    try:
+        number = int(text)
+    except ValueError:
+        number = low - 1
+    if number < low:
+        raise CoteachError(f"{flag} {text}: expected a whole number, at least {low}")
+    return number
+
+
+def load_players(run: Run) -> Players:
+    """Teacher and student as the run's newest checkpoint has them."""
+    checkpoint = run.latest_checkpoint()
+    if checkpoint is None:
+        raise CoteachError(f"{run.folder} has no whole checkpoint: let `coteach train --resume {run.folder}` save one")
+    from coteach.players import Players
+
+    players = Players(run.config)
+    players.load(checkpoint)
+    return players
+
+
+def task_of(run: Run, task: str | None) -> str:
+    """The task asked for, or else the run's last rung."""
+    return task or run.config.tasks[-1]
+
+
+def add_run(parser: Any) -> None:
+    """The run that a verb looks at."""
+    parser.add_argument("run_folder", metavar="RUN", type=Path, help="a run directory, for example runs/demo")

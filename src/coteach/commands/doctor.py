@@ -1,0 +1,119 @@
+"""`coteach doctor`: is everything there that a run needs, and what to do where it is not."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import platform
+import shutil
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from coteach import machine
+from coteach.commands.common import print_json
+from coteach.errors import CoteachError
+from coteach.progress import print_table
+
+HELP = "check this installation, and say what to install where something is missing"
+
+LIBRARIES = ("torch", "numpy", "numba", "gymnasium", "minigrid", "transformers", "peft", "safetensors", "gguf")
+"""Packages without which no run works; their names are those that Python imports."""
+
+ROOM = 2e9
+"""Bytes that ought to be free: the default LLM unpacked, and runs."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing looked at. `state` is ok, missing (no run without it) or absent (runs do without it)."""
+
+    name: str
+    state: str
+    detail: str
+    mend: str = ""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `coteach doctor`."""
+    parser.epilog = "example:\n  coteach doctor"
+
+
+def run(args: argparse.Namespace) -> int:
+    """Check everything; 1 if something is missing."""
+    checks = list(examine())
+    if args.json:
+        print_json([asdict(check) for check in checks])
+    else:
+        print_table(("what", "state", "detail"), [(check.name, check.state, check.detail) for check in checks], left=3)
+        for check in checks:
+            if check.mend:
+                print(f"{check.name}: {check.mend}")
+    return int(any(check.state == "missing" for check in checks))
+
+
+def examine() -> Iterator[Check]:
+    """Look at everything, one thing after the other."""
+    yield Check("python", "ok", platform.python_version())
+    for name in LIBRARIES:
+        yield _library(name)
+    yield _device()
+    yield _envpool()
+    yield from _llm()
+    yield Check("processor", "ok", f"{machine.processor()}, {machine.cores()} cores; a run uses as many threads unless told")
+    yield _room(Path.cwd(), "room for runs")
+
+
+def _library(name: str) -> Check:
+    try:
+        importlib.import_module(name)
+    except Exception as error:  # a broken binary raises anything
+        return Check(name, "missing", str(error).splitlines()[0], "pip install coteach")
+    return Check(name, "ok", machine.version(name) or "version unknown")
+
+
+def _device() -> Check:
+    try:
+        import torch
+    except Exception:  # already reported as a library
+        return Check("cuda", "absent", "no torch")
+    if not torch.cuda.is_available():
+        return Check("cuda", "absent", "none: runs use the processor")
+    return Check("cuda", "ok", torch.cuda.get_device_name())
+
+
+def _envpool() -> Check:
+    mend = 'pip install "coteach[fast]" (without it training uses the slower minigrid engine)'
+    try:
+        import envpool  # noqa: F401
+    except Exception as error:  # a broken binary raises anything
+        return Check("envpool", "absent", str(error).splitlines()[0], mend)
+    return Check("envpool", "ok", machine.version("envpool") or "version unknown")
+
+
+def _llm() -> Iterator[Check]:
+    """The default LLM, and the folder where it is unpacked to (which this does, where it was not done yet)."""
+    try:
+        from coteach.teacher import embedded
+
+        source, cache = embedded.source(), embedded.cache_folder()
+        yield Check("default LLM", "ok", f"{source.name}, SHA-256 {embedded.sha256(source)[:16]}...")
+        folder = embedded.converted(source)
+    except CoteachError as error:
+        yield Check("default LLM", "missing", "cannot be used", str(error))
+        return
+    except ImportError as error:  # already reported as a library
+        yield Check("default LLM", "missing", str(error).splitlines()[0])
+        return
+    if damaged := embedded.damaged(folder):
+        yield Check("cache", "missing", f"{folder}: damaged: {', '.join(damaged)}", f"delete {folder}; it is made again")
+    else:
+        yield Check("cache", "ok", f"{folder}: whole")
+    yield _room(cache, "room in the cache")
+
+
+def _room(folder: Path, name: str) -> Check:
+    free = shutil.disk_usage(folder).free
+    state = "ok" if free >= ROOM else "missing"
+    mend = "" if free >= ROOM else f"free some space: {ROOM / 1e9:.0f} GB are wanted"
+    return Check(name, state, f"{folder}: {free / 1e9:.1f} GB free", mend)

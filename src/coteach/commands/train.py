@@ -1,0 +1,138 @@
+"""`coteach train`: run the loop, show how it goes, print the table, leave the run directory."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import shlex
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from coteach import config as configuration
+from coteach.commands.common import print_json
+from coteach.config import Config
+from coteach.errors import CoteachError, RunFailed
+from coteach.progress import COLUMNS, duration, make_display, print_table, summary_rows
+from coteach.run import Run
+
+HELP = "teach a student, rung by rung"
+
+EXAMPLE = """\
+examples:
+  coteach train --task MiniGrid-UnlockPickup-v0 --steps 100000
+  coteach train --config configs/demo.toml --out runs/mine student.epochs=3
+  coteach train --resume runs/mine
+
+fields of the configuration, set in --config or as FIELD=VALUE:
+"""
+
+FLAGS: dict[str, tuple[str, ...]] = {
+    "arm": ("arm",),
+    "teacher": ("teacher.spec",),
+    "engine": ("engine",),
+    "steps": ("steps",),
+    "seed": ("seed",),
+    "envs": ("collect.envs",),
+    "device": ("student.device", "teacher.device"),
+    "threads": ("threads",),
+}
+"""Flag -> the fields of the configuration for which it is short."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `coteach train`."""
+    parser.add_argument("--config", metavar="FILE", type=Path, help="TOML file; flags and FIELD=VALUE have the last word")
+    parser.add_argument("--task", metavar="ID", action="append", help="a task; repeat for rungs (`coteach tasks` lists them)")
+    parser.add_argument("--arm", help="mutual, one-way, no-llm, uniform, student-only, llm-only or oracle")
+    parser.add_argument("--teacher", metavar="SPEC", help="smollm2, hf:<id or folder>, gguf:<file>, uniform or oracle")
+    parser.add_argument("--engine", help="envpool, minigrid or auto: what steps the environments")
+    parser.add_argument("--steps", metavar="N", help="environment steps per rung")
+    parser.add_argument("--envs", metavar="N", help="parallel environments")
+    parser.add_argument("--device", help="cpu, cuda or auto")
+    parser.add_argument("--threads", metavar="N", help="processor threads")
+    parser.add_argument("--out", metavar="DIR", type=Path, help="run directory (default: runs/<task>-<arm>-<seed>)")
+    parser.add_argument("--resume", metavar="DIR", type=Path, help="go on with the run in DIR")
+    parser.add_argument("--dry-run", action="store_true", help="print the resolved configuration and stop")
+    parser.add_argument("overrides", metavar="FIELD=VALUE", nargs="*", help="any field of the configuration")
+    parser.epilog = EXAMPLE + configuration.describe()
+
+
+def run(args: argparse.Namespace) -> int:
+    """Train, print the table; a run that is interrupted says how to go on with it."""
+    config = resolve(args)
+    if args.dry_run:
+        if args.json:
+            print_json(dataclasses.asdict(config))
+        else:
+            print(configuration.dump(config), end="")
+        return 0
+    _check_tasks(config)
+    with Run.open(args.resume) if args.resume else Run.create(args.out or default_folder(config), config) as run:
+        summaries = _train(run, resume=args.resume is not None)
+        _report(run, summaries, as_json=args.json)
+    return 0
+
+
+def resolve(args: argparse.Namespace) -> Config:
+    """The run's configuration: of the run that is resumed, or else file < flags < overrides."""
+    overrides = _flags(args) + list(args.overrides)
+    if args.resume is None:
+        return configuration.load(args.config, overrides)
+    if args.config or args.out or overrides:
+        raise CoteachError(f"--resume {args.resume} goes on as its config.toml says: leave out --config, --out and every setting")
+    return Run.open(args.resume).config
+
+
+def default_folder(config: Config) -> Path:
+    """runs/<task>-<arm>-<seed>; of several rungs the first, and how many follow it."""
+    more = f"+{len(config.tasks) - 1}" if len(config.tasks) > 1 else ""
+    return Path("runs") / f"{config.tasks[0]}{more}-{config.arm}-{config.seed}".replace("/", "-")
+
+
+def _flags(args: argparse.Namespace) -> list[str]:
+    given = [f"tasks={json.dumps(args.task)}"] if args.task else []
+    return given + [
+        f"{field}={value}" for flag, fields in FLAGS.items() if (value := getattr(args, flag)) is not None for field in fields
+    ]
+
+
+def _check_tasks(config: Config) -> None:
+    """Refuse a misspelt task now, not when its rung is reached."""
+    from coteach import tasks
+
+    for task in config.tasks:
+        tasks.check(task)
+
+
+def _train(run: Run, resume: bool) -> list[dict[str, Any]]:
+    print(f"run directory: {run.folder}", file=sys.stderr)
+    try:
+        with make_display() as display:
+            from coteach import loop  # slow to import: the display is there first
+
+            return loop.train(run.config, run, display, resume)
+    except BaseException as error:
+        if run.latest_checkpoint() is not None:
+            if not isinstance(error, CoteachError) or isinstance(error, RunFailed):
+                print(f"go on with: coteach train --resume {shlex.quote(str(run.folder))}", file=sys.stderr)
+        elif not run.metrics():
+            # Nothing was learned: the same command must work again once its cause is mended.
+            shutil.rmtree(run.folder)
+        raise
+
+
+def _report(run: Run, summaries: Sequence[Mapping[str, Any]], as_json: bool) -> None:
+    from coteach.experiments.plots import plot_run
+
+    plots = plot_run(run.folder)
+    if as_json:
+        print_json({"run": str(run.folder), "rungs": list(summaries), "plots": [str(path) for path in plots]})
+        return
+    print_table(COLUMNS, summary_rows(summaries))
+    if len(summaries) > 1:
+        print(f"{len(summaries)} rungs in {duration(sum(summary['wall_seconds'] for summary in summaries))}")
+    print(f"everything is in {run.folder}; the curves are in {', '.join(str(path) for path in plots)}")

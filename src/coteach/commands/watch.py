@@ -1,0 +1,47 @@
+"""`coteach watch`: film one episode of a run's student, or of its teacher's advice, as a GIF."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from coteach.commands.common import add_run, load_players, print_json, task_of, whole
+from coteach.commands.evaluate import WHO
+from coteach.errors import unknown
+from coteach.run import Run
+
+HELP = "film one episode of a run's student or teacher as a GIF"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `coteach watch`."""
+    add_run(parser)
+    parser.add_argument("--who", default="student", help="student (greedy), or teacher (advice alone drives the controllers)")
+    parser.add_argument("--task", metavar="ID", help="default: the run's last rung")
+    parser.add_argument("--out", metavar="FILE", type=Path, help="default: RUN/videos/<task>-<who>-<seed>.gif")
+    parser.epilog = "example:\n  coteach watch runs/demo --out unlock.gif"
+
+
+def run(args: argparse.Namespace) -> int:
+    """Film and say where the film is."""
+    if args.who not in WHO:
+        raise unknown("--who", args.who, WHO)
+    with Run.open(args.run_folder) as folder:
+        task = task_of(folder, args.task)
+        from coteach import evaluate, tasks
+
+        tasks.check(task)
+        seed = whole("--seed", args.seed, evaluate.SEED)
+        players = load_players(folder)
+    if args.who == "student":
+        frames = evaluate.record_student(players.student, task, players.ground, seed)
+    else:
+        patience = players.config.collect.option_patience
+        frames = evaluate.record_teacher(players.teacher.advise, task, players.ground, patience, seed)
+    path = args.out or args.run_folder / "videos" / f"{task}-{args.who}-{seed}.gif"
+    evaluate.write_gif(path, frames)
+    if args.json:
+        print_json({"task": task, "who": args.who, "seed": seed, "frames": len(frames), "file": str(path)})
+    else:
+        print(f"{len(frames)} frames of {task} ({args.who}) are in {path}")
+    return 0

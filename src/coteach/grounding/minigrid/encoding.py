@@ -1,0 +1,97 @@
+"""How the belief map writes cells and things as small integers, shared by the compiled functions.
+
+A cell holds one code: unseen, empty, wall, floor, goal, lava, or a *thing*: one of six classes (key, ball,
+box, open, closed or locked door) in one of six colours. Numbers of objects, colours and door states in images
+are those of `minigrid.core.constants`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+SIDE = 64
+"""Side of the belief map; the start cell is its middle. The largest grid is 25 x 25."""
+ORIGIN = SIDE // 2
+
+UNSEEN, EMPTY, WALL, FLOOR, GOAL, LAVA, THING = range(7)
+KEY, BALL, BOX, OPEN, CLOSED, LOCKED = range(6)
+COLOURS = 6
+CODES = THING + 6 * COLOURS
+
+LEFT, RIGHT, FORWARD, PICKUP, DROP, TOGGLE, DONE = range(7)
+FACING = 7
+"""In a plan, in place of an action: the agent already stands before the target."""
+
+COLOUR_NAMES = ("red", "green", "blue", "purple", "yellow", "grey")
+CLASS_NAMES = ("key", "ball", "box", "open door", "closed door", "locked door")
+ACTION_NAMES = ("left", "right", "forward", "pickup", "drop", "toggle", "done")
+
+# Why a thing is told apart from others of its class and colour: it satisfies the location asked for by the first
+# or by the second description of the mission part at hand, or it blocks (is blocked by) a door (a thing).
+PLAIN, AT_FIRST, AT_SECOND, BLOCK = range(4)
+TAGS = 4
+SORTS = 6 * COLOURS * TAGS
+"""A *sort* of thing is (class, colour, tag), numbered (class * 6 + colour) * 4 + tag."""
+
+# What a description in a mission may ask for (`ANY`: "object"), and the bits of locations seen from the start.
+NOTHING, ANY, A_KEY, A_BALL, A_BOX, A_DOOR, A_GOAL = range(-1, 6)
+ON_LEFT, ON_RIGHT, IN_FRONT, BEHIND = 1, 2, 4, 8
+
+# Columns of one part of a mission, and its verbs. A description is (kind, colour or -1, location bit or 0).
+VERB, KIND, COLOUR, LOCATION, KIND2, COLOUR2, LOCATION2, STAGE = range(8)
+NO_VERB, GO_TO, PICK_UP, OPEN_IT, PUT_NEXT, REACH = range(6)
+PARTS = 4
+
+DX = np.array([0, 1, 0, -1], dtype=np.int64)
+DY = np.array([-1, 0, 1, 0], dtype=np.int64)
+"""Steps for the headings 0 up (the heading at the start), 1 right, 2 down, 3 left."""
+
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def _table() -> NDArray[np.uint8]:
+    """(11, 8, 4) uint8: the cell code for each (object, colour, state) of an image."""
+    table = np.full((11, 8, 4), EMPTY, dtype=np.uint8)
+    for image_object, code in ((0, UNSEEN), (2, WALL), (3, FLOOR), (8, GOAL), (9, LAVA)):
+        table[image_object] = code
+    for colour in range(COLOURS):
+        for kind, image_object in ((KEY, 5), (BALL, 6), (BOX, 7)):
+            table[image_object, colour] = THING + kind * COLOURS + colour
+        for state in range(3):
+            table[4, colour, state] = THING + (OPEN + state) * COLOURS + colour
+    return table
+
+
+CODE_OF = _table()
+
+
+def compiled(function: F) -> F:
+    """Compile with numba, kept on disk. Without reference counts, which took nine tenths of the time: such functions may
+    not allocate arrays, only work on those that Python gives them (and holds on to meanwhile). After an edit delete
+    `__pycache__`: numba notices changes of a function's own file only, not of the files it calls into.
+    """
+    return cast(F, njit(cache=True, _nrt=False)(function))
+
+
+@compiled
+def passable(code: int) -> bool:
+    """Whether the environment lets the agent step onto such a cell (lava and goal too, though that ends the episode)."""
+    return code in (EMPTY, FLOOR, GOAL, LAVA) or THING + OPEN * COLOURS <= code < THING + CLOSED * COLOURS
+
+
+@compiled
+def is_door(code: int) -> bool:
+    """Whether the code is a door in any state."""
+    return code >= THING + OPEN * COLOURS
+
+
+@compiled
+def portable(code: int) -> bool:
+    """Whether the code is a key, ball or box."""
+    return THING <= code < THING + OPEN * COLOURS

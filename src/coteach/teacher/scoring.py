@@ -1,0 +1,237 @@
+"""Scores of options: log p(option's tokens, end of answer | prompt), for many situations in few forward passes.
+
+All prompts of a pass and all their options form one trie of tokens; each node is computed once, attends to its
+ancestors only (a mask) and stands at the position of its depth. The prefix shared by all situations is the trie's
+root: its keys and values are kept between passes, or computed along with it where gradients are wanted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from coteach.teacher.prompt import Prompt
+
+TOKENS_PER_PASS = 512
+LOGITS_PER_PASS = 2**26
+
+
+@dataclass(frozen=True)
+class Trie:
+    """Token tries of a pass. Node n holds `token[n]`, `parent[n]` < n (-1: a root), at depth `position[n]`.
+
+    `edges` are the answers' tokens to look up: (situation slot, option slot, node that predicts, token). An answer's
+    last token (end of answer) is predicted, never read: it is no node.
+    """
+
+    token: NDArray[np.int64]
+    parent: NDArray[np.int64]
+    position: NDArray[np.int64]
+    edges: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.token)
+
+
+class _Grower:
+    """Inserts token sequences into a trie."""
+
+    def __init__(self) -> None:
+        self.nodes: list[tuple[int, int, int]] = []
+        self._children: dict[tuple[int, int], int] = {}
+
+    def walk(self, node: int, tokens: Sequence[int]) -> int:
+        """The node reached from `node` (-1: the root) along `tokens`, growing what is not there yet."""
+        for token in tokens:
+            child = self._children.get((node, token))
+            if child is None:
+                child = len(self.nodes)
+                self._children[node, token] = child
+                self.nodes.append((token, node, self.nodes[node][2] + 1 if node >= 0 else 0))
+            node = child
+        return node
+
+
+def grow(prefix: Sequence[int], prompts: Sequence[Prompt]) -> Trie:
+    """The trie of `prompts` behind `prefix`; the prefix is its first nodes."""
+    grower = _Grower()
+    root = grower.walk(-1, prefix)
+    edges: list[tuple[int, int, int, int]] = []
+    for slot, prompt in enumerate(prompts):
+        asked = grower.walk(root, prompt.body)
+        for option, tokens in enumerate(prompt.options):
+            node = asked
+            for token in tokens[:-1]:
+                edges.append((slot, option, node, token))
+                node = grower.walk(node, (token,))
+            edges.append((slot, option, node, tokens[-1]))
+    nodes = np.array(grower.nodes, np.int64).reshape(-1, 3)
+    return Trie(nodes[:, 0], nodes[:, 1], nodes[:, 2], np.array(edges, np.int64).reshape(-1, 4))
+
+
+def ancestors(parent: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """(n, n) bool: may node i attend to node j, that is, is j on the way from the root to i (i included)?"""
+    mask = np.eye(len(parent), dtype=np.bool_)
+    for node, above in enumerate(parent):
+        if above >= 0:
+            mask[node] |= mask[above]
+    return mask
+
+
+def within(mask: NDArray[np.bool_], position: NDArray[np.int64], window: int) -> NDArray[np.bool_]:
+    """`mask` without what lies `window` or more positions back (sliding-window attention)."""
+    return mask & (position[:, None] - position[None, :] < window)
+
+
+def passes(prompts: Sequence[Prompt], budget: int) -> Iterator[list[int]]:
+    """Slots of `prompts` in packs of at most `budget` tokens (more only where one prompt alone has more).
+
+    Prompts are packed in the order of their tokens, so that those which begin alike share a trie.
+    """
+    pack: list[int] = []
+    size = 0
+    for slot in sorted(range(len(prompts)), key=lambda slot: prompts[slot].body):
+        tokens = len(prompts[slot].body) + sum(map(len, prompts[slot].options))
+        if pack and size + tokens > budget:
+            yield pack
+            pack, size = [], 0
+        pack.append(slot)
+        size += tokens
+    if pack:
+        yield pack
+
+
+class Scorer:
+    """Scores options under one causal LM. Call `forget` whenever the model's weights have changed.
+
+    model:  a transformers causal LM (with or without LoRA layers in it), in evaluation mode.
+    prefix: token ids that stand before every prompt; at least one.
+    packed: False for a model that cannot read a trie (`reads_tries`): each option is then scored in its own pass.
+    """
+
+    def __init__(self, model: Any, prefix: Sequence[int], packed: bool = True) -> None:
+        self.model = model
+        self.prefix = tuple(prefix)
+        self.packed = packed
+        self.tokens = 0
+        """Tokens computed so far, by all passes."""
+        self._kept: list[tuple[torch.Tensor, torch.Tensor]] | None = None
+        config = model.config.get_text_config()
+        self._budget = min(TOKENS_PER_PASS, max(64, LOGITS_PER_PASS // int(config.vocab_size)))
+        self._window: int | None = getattr(config, "sliding_window", None)
+        self._kinds: list[str] | None = getattr(config, "layer_types", None)
+
+    def forget(self) -> None:
+        """Drop the prefix's keys and values: they belong to weights that are no more."""
+        self._kept = None
+
+    def score(self, prompts: Sequence[Prompt]) -> list[NDArray[np.float64]]:
+        """For each prompt, (len(options),) float64: log-probability of each whole option, in nats."""
+        answers: list[NDArray[np.float64]] = [np.empty(0)] * len(prompts)
+        with torch.inference_mode():
+            for pack in passes(prompts, self._budget):
+                cache = self._prefix_cache() if self.packed else None
+                scores = self._run([prompts[slot] for slot in pack], cache)
+                for slot, score in zip(pack, scores, strict=True):
+                    answers[slot] = score.double().cpu().numpy()
+        return answers
+
+    def score_with_gradient(self, prompts: Sequence[Prompt]) -> list[torch.Tensor]:
+        """Like `score`, one pass, differentiable: the prefix is computed along, never taken from before."""
+        return self._run(prompts, None)
+
+    def _prefix_cache(self) -> Any:
+        """A new cache that holds the prefix's keys and values (every layer in full, whatever its window)."""
+        from transformers import DynamicCache
+
+        if self._kept is None:
+            cache = DynamicCache()
+            self._forward(grow(self.prefix, ()), cache, 0, np.array([len(self.prefix) - 1]))
+            self._kept = [(layer.keys, layer.values) for layer in cache.layers]
+        cache = DynamicCache()
+        for index, (keys, values) in enumerate(self._kept):
+            cache.update(keys, values, index)
+        return cache
+
+    def _run(self, prompts: Sequence[Prompt], cache: Any) -> list[torch.Tensor]:
+        if not self.packed:
+            return [self._run_alone(prompt) for prompt in prompts]
+        trie = grow(self.prefix, prompts)
+        rows, row_of = np.unique(trie.edges[:, 2], return_inverse=True)
+        logits = self._forward(trie, cache, 0 if cache is None else len(self.prefix), rows)
+        token = torch.as_tensor(trie.edges[:, 3], device=logits.device)
+        row = torch.as_tensor(row_of, device=logits.device)
+        gained = logits[row, token] - torch.logsumexp(logits, dim=-1)[row]
+        sizes = [len(prompt.options) for prompt in prompts]
+        flat = np.cumsum([0, *sizes[:-1]])[trie.edges[:, 0]] + trie.edges[:, 1]
+        total = gained.new_zeros(sum(sizes)).index_add(0, torch.as_tensor(flat, device=gained.device), gained)
+        return list(torch.split(total, sizes))
+
+    def _run_alone(self, prompt: Prompt) -> torch.Tensor:
+        before = len(self.prefix) + len(prompt.body)
+        self.tokens += sum(before + len(option) for option in prompt.options)
+        return torch.stack([_alone(self.model, [*self.prefix, *prompt.body], option) for option in prompt.options])
+
+    def _forward(self, trie: Trie, cache: Any, first: int, rows: NDArray[np.int64]) -> torch.Tensor:
+        """(len(rows), vocabulary) logits, float32 or better, at the nodes `rows`; nodes before `first` are in `cache`."""
+        device = self.model.device
+        self.tokens += len(trie) - first
+        out = self.model(
+            input_ids=torch.as_tensor(trie.token[None, first:], device=device),
+            position_ids=torch.as_tensor(trie.position[None, first:], device=device),
+            attention_mask=self._masks(trie, first),
+            past_key_values=cache,
+            use_cache=cache is not None,
+            logits_to_keep=torch.as_tensor(rows - first, device=device),
+        )
+        return _at_least_single(out.logits[0])
+
+    def _masks(self, trie: Trie, first: int) -> torch.Tensor | dict[str, torch.Tensor]:
+        """Additive masks (1, 1, nodes, all nodes), one for each kind of attention where the model mixes kinds."""
+        full = ancestors(trie.parent)
+        near = full if self._window is None else within(full, trie.position, self._window)
+        if self._kinds is not None and len(set(self._kinds)) > 1:
+            return {kind: self._additive((near if "sliding" in kind else full)[first:]) for kind in set(self._kinds)}
+        slides = self._kinds is None or "sliding" in self._kinds[0]
+        return self._additive((near if slides else full)[first:])
+
+    def _additive(self, mask: NDArray[np.bool_]) -> torch.Tensor:
+        allowed = torch.as_tensor(mask, device=self.model.device)[None, None]
+        dtype = self.model.dtype
+        return torch.zeros(allowed.shape, dtype=dtype, device=allowed.device).masked_fill(~allowed, torch.finfo(dtype).min)
+
+
+def score_one_by_one(model: Any, prefix: Sequence[int], prompt: Prompt) -> NDArray[np.float64]:
+    """The reference: one whole forward pass for each option, nothing kept, the model's own mask and positions."""
+    asked = [*prefix, *prompt.body]
+    with torch.inference_mode():
+        return np.array([_alone(model, asked, option).item() for option in prompt.options], np.float64)
+
+
+def reads_tries(model: Any, prefix: Sequence[int], prompt: Prompt) -> bool:
+    """Whether `model` gives the packed scores of `prompt` as it gives them one by one.
+
+    Not every architecture does: one without attention masks (state-space models) or without position ids cannot.
+    """
+    try:
+        packed = Scorer(model, prefix).score([prompt])[0]
+    except (RuntimeError, TypeError, ValueError, KeyError, IndexError, AttributeError, NotImplementedError):
+        return False
+    return bool(np.allclose(packed, score_one_by_one(model, prefix, prompt), rtol=0.0, atol=1e-2))
+
+
+def _alone(model: Any, asked: Sequence[int], option: Sequence[int]) -> torch.Tensor:
+    """Log-probability of the tokens `option` after the tokens `asked`; a scalar."""
+    ids = torch.tensor([[*asked, *option]], device=model.device)
+    logits = _at_least_single(model(input_ids=ids, use_cache=False).logits[0, len(asked) - 1 : -1])
+    return torch.log_softmax(logits, dim=-1)[range(len(option)), list(option)].sum()
+
+
+def _at_least_single(logits: torch.Tensor) -> torch.Tensor:
+    """Half-precision logits as float32: sums of log-probabilities need more digits than they have."""
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))

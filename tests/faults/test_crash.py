@@ -1,0 +1,78 @@
+"""A run killed at any moment, or stopped by its disk, keeps a whole checkpoint to go on from."""
+
+from __future__ import annotations
+
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from coteach.config import Config
+from coteach.run import Run, intact
+
+SAVE_FOR_EVER = """
+import sys
+from pathlib import Path
+from coteach.run import Run
+
+def write(folder):
+    for part in range(8):
+        (folder / f"{part}.bin").write_bytes(bytes([part]) * 200_000)
+
+run, step = Run.open(Path(sys.argv[1])), int(sys.argv[2])
+while True:
+    step += 1
+    run.save_checkpoint(step, write)
+    run.write_json("summary.json", {"step": step, "padding": list(range(1000))})
+    print(step, flush=True)
+"""
+
+LOG_ON_A_FULL_DISK = """
+import resource, sys
+from pathlib import Path
+from coteach.errors import RunFailed
+from coteach.run import Run
+
+run = Run.open(Path(sys.argv[1]))
+resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+try:
+    run.save_checkpoint(2, lambda folder: (folder / "big.bin").write_bytes(b"x" * 10_000))
+except RunFailed as error:
+    print(error)
+"""
+
+
+def run_code(code: str, *words: str) -> subprocess.Popen[str]:
+    return subprocess.Popen([sys.executable, "-c", code, *words], stdout=subprocess.PIPE, text=True)
+
+
+def test_a_run_killed_while_it_saves_has_a_whole_checkpoint(tmp_path: Path) -> None:
+    import json
+
+    folder = Run.create(tmp_path / "run", Config()).folder
+    chance, reached = random.Random(0), 0
+    for _ in range(6):
+        process = run_code(SAVE_FOR_EVER, str(folder), str(reached))
+        assert process.stdout is not None
+        reached = int(process.stdout.readline())
+        time.sleep(chance.uniform(0.0, 0.2))
+        process.send_signal(signal.SIGKILL)
+        rest, _ = process.communicate(timeout=30)
+        assert process.returncode == -signal.SIGKILL
+        reached = int(rest.split()[-1]) if rest.split() else reached
+
+        latest = Run.open(folder).latest_checkpoint()
+        assert latest is not None and int(latest.name.removeprefix("step-")) >= reached
+        assert all(intact(path) for path in (folder / "checkpoints").glob("step-*"))
+        assert json.loads((folder / "summary.json").read_text())["step"] >= reached
+
+
+def test_a_disk_that_takes_no_more_is_named_and_costs_no_checkpoint(tmp_path: Path) -> None:
+    run = Run.create(tmp_path / "run", Config())
+    first = run.save_checkpoint(1, lambda folder: None)
+    said, _ = run_code(LOG_ON_A_FULL_DISK, str(run.folder)).communicate(timeout=60)
+    assert said.startswith("cannot write ") and "checkpoints" in said and "--resume" in said
+    assert run.latest_checkpoint() == first
+    assert [path.name for path in (run.folder / "checkpoints").iterdir()] == [first.name]

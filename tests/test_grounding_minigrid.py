@@ -1,0 +1,244 @@
+"""Grounding on the reference `minigrid`: what is believed is true, and what options promise is kept."""
+
+from __future__ import annotations
+
+import gymnasium
+import minigrid  # noqa: F401  (registers the levels)
+import numpy as np
+import pytest
+
+from coteach.grounding.base import Grounded, Observation, Situations
+from coteach.grounding.minigrid import MiniGridGrounding
+from coteach.grounding.minigrid import encoding as e
+from coteach.grounding.minigrid.mission import read
+
+TURNS = {(0, -1): 0, (1, 0): 1, (0, 1): 2, (-1, 0): 3}
+
+
+class World:
+    """One reference environment with its grounding, stepped together; resets by itself on the step after an end."""
+
+    def __init__(self, task: str, seed: int, situations: Situations | None = None) -> None:
+        self.env = gymnasium.make(task).unwrapped
+        self.grounding = MiniGridGrounding(1, situations, num_actions=7)
+        self.seed = seed
+        self.reward = 0.0
+        self.begin()
+
+    def begin(self) -> None:
+        view, _ = self.env.reset(seed=self.seed)
+        self.start = (*map(int, self.env.agent_pos), int(self.env.agent_dir))
+        self.ended = False
+        self.take(view, None, True)
+
+    def take(self, view: dict[str, np.ndarray], action: int | None, restarted: bool) -> None:
+        seen = Observation(np.ascontiguousarray(view["image"])[None], [self.env.mission])
+        actions = None if action is None else np.array([action])
+        self.now: Grounded = self.grounding.observe(seen, actions, np.array([restarted]))
+
+    def act(self, action: int) -> None:
+        if self.ended:
+            self.seed += 1
+            view, _ = self.env.reset(seed=self.seed)
+            self.start = (*map(int, self.env.agent_pos), int(self.env.agent_dir))
+            self.ended = False
+            self.take(view, action, True)
+            return
+        view, self.reward, terminated, truncated, _ = self.env.step(action)
+        self.ended = terminated or truncated
+        self.take(view, action, False)
+
+    @property
+    def situation(self):
+        return self.grounding.situations[int(self.now.situation[0])]
+
+    def slot(self, option: str) -> int:
+        return self.situation.options.index(option)
+
+    def place(self, x: int, y: int) -> tuple[int, int]:
+        """Where the true cell lies on the belief map."""
+        x0, y0, heading = self.start
+        dx, dy = x - x0, y - y0
+        for _ in range((heading - 3) % 4):  # turn the world until the heading at the start is up
+            dx, dy = dy, -dx
+        return e.ORIGIN + dx, e.ORIGIN + dy
+
+    def follow(self, option: str, patience: int = 100) -> bool:
+        """Follow an option's controller; True when its completion is reported."""
+        slot, number = self.slot(option), self.now.situation[0]
+        for _ in range(patience):
+            self.act(int(self.now.actions[0, slot]))
+            if self.now.completed[0] >> slot & 1:
+                return True
+            if self.now.situation[0] != number:
+                assert option in self.situation.options
+                slot, number = self.slot(option), self.now.situation[0]
+        return False
+
+
+def true_code(world: World, x: int, y: int) -> int:
+    cell = world.env.grid.get(x, y)
+    return e.EMPTY if cell is None else int(e.CODE_OF[cell.encode()])
+
+
+def believed_falsely(world: World) -> int:
+    """Known cells of the map that are not so; asserts that some are known."""
+    belief = world.grounding.belief
+    known = wrong = 0
+    for x in range(world.env.width):
+        for y in range(world.env.height):
+            mx, my = world.place(x, y)
+            code = belief.cells[0, my, mx]
+            known += code != e.UNSEEN
+            wrong += code != e.UNSEEN and code != true_code(world, x, y)
+    assert known > 3
+    return wrong
+
+
+@pytest.mark.parametrize(
+    "task",
+    ["MiniGrid-DoorKey-8x8-v0", "MiniGrid-UnlockPickup-v0", "MiniGrid-BlockedUnlockPickup-v0", "BabyAI-GoToLocal-v0"],
+)
+def test_belief_is_true_whatever_the_agent_does(task: str) -> None:
+    world, rng = World(task, 3), np.random.default_rng(0)
+    moved = 0
+    for _ in range(500):
+        # Half at random, half after some controller: so that keys are used and doors passed.
+        slot = rng.integers(len(world.situation.options))
+        planned = int(world.now.actions[0, slot])
+        world.act(planned if planned >= 0 and rng.random() < 0.5 else int(rng.integers(7)))
+        pose = world.grounding.belief.pose[0]
+        assert tuple(pose[:2]) == world.place(*map(int, world.env.agent_pos))
+        assert pose[2] == (world.env.agent_dir - world.start[2]) % 4
+        assert believed_falsely(world) == 0
+        moved += tuple(pose[:2]) != (e.ORIGIN, e.ORIGIN)
+        held = world.env.carrying
+        assert world.grounding.belief.held[0, 0] == (0 if held is None else e.CODE_OF[held.encode()])
+    assert moved > 100
+
+
+def test_expert_opens_the_door_and_fetches_the_box() -> None:
+    for seed in range(8):
+        world = World("MiniGrid-UnlockPickup-v0", seed)
+        said = []
+        for _ in range(100):
+            expert = world.situation.expert
+            assert expert is not None
+            said.append(world.situation.options[expert].split()[0])
+            world.act(int(world.now.actions[0, expert]))
+            if world.ended:
+                break
+        assert world.reward > 0
+        order = list(dict.fromkeys(word for word in said if word != "explore"))
+        assert order == ["pick", "open", "drop"]
+
+
+def test_controllers_reach_what_they_say_and_say_so() -> None:
+    world = World("MiniGrid-UnlockPickup-v0", 5)
+    while not any(o.startswith("pick up") and o.endswith("key") for o in world.situation.options):
+        assert world.follow("explore")
+    key = next(o for o in world.situation.options if o.endswith("key"))
+    assert world.follow(key)
+    assert world.env.carrying.type == "key"
+    while not any(o.startswith("open") for o in world.situation.options):
+        assert world.follow("explore")
+    assert world.follow(next(o for o in world.situation.options if o.startswith("open")))
+    assert any(cell is not None and cell.type == "door" and cell.is_open for cell in world.env.grid.grid)
+    assert world.follow(next(o for o in world.situation.options if o.startswith("drop")))
+    assert world.env.carrying is None
+
+
+def test_a_locked_door_without_its_key_is_a_failure_not_a_completion() -> None:
+    world = World("MiniGrid-Unlock-v0", 0)
+    while not any(o.startswith("open") for o in world.situation.options):
+        world.act(int(world.now.actions[0, world.slot("explore")]))
+    option = next(o for o in world.situation.options if o.startswith("open"))
+    for _ in range(40):
+        slot = world.slot(option)
+        action = int(world.now.actions[0, slot])
+        world.act(action)
+        assert not world.now.completed[0] >> slot & 1
+        if action == e.TOGGLE:
+            assert world.now.failed[0] >> slot & 1
+            return
+        assert world.now.failed[0] == 0
+    pytest.fail("the controller never tried the door")
+
+
+def test_colours_are_only_names() -> None:
+    """The same level with its colours permuted is the same situation, with the same options, at every step."""
+    plain, permuted = Situations(), np.array([3, 5, 0, 4, 1, 2])
+    env = gymnasium.make("BabyAI-PutNextLocal-v0").unwrapped
+    one, other = MiniGridGrounding(1, plain), MiniGridGrounding(1, plain)
+    rng, met = np.random.default_rng(1), set()
+    names = dict(zip(e.COLOUR_NAMES, (e.COLOUR_NAMES[k] for k in permuted), strict=True))
+    for seed in range(6):
+        view, _ = env.reset(seed=seed)
+        mission = " ".join(names.get(word, word) for word in env.mission.split())
+        action, begun = None, True
+        for _ in range(40):
+            image = np.ascontiguousarray(view["image"])[None]
+            recoloured = image.copy()
+            things = (image[..., 0] >= 4) & (image[..., 0] <= 7)
+            recoloured[..., 1] = np.where(things, permuted[image[..., 1] % 6], image[..., 1])
+            actions, restarted = None if action is None else np.array([action]), np.array([begun])
+            a = one.observe(Observation(image, [env.mission]), actions, restarted)
+            b = other.observe(Observation(recoloured, [mission]), actions, restarted)
+            assert np.array_equal(a.situation, b.situation)
+            assert np.array_equal(a.features, b.features)
+            # Colours that are alike in every respect may swap names, and with them slots.
+            assert sorted(a.actions[0]) == sorted(b.actions[0])
+            assert int(a.completed[0]).bit_count() == int(b.completed[0]).bit_count()
+            met.add(int(a.situation[0]))
+            choice = int(a.actions[0, rng.integers(len(plain[int(a.situation[0])].options))])
+            action, begun = choice if choice >= 0 else int(rng.integers(7)), False
+            view, _, terminated, truncated, _ = env.step(action)
+            if terminated or truncated:
+                break
+    assert len(met) > 20
+
+
+def test_a_text_shows_no_place_and_no_number() -> None:
+    world = World("BabyAI-GoToLocal-v0", 1)
+    rng = np.random.default_rng(0)
+    for _ in range(100):
+        world.act(int(rng.integers(7)))
+    for k in range(len(world.grounding.situations)):
+        situation = world.grounding.situations[k]
+        assert not any(letter.isdigit() for letter in situation.text)
+        assert situation.text.startswith("Mission: go to ")
+        assert len(set(situation.options)) == len(situation.options)
+
+
+@pytest.mark.parametrize(
+    ("text", "verbs", "stages"),
+    [
+        ("go to the red ball", [e.GO_TO], [0]),
+        ("pick up a blue key behind you and open the door on your left", [e.PICK_UP, e.OPEN_IT], [0, 0]),
+        ("open the red door, then put a ball next to the blue box", [e.OPEN_IT, e.PUT_NEXT], [0, 1]),
+        ("go to a key after you open a door and pick up the grey box", [e.OPEN_IT, e.PICK_UP, e.GO_TO], [0, 0, 1]),
+        ("open the red door then the blue door", [e.OPEN_IT, e.OPEN_IT], [0, 1]),
+        ("use the key to open the door and then get to the goal", [e.REACH], [0]),
+        ("you must fetch a yellow ball", [e.PICK_UP], [0]),
+        ("sing and dance", [], []),
+    ],
+)
+def test_missions_are_read_in_the_order_in_which_they_must_be_done(text: str, verbs: list[int], stages: list[int]) -> None:
+    parts = read(text).parts
+    known = parts[parts[:, e.VERB] != e.NO_VERB]
+    assert known[:, e.VERB].tolist() == verbs
+    assert known[:, e.STAGE].tolist() == stages
+
+
+def test_parts_of_a_mission_are_ticked_off_in_order() -> None:
+    world = World("BabyAI-OpenTwoDoors-v0", 2)
+    texts = []
+    for _ in range(200):
+        expert = world.situation.expert
+        assert expert is not None
+        world.act(int(world.now.actions[0, expert]))
+        texts.append(world.situation.text)
+        if world.ended:
+            break
+    assert world.reward > 0
+    assert "Done: open the red door." in texts[-2] and "Done" not in texts[0]

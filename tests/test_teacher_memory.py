@@ -1,0 +1,90 @@
+"""The advice memory is shared, and never the reason that a run stops."""
+
+import multiprocessing
+
+import numpy as np
+import pytest
+from numpy.testing import assert_array_equal
+
+from coteach.grounding.base import Situation
+from coteach.teacher.memory import AdviceMemory, memory_key
+
+SCORES = {"a": np.array([-1.5, -2.25]), "b": np.array([0.1])}
+
+
+def _write(path, name):
+    memory = AdviceMemory(path)
+    for index in range(50):
+        memory.put_many({f"{name}{index}": np.array([float(index)])})
+
+
+def test_what_was_put_is_got_bit_by_bit_and_outlives_the_process(tmp_path):
+    AdviceMemory(tmp_path / "deep" / "advice.sqlite3").put_many(SCORES)
+    found = AdviceMemory(tmp_path / "deep" / "advice.sqlite3").get_many(["a", "missing", "b"])
+    assert set(found) == {"a", "b"}
+    assert_array_equal(found["a"], SCORES["a"])
+
+
+def test_many_keys_at_once():
+    memory = AdviceMemory(None)
+    memory.put_many({str(index): np.array([float(index)]) for index in range(1234)})
+    assert len(memory.get_many([str(index) for index in range(2000)])) == 1234
+
+
+def test_two_processes_write_at_once(tmp_path):
+    path = tmp_path / "advice.sqlite3"
+    spawn = multiprocessing.get_context("spawn")
+    writers = [spawn.Process(target=_write, args=(path, name)) for name in "xy"]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+    assert [writer.exitcode for writer in writers] == [0, 0]
+    assert len(AdviceMemory(path).get_many([f"{name}{index}" for name in "xy" for index in range(50)])) == 100
+
+
+def test_a_damaged_file_is_moved_aside_and_begun_anew(tmp_path):
+    path = tmp_path / "advice.sqlite3"
+    path.write_bytes(b"no database" * 1000)
+    with pytest.warns(UserWarning, match="damaged"):
+        memory = AdviceMemory(path)
+    memory.put_many(SCORES)
+    assert len(memory.get_many(["a", "b"])) == 2
+    assert [file.read_bytes()[:2] for file in tmp_path.glob("*.damaged-*")] == [b"no"]
+
+
+def test_a_file_damaged_while_in_use_is_begun_anew(tmp_path):
+    path = tmp_path / "advice.sqlite3"
+    memory = AdviceMemory(path)
+    memory.put_many({str(index): np.zeros(200) for index in range(200)})
+    memory.close()
+    content = bytearray(path.read_bytes())
+    content[4096:] = b"\xff" * (len(content) - 4096)
+    path.write_bytes(bytes(content))
+    memory = AdviceMemory(path)
+    with pytest.warns(UserWarning, match="damaged"):
+        assert memory.get_many([str(index) for index in range(200)]) == {}
+    memory.put_many(SCORES)
+    assert len(memory.get_many(["a", "b"])) == 2
+
+
+def test_a_folder_that_cannot_be_written_costs_the_memory_not_the_run(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.warns(UserWarning, match="going on without it"):
+        memory = AdviceMemory(tmp_path / "file" / "advice.sqlite3")
+    memory.put_many(SCORES)
+    assert memory.get_many(["a"]) == {}
+
+
+def test_the_key_knows_all_that_an_answer_depends_on():
+    base = ("model", "adapter", (1, 2), Situation("text", ("a", "b")))
+    others = [
+        ("other", *base[1:]),
+        ("model", "", *base[2:]),
+        (*base[:2], (1, 3), base[3]),
+        (*base[:3], Situation("texts", ("a", "b"))),
+        (*base[:3], Situation("text", ("b", "a"))),
+        (*base[:3], Situation("text", ("ab",))),
+    ]
+    assert len({memory_key(*case) for case in [base, *others]}) == 7
+    assert memory_key(*base[:3], Situation("text", ("a", "b"), expert=1)) == memory_key(*base)
