@@ -39,7 +39,7 @@ def test_reward_two_options_away_shows_at_the_first() -> None:
     outcomes = [Outcome(0, 1, 1, duration=4), Outcome(1, 2, TERMINAL, reward=0.9, duration=4)] * 20
     q = model_of(*outcomes).solve(MASK, 1.0, optimistic_value=0.0)
     assert q[0].argmax() == 1 and q[1].argmax() == 2
-    assert q[0, 1] == pytest.approx((20 / 21) * 0.95 * 0.99**4 * q[1, 2], rel=1e-3)
+    assert q[0, 1] == pytest.approx((20 / 21) * 0.99**4 * q[1, 2], rel=1e-3)
 
 
 def test_without_optimism_nothing_is_worth_anything_before_the_first_reward() -> None:

@@ -61,11 +61,11 @@ class TeacherConfig:
     """The LLM: which one, how often asked, how tuned."""
 
     spec: str = setting("smollm2", "smollm2 | hf:<id or folder> | gguf:<file> | uniform | oracle")
-    temperature: float = setting(1.0, "of the softmax over calibrated option scores", 0.01, 100.0)
+    temperature: float = setting(2.0, "of the softmax over calibrated option scores", 0.01, 100.0)
     device: str = setting("auto", "auto, cpu or cuda", choices=("auto", "cpu", "cuda"))
     queries_per_round: int = setting(16, "situations the LLM is asked about in a round, at most", 0, 100_000)
     lora_rank: int = setting(16, "rank of the LoRA adapter", 1, 1024)
-    lora_learning_rate: float = setting(5e-4, "of the LoRA weights", 1e-7, 1.0)
+    lora_learning_rate: float = setting(1e-3, "of the LoRA weights", 1e-7, 1.0)
     tune_every: int = setting(4, "rounds between tunings", 1, 100_000)
     tune_steps: int = setting(6, "optimiser steps per tuning", 1, 10_000)
     tune_situations: int = setting(8, "situations per optimiser step", 1, 1024)

@@ -21,7 +21,7 @@ TERMINAL = -1
 """In place of the next situation: the episode ended, or the option could not be carried out."""
 
 DECISION_DISCOUNT = 0.95
-"""Each further decision costs this factor beside the time it takes: of two ways, the one with fewer options."""
+"""While exploring, each further option costs this factor beside the time it takes: novelty far away attracts less."""
 
 TYPICAL_DURATION = 8.0
 """Steps assumed for an option that was never followed to its end by a controller."""
@@ -92,7 +92,8 @@ class AbstractModel:
     def discounts(self) -> Array:
         """(S, K): discount over one option, from its mean duration where it was followed."""
         duration = np.where(self._followed > 0, self._steps / np.maximum(self._followed, 1.0), TYPICAL_DURATION)
-        return DECISION_DISCOUNT * self.gamma**duration
+        discount: Array = self.gamma**duration
+        return discount
 
     def solve(self, mask: NDArray[np.bool_], optimism: float, optimistic_value: float, sweeps: int = 100) -> Array:
         """Q (S, K) by value iteration; 0 where `mask` (S, K) has no option.
@@ -105,7 +106,7 @@ class AbstractModel:
         links = np.array(list(self._links), dtype=np.int64).reshape(-1, 3)
         counts, rewards = np.array(self._counts), np.array(self._rewards)
         cell = links[:, 0] * slots + links[:, 1]
-        discount, total = self.discounts(), self.tries + optimism
+        discount, total = self.discounts() * (DECISION_DISCOUNT if optimistic_value > 0 else 1.0), self.tries + optimism
         base = np.bincount(cell, rewards, size * slots).reshape(size, slots) + optimism * optimistic_value
         last = self._values.get(optimistic_value, np.zeros(0))
         value = np.append(np.zeros(size), 0.0)  # the last entry is TERMINAL's

@@ -27,6 +27,9 @@ from coteach.student.ppo import Learner
 from coteach.student.replay import Replay
 from coteach.teacher import make_teacher
 
+MARGIN = 0.05
+"""By so much of return must the student's own value in a situation beat the advice's before it stops heeding it there."""
+
 ACTIONS = 7
 """MiniGrid's primitive actions: the student's head is the same on every rung."""
 
@@ -67,7 +70,8 @@ class Players:
         q, there = action_targets(self.advice.shown[situation], controls, ACTIONS)
         known = self._own_rows[situation] >= 20
         own = self._own_value[situation] / np.maximum(self._own_rows[situation], 1.0)
-        surpassed = known & (self.advice.value[situation] > 0) & (own > self.advice.value[situation])
+        value = self.advice.value[situation]
+        surpassed = known & (value > 0) & (own > value + MARGIN)
         return q, there & ~surpassed
 
     def tune(self) -> dict[str, Any]:

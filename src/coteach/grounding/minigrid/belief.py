@@ -265,6 +265,15 @@ def just_opened(event: NDArray[np.int64]) -> bool:
 
 
 @compiled
+def in_vain(event: NDArray[np.int64]) -> bool:
+    """Whether the last action, other than a turn, changed nothing."""
+    action = event[ACTED]
+    if action == FORWARD:
+        return not passable(event[FRONT_BEFORE])
+    return bool(action > FORWARD and event[FRONT] == event[FRONT_BEFORE] and event[HELD] == event[HELD_BEFORE])
+
+
+@compiled
 def _part_done(part: NDArray[np.int8], event: NDArray[np.int64], held_bits: int) -> bool:
     verb = part[VERB]
     if verb == GO_TO:

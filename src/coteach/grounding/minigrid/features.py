@@ -9,9 +9,10 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from coteach.grounding.minigrid.belief import HEADING, Belief, X, Y, fits, location_bits
+from coteach.grounding.minigrid.belief import ACTED, HEADING, Belief, X, Y, fits, in_vain, location_bits
 from coteach.grounding.minigrid.encoding import (
     A_KEY,
+    ACTION_NAMES,
     ANY,
     BEHIND,
     BOX,
@@ -64,6 +65,7 @@ _VECTOR = (
     *(f"part: {k}" for k in range(PARTS)), "more parts to come", "more to explore",
     *(f"turned: {turn}" for turn in ("not", "right", "back", "left")),
     *(f"{what} {where}" for what in _COMPASS for where in (*_SECTORS, *_RANGES)),
+    *(f"last action: {action}" for action in ACTION_NAMES), "last action changed nothing",
 )  # fmt: skip
 NAMES = (*(f"{plane} at row {cell // CROP} column {cell % CROP}" for plane in PLANES for cell in range(CELLS)), *_VECTOR)
 SIZE = len(NAMES)
@@ -76,6 +78,7 @@ _SECOND_AT = _OBJECT_AT + 11
 _PART_AT = _SECOND_AT + 11
 _TURN_AT = _PART_AT + PARTS + 2
 _COMPASS_AT = _TURN_AT + 4
+_LAST_AT = _COMPASS_AT + 11 * len(_COMPASS)
 
 
 @compiled
@@ -205,6 +208,9 @@ def write(b: Belief, n: int, parts: NDArray[np.int8], plan: Plan, s: Scratch, ro
     row[_PART_AT + PARTS + 1] = plan.explore[n] >= 0
     h = b.pose[n, HEADING]
     row[_TURN_AT + h] = 1
+    if b.event[n, ACTED] >= 0:  # without these a greedy student that errs once may repeat it for ever
+        row[_LAST_AT + b.event[n, ACTED]] = 1
+        row[_LAST_AT + 7] = in_vain(b.event[n])
     if plan.explore[n] >= 0:
         dx, dy = plan.frontier[n, X] - b.pose[n, X], plan.frontier[n, Y] - b.pose[n, Y]
         _compass(row, 4, dx * DX[h] + dy * DY[h], dx * DX[(h + 1) & 3] + dy * DY[(h + 1) & 3])
