@@ -85,3 +85,22 @@ def test_lessons_are_what_worked_where_the_teacher_is_wrong() -> None:
     lessons = advice.lessons(model, limit=5)
     assert [lesson.situation.text for lesson in lessons] == ["situation 2"], "failures alone teach nothing"
     assert lessons[0].target.argmax() == 2 and lessons[0].target.sum() == pytest.approx(1.0)
+
+
+def test_a_teacher_that_says_what_worked_is_not_taught() -> None:
+    advice, model, teacher = advice_of("mutual")
+    teacher.answer = np.array([0.005, 0.005, 0.99])
+    for outcome in proof():
+        model.add(outcome)
+    advice.ask(10)
+    advice.improve(model, EvidenceConfig(), sharpness=4.0)
+    assert advice.lessons(model, limit=5) == []
+
+
+def test_no_call_is_spent_where_the_evidence_has_decided() -> None:
+    advice, model, teacher = advice_of("mutual")
+    for outcome in proof():
+        model.add(outcome)
+    advice.improve(model, EvidenceConfig(), sharpness=4.0)
+    assert advice.ask(10) == 2
+    assert "situation 2" not in teacher.asked

@@ -70,6 +70,8 @@ def test_the_seed_decides_everything_and_environments_differ(engine):
     same, again, other = [np.stack([observation.image for observation in run]) for run in runs]
     assert np.array_equal(same, again)
     assert not np.array_equal(same, other)
+    begun = {run[0, env].tobytes() for run in (same, other) for env in range(4)}
+    assert len(begun) == 8, "seeds 3 and 4 have no environment in common"
     assert len({same[:, env].tobytes() for env in range(4)}) == 4
 
 
@@ -140,6 +142,25 @@ def test_environments_print_nothing(capfd):
     for _ in seeds:
         task.reset()
     assert capfd.readouterr().out == ""
+
+
+def test_levels_that_envpool_cannot_play_are_left_to_the_reference_engine(monkeypatch):
+    hangs, unsolvable = "BabyAI-SynthS5R2-v0", "MiniGrid-MultiRoom-N4-S5-v0"
+    monkeypatch.setattr(tasks, "_envpool_ids", lambda: frozenset({hangs, unsolvable}))
+    assert tasks._resolve(hangs, "auto") == tasks._resolve(unsolvable, "auto") == "minigrid"
+    with pytest.raises(CoteachError, match="it hangs when it resets 'BabyAI-SynthS5R2-v0'; use the engine minigrid"):
+        tasks.make(hangs, "envpool", 1, 0)
+    assert tasks._resolve(unsolvable, "envpool") == "envpool", "who asks for it shall have it"
+    assert set(tasks.ENVPOOL_HANGS) <= set(tasks.task_ids())
+    assert any(name.startswith(tasks.ENVPOOL_UNSOLVABLE) for name in tasks.task_ids())
+
+
+def test_runs_with_neighbouring_seeds_share_no_environment():
+    firsts = [tasks._first_seed(seed, 64) for seed in range(200)]
+    taken = {first + env for first in firsts for env in range(64)}
+    assert len(taken) == 200 * 64
+    assert min(taken) >= 0 and max(taken) < 2**31, "EnvPool takes 32-bit integers with a sign"
+    assert all(0 <= tasks._first_seed(seed, 4096) < 2**31 - 4096 for seed in (0, 2**31 - 1))
 
 
 def test_auto_is_envpool_only_where_it_can_run_the_task(monkeypatch):

@@ -19,6 +19,18 @@ from coteach.teacher.base import Lesson, Teacher
 
 Array = NDArray[np.float64]
 
+LEAST_WEIGHT = 0.08
+"""Of the prior (lambda_N; about 35 outcomes): below it the evidence decides, and a call to the LLM would be wasted."""
+
+LEAST_DISAGREEMENT = 0.1
+"""Mean nats between what the teacher should say and its own advice: below it there is nothing to teach."""
+
+LEAST_OUTCOMES = 10
+"""In a situation, before the teacher is taught about it."""
+
+REHEARSAL = 0.5
+"""Added to a lesson's disagreement (nats): what the teacher knows already is rehearsed, or it would be forgotten."""
+
 
 class Advice:
     """Prior and improved advice of one run; K columns."""
@@ -31,7 +43,9 @@ class Advice:
         """Improved advice from what was shown to work alone, without optimism: what the teacher is tuned towards."""
         self.value = np.zeros(0)
         """(S,) value of the shown advice under the abstract model; 0 where nothing is known."""
-        self.q, self.lam = self.prior, self.value
+        self.q = self.prior
+        self.weight = np.zeros(0)
+        """(S,) lambda_N: how much the prior still weighs against the evidence; infinite before any."""
         self.asked = np.zeros(0, dtype=np.bool_)
         """(S,) the teacher was asked under its present weights."""
         self.visits = np.zeros(0)
@@ -48,6 +62,7 @@ class Advice:
         self.prior = np.vstack([self.prior, rows])
         self.asked = np.append(self.asked, np.zeros(new - old, dtype=np.bool_))
         self.visits = np.append(self.visits, np.zeros(new - old))
+        self.weight = np.append(self.weight, np.full(new - old, np.inf))
 
     def visit(self, situation: NDArray[np.int64]) -> None:
         """Count the rows of a rollout; older visits fade, so that calls go where the agent is now."""
@@ -55,9 +70,18 @@ class Advice:
         self.visits = 0.7 * self.visits + np.bincount(situation.ravel(), minlength=len(self.visits))
 
     def ask(self, limit: int) -> int:
-        """Ask the teacher about at most `limit` situations, most visited first; returns how many."""
-        waiting = np.flatnonzero(~self.asked & (self.visits > 0.5))
-        chosen = waiting[np.argsort(-self.visits[waiting], kind="stable")][:limit]
+        """Ask the teacher about at most `limit` situations, most visited first; returns how many.
+
+        Left out is where the answer would not matter: one option only, or evidence that outweighs any prior.
+        """
+        matters = (self.prior > 0).sum(axis=1) > 1
+        if self.arm.reweigh:
+            matters &= self.weight > LEAST_WEIGHT
+        waiting = np.flatnonzero(matters & ~self.asked & (self.visits > 0.5))
+        return self.consult(waiting[np.argsort(-self.visits[waiting], kind="stable")][:limit])
+
+    def consult(self, chosen: NDArray[np.int64]) -> int:
+        """Ask the teacher about these situations; returns how many."""
         answers = self.teacher.advise([self.situations[int(i)] for i in chosen]) if len(chosen) else []
         for i, answer in zip(chosen, answers, strict=True):
             self.prior[i, : len(answer)] = answer
@@ -77,27 +101,39 @@ class Advice:
         mask = self.prior > 0
         hopeful = model.solve(mask, evidence.optimism, optimistic_value=1.0)
         proven = model.solve(mask, evidence.optimism, optimistic_value=0.0)
-        self.q, self.lam = hopeful, trust(model.tries.sum(axis=1), mask.sum(axis=1).astype(float), evidence.trust)
+        self.q, self.weight = hopeful, trust(model.tries.sum(axis=1), mask.sum(axis=1).astype(float), evidence.trust)
         best = proven.max(axis=1, initial=0.0)
         if self.arm.reweigh:
-            self.leading = reweigh(self.prior, hopeful, self.lam)
-            self.proven = reweigh(self.prior, proven, self.lam)
+            self.leading = reweigh(self.prior, hopeful, self.weight)
+            self.proven = reweigh(self.prior, proven, self.weight)
             self.shown = sharpen(np.where(best[:, None] > 0, self.proven, self.leading), sharpness)
         else:
             self.leading = self.proven = self.shown = self.prior
         self.value = (self.shown * proven).sum(axis=1)
 
     def lessons(self, model: AbstractModel, limit: int) -> list[Lesson]:
-        """The situations from which something worked, and where the teacher is furthest from what did."""
-        mask = self.prior > 0
-        disagreement = np.where(
-            mask, self.proven * np.log(np.maximum(self.proven, 1e-9) / np.maximum(self.prior, 1e-9)), 0.0
-        ).sum(axis=1)
-        evidence = np.where(self.value > 0, model.tries.sum(axis=1), 0.0)
-        weight = np.sqrt(evidence) * (0.05 + disagreement) * (mask.sum(axis=1) > 1)
-        best = np.argsort(-weight, kind="stable")[:limit]
-        return [
-            Lesson(self.situations[int(i)], self.proven[i, : len(self.situations[int(i)].options)].copy(), float(weight[i]))
-            for i in best
-            if weight[i] > 0
-        ]
+        """What to teach: the situations with most evidence from which something worked, where the teacher is wrong first.
+
+        The teacher is asked about them as it is now. Empty where it says nearly the same already.
+        """
+        taught = (self.value > 0) & ((self.prior > 0).sum(axis=1) > 1) & (model.tries.sum(axis=1) >= LEAST_OUTCOMES)
+        evidence = np.where(taught, np.sqrt(model.tries.sum(axis=1)), 0.0)
+        chosen = np.argsort(-evidence * (REHEARSAL + np.minimum(self.disagreement(), 1.0)), kind="stable")[:limit]
+        chosen = chosen[taught[chosen]]
+        self.consult(chosen[~self.asked[chosen]])
+        disagreement, evidence = self.disagreement()[chosen], evidence[chosen]
+        if disagreement @ evidence <= LEAST_DISAGREEMENT * evidence.sum():
+            return []
+        weights = evidence * (REHEARSAL + np.minimum(disagreement, 1.0))
+        return [self.lesson(int(number), float(weight)) for number, weight in zip(chosen, weights, strict=True)]
+
+    def lesson(self, number: int, weight: float) -> Lesson:
+        """What the teacher should say in a situation."""
+        situation = self.situations[number]
+        return Lesson(situation, self.shown[number, : len(situation.options)].copy(), weight)
+
+    def disagreement(self) -> Array:
+        """(S,) KL(shown || prior) in nats: how far the teacher's own advice is from what the student is shown."""
+        ratio = np.log(np.maximum(self.shown, 1e-9) / np.maximum(self.prior, 1e-9))
+        divergence: Array = (self.shown * ratio).sum(axis=1)
+        return divergence

@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 
 import coteach
 from coteach.commands import ask, bench, doctor, evaluate, tasks, train, watch
+from coteach.commands.common import seed_of
 from coteach.errors import CoteachError, RunFailed, unknown
 
 VERBS: dict[str, ModuleType] = {
@@ -39,6 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     try:
         args = _parse(words)
+        seed_of(args, 0)  # a wrong one is refused by the verbs that draw nothing too
         return int(args.run(args))
     except CoteachError as error:
         print(f"coteach: error: {error}", file=sys.stderr)

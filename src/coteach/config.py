@@ -65,10 +65,10 @@ class TeacherConfig:
     device: str = setting("auto", "auto, cpu or cuda", choices=("auto", "cpu", "cuda"))
     queries_per_round: int = setting(16, "situations the LLM is asked about in a round, at most", 0, 100_000)
     lora_rank: int = setting(16, "rank of the LoRA adapter", 1, 1024)
-    lora_learning_rate: float = setting(1e-3, "of the LoRA weights", 1e-7, 1.0)
-    tune_every: int = setting(4, "rounds between tunings", 1, 100_000)
-    tune_steps: int = setting(6, "optimiser steps per tuning", 1, 10_000)
-    tune_situations: int = setting(8, "situations per optimiser step", 1, 1024)
+    lora_learning_rate: float = setting(5e-4, "of the LoRA weights", 1e-7, 1.0)
+    tune_every: int = setting(12, "rounds between tunings", 1, 100_000)
+    tune_steps: int = setting(12, "optimiser steps per tuning", 1, 10_000)
+    tune_situations: int = setting(6, "situations per optimiser step", 1, 1024)
     anchor: float = setting(0.05, "weight of KL(untuned || tuned) while tuning", 0.0, 100.0)
 
 
@@ -98,7 +98,7 @@ class Config:
     arm: str = setting("mutual", "mutual | one-way | no-llm | uniform | student-only | llm-only | oracle")
     engine: str = setting("auto", "auto, envpool or minigrid", choices=("auto", "envpool", "minigrid"))
     steps: int = setting(100_000, "environment steps per rung, over all environments", 1)
-    stop_at: float = setting(0.99, "a rung ends early once the student's success has held this; above 1 never", 0.0, 1.01)
+    stop_at: float = setting(1.01, "a rung ends early once the student's success has held this; above 1 never", 0.0, 1.01)
     seed: int = setting(0, "of everything random", 0, 2**31 - 1)
     threads: int = setting(0, "processor threads; 0: as many as there are cores", 0, 1024)
     episodes: int = setting(200, "evaluation episodes per rung", 1, 100_000)

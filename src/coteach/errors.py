@@ -26,6 +26,6 @@ def unknown(what: str, value: str, known: Iterable[str], way_out: str = "") -> C
     """
     names = sorted(known)
     near = difflib.get_close_matches(value, names, n=1, cutoff=0.5)
-    hint = f": did you mean '{near[0]}'?" if near else ":"
+    hint = f": did you mean '{near[0]}'?" if near else ""
     listing = way_out or (f"one of: {', '.join(names)}" if len(names) <= 20 else "")
     return CoteachError(f"unknown {what} {value!r}{hint}" + (f" ({listing})" if listing else ""))

@@ -30,6 +30,9 @@ from coteach.teacher import make_teacher
 MARGIN = 0.05
 """By so much of return must the student's own value in a situation beat the advice's before it stops heeding it there."""
 
+LESSONS = 4
+"""Situations taught in one tuning, for each that an optimiser step sees."""
+
 ACTIONS = 7
 """MiniGrid's primitive actions: the student's head is the same on every rung."""
 
@@ -75,9 +78,8 @@ class Players:
         return q, there & ~surpassed
 
     def tune(self) -> dict[str, Any]:
-        """Move the LLM towards the advice that proved right; its earlier answers are asked for again, a ration at a time."""
-        config = self.config.teacher
-        lessons = self.advice.lessons(self.model, limit=config.tune_situations * config.tune_steps)
+        """Move the LLM towards the advice that proved right; its other answers are asked for again where they still matter."""
+        lessons = self.advice.lessons(self.model, limit=LESSONS * self.config.teacher.tune_situations)
         if not lessons:
             return {}
         report = self.teacher.tune(lessons, seed=self.draw_seed())

@@ -27,6 +27,13 @@ from coteach.grounding.base import Observation
 FAMILIES = ("MiniGrid-", "BabyAI-")
 """Beginnings of the ids that the built-in grounding understands."""
 
+ENVPOOL_HANGS = frozenset({"BabyAI-SynthS5R2-v0"})
+"""EnvPool 1.2.5 never returns from the first reset of these levels."""
+
+ENVPOOL_UNSOLVABLE = "MiniGrid-MultiRoom-"
+"""Beginning of the ids of which EnvPool 1.2.5 makes levels that cannot be solved: a scripted expert solves 74, 12 and 32 %
+of N2-S4, N4-S5 and N6 there, and all of them in the reference package."""
+
 Engine = Literal["auto", "envpool", "minigrid"]
 
 
@@ -65,8 +72,8 @@ class VectorTask(Protocol):
 def make(task: str, engine: str, num_envs: int, seed: int) -> VectorTask:
     """`num_envs` copies of `task` for training; environments and episodes differ, all of them given by `seed`.
 
-    Engine `auto` is EnvPool where it is installed and lists the task, else minigrid. Raises CoteachError for a task
-    that does not exist or that no built-in grounding understands, and for an engine that cannot run it.
+    Engine `auto` is EnvPool where it is installed and plays the task as it should be, else minigrid. Raises CoteachError
+    for a task that does not exist or that no built-in grounding understands, and for an engine that cannot run it.
     """
     check(task)
     if _resolve(task, engine) == "envpool":
@@ -79,10 +86,18 @@ def task_ids() -> list[str]:
     return sorted(name for name in _registry() if name.startswith(FAMILIES) and not _lacks_patterns(name))
 
 
+def unplayable_ids() -> list[str]:
+    """Every MiniGrid and BabyAI id that is registered, but whose images the installed minigrid package lacks, sorted."""
+    return sorted(name for name in _registry() if name.startswith(FAMILIES) and _lacks_patterns(name))
+
+
 def check(task: str) -> None:
     """Raise CoteachError unless `task` can be played by the reference package and is understood by the built-in grounding."""
     if _lacks_patterns(task):
-        raise CoteachError(f"task {task!r}: the installed minigrid package lacks the pattern images that it is made of")
+        raise CoteachError(
+            f"task {task!r}: the installed minigrid package lacks the pattern images that it is made of; "
+            "choose another (`coteach tasks` lists them)"
+        )
     if task in _registry() and task.startswith(FAMILIES):
         return
     if task not in _registry():
@@ -96,7 +111,7 @@ def check(task: str) -> None:
 
 
 class EnvPoolTask:
-    """N environments stepped by EnvPool's C++ engine; environment i is seeded with `seed` + i."""
+    """N environments stepped by EnvPool's C++ engine; runs with neighbouring seeds share none."""
 
     engine = "envpool"
 
@@ -106,7 +121,9 @@ class EnvPoolTask:
         self.task = task
         self.num_envs = num_envs
         # One thread: 64 environments take 0.2 ms a step, and more threads than that only contend with the learner's.
-        self._pool: Any = envpool.make(task, env_type="gymnasium", num_envs=num_envs, seed=seed, num_threads=threads)
+        self._pool: Any = envpool.make(
+            task, env_type="gymnasium", num_envs=num_envs, seed=_first_seed(seed, num_envs), num_threads=threads
+        )
         self.num_actions = int(self._pool.action_space.n)
         self._missions = [""] * num_envs
 
@@ -215,10 +232,13 @@ def _resolve(task: str, engine: str) -> str:
         raise unknown("engine", engine, ["auto", "envpool", "minigrid"])
     if engine == "minigrid":
         return engine
-    if task in _envpool_ids():
-        return "envpool"
     if engine == "auto":
-        return "minigrid"
+        sound = task in _envpool_ids() - ENVPOOL_HANGS and not task.startswith(ENVPOOL_UNSOLVABLE)
+        return "envpool" if sound else "minigrid"
+    if task in ENVPOOL_HANGS:
+        raise CoteachError(f"engine 'envpool': it hangs when it resets {task!r}; use the engine minigrid")
+    if task in _envpool_ids():
+        return engine
     if not _envpool_ids():
         raise CoteachError("engine 'envpool': the package envpool is not installed; pip install 'coteach[fast]', or use minigrid")
     raise CoteachError(f"engine 'envpool': it has no task {task!r}; use the engine minigrid")
@@ -272,6 +292,11 @@ def _is_discrete(task: str) -> bool:
         return isinstance(env.action_space, gymnasium.spaces.Discrete)
     except Exception:  # whatever a foreign environment raises: the answer is "no grounding" all the same
         return True
+
+
+def _first_seed(seed: int, num_envs: int) -> int:
+    """EnvPool seeds environment i with the first seed + i, all of them 32-bit integers with a sign."""
+    return int(np.random.SeedSequence(seed).generate_state(1)[0]) % (2**31 - num_envs)
 
 
 def _endless_seeds(seed: int, env: int) -> Iterator[int]:

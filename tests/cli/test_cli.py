@@ -64,7 +64,7 @@ def test_every_verb_has_help_with_an_example_json_and_a_seed(verb: str, capsys: 
         (["train", "--dry-run", "student.epchs=3"], "did you mean 'student.epochs'"),
         (["eval", "nowhere"], "nowhere is not a run"),
         (["watch", "nowhere", "--who", "techer"], "did you mean 'teacher'"),
-        (["eval", "nowhere", "--episodes", "0"], "--episodes 0: expected a whole number, at least 1"),
+        (["eval", "nowhere", "--episodes", "0"], "--episodes 0: expected a whole number in [1..100000]"),
         (["tasks", "no-such-task"], "no task id contains 'no-such-task'"),
         (["ask"], "--situation is missing"),
         (["ask", "--situation", "A door.", "--option", "open"], "expected at least two options"),
@@ -99,18 +99,46 @@ def test_a_reader_that_leaves_early_is_no_error() -> None:
 
 
 def test_tasks_shows_what_the_options_can_express(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(tasks, "oracle_shares", lambda: {"MiniGrid-Unlock-v0": 0.985})
+    monkeypatch.setattr(tasks, "shares", lambda: {"MiniGrid-Unlock-v0": tasks.Share(0.985, 50, "minigrid")})
     assert cli.main(["tasks", "unlock-"]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert lines[0].split() == ["task", "oracle"]
-    assert "MiniGrid-Unlock-v0" in lines[-1] and lines[-1].endswith("98.5 %")
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert lines[0] == ["task", "oracle", "episodes", "engine"]
+    assert ["MiniGrid-Unlock-v0", "98.5", "%", "50", "minigrid"] in lines
+    assert ["BabyAI-Unlock-v0", "-", "-", "-"] in lines, "a task without a share is listed all the same"
     assert cli.main(["tasks", "unlock-", "--json"]) == 0
-    assert {"task": "MiniGrid-Unlock-v0", "oracle": 0.985} in json.loads(capsys.readouterr().out)
+    row = {"task": "MiniGrid-Unlock-v0", "oracle": 0.985, "episodes": 50, "engine": "minigrid", "note": ""}
+    assert row in json.loads(capsys.readouterr().out)
 
 
-def test_the_shares_that_come_with_the_package_are_shares_of_tasks_that_exist() -> None:
+def test_tasks_marks_what_cannot_run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    from coteach.tasks import unplayable_ids
+
+    assert len(unplayable_ids()) in (0, 6), "the levels made from images: the wheels of minigrid lack them all"
+    monkeypatch.setattr("coteach.tasks.unplayable_ids", lambda: ["MiniGrid-WFC-MazeSimple-v0"])
+    assert cli.main(["tasks", "WFC-MazeSimple", "--json"]) == 0
+    (row,) = json.loads(capsys.readouterr().out)
+    assert row["oracle"] is None and "cannot run" in row["note"]
+
+
+def test_the_package_has_a_share_for_every_task() -> None:
     from coteach.tasks import task_ids
 
-    shares = tasks.oracle_shares()
-    assert set(shares) <= set(task_ids())
-    assert all(0.0 <= share <= 1.0 for share in shares.values())
+    shares = tasks.shares()
+    assert set(shares) == set(task_ids())
+    assert all(0.0 <= share.oracle <= 1.0 for share in shares.values())
+
+
+@pytest.mark.parametrize(
+    "task",
+    ["MiniGrid-Unlock-v0", "MiniGrid-MultiRoom-N4-S5-v0", "BabyAI-OpenDoorsOrderN4Debug-v0", "MiniGrid-Dynamic-Obstacles-6x6-v0"],
+)
+def test_a_share_is_what_measuring_it_again_gives(task: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["tasks", "--measure", task, "--json"]) == 0
+    (row,) = json.loads(capsys.readouterr().out)
+    assert tasks.Share(row["oracle"], row["episodes"], row["engine"]) == tasks.shares()[task]
+
+
+def test_another_measure_has_other_episodes(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["tasks", "--measure", "MiniGrid-Unlock-v0", "--episodes", "3", "--seed", "5", "--json"]
+    assert cli.main(words) == 0
+    assert json.loads(capsys.readouterr().out)[0]["episodes"] == 3

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,17 +19,31 @@ def print_json(value: Any) -> None:
     print(json.dumps(value, indent=2, ensure_ascii=False))
 
 
-def whole(flag: str, text: str | None, default: int, low: int = 0) -> int:
-    """The value of a flag that takes a whole number of at least `low`."""
+HIGHEST_SEED = 2**31 - 1
+MOST_EPISODES = 100_000
+
+
+def whole(flag: str, text: str | None, default: int, low: int, high: int) -> int:
+    """The value of a flag that takes a whole number in [low, high]."""
     if text is None:
         return default
     try:
         number = int(text)
     except ValueError:
         number = low - 1
-    if number < low:
-        raise CoteachError(f"{flag} {text}: expected a whole number, at least {low}")
+    if not low <= number <= high:
+        raise CoteachError(f"{flag} {text}: expected a whole number in [{low}..{high}]")
     return number
+
+
+def seed_of(args: argparse.Namespace, default: int) -> int:
+    """The value of --seed."""
+    return whole("--seed", args.seed, default, 0, HIGHEST_SEED)
+
+
+def episodes_of(args: argparse.Namespace, default: int) -> int:
+    """The value of --episodes."""
+    return whole("--episodes", args.episodes, default, 1, MOST_EPISODES)
 
 
 def load_players(run: Run) -> Players:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from coteach.commands.common import add_run, load_players, print_json, task_of, whole
+from coteach.commands.common import add_run, episodes_of, load_players, print_json, seed_of, task_of
 from coteach.errors import unknown
 from coteach.progress import percent, print_table
 from coteach.run import Run
@@ -27,12 +27,12 @@ def run(args: argparse.Namespace) -> int:
     """Evaluate and print."""
     if args.who not in WHO:
         raise unknown("--who", args.who, WHO)
-    episodes = whole("--episodes", args.episodes, 200, low=1)
+    episodes = episodes_of(args, 200)
     with Run.open(args.run_folder) as folder:
         task = task_of(folder, args.task)
         from coteach import evaluate
 
-        seed = whole("--seed", args.seed, evaluate.SEED)
+        seed = seed_of(args, evaluate.SEED)
         players = load_players(folder)
     if args.who == "student":
         result = evaluate.evaluate_student(players.student, task, players.ground, episodes, seed)

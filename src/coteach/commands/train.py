@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import shlex
@@ -71,8 +72,10 @@ def run(args: argparse.Namespace) -> int:
             print(configuration.dump(config), end="")
         return 0
     _check_tasks(config)
-    with Run.open(args.resume) if args.resume else Run.create(args.out or default_folder(config), config) as run:
-        summaries = _train(run, resume=args.resume is not None)
+    folder = args.resume or args.out or default_folder(config)
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    with Run.open(folder) if args.resume else Run.create(folder, config) as run:
+        summaries = _train(run, args.resume is not None, made)
         _report(run, summaries, as_json=args.json)
     return 0
 
@@ -108,7 +111,8 @@ def _check_tasks(config: Config) -> None:
         tasks.check(task)
 
 
-def _train(run: Run, resume: bool) -> list[dict[str, Any]]:
+def _train(run: Run, resume: bool, made: Sequence[Path]) -> list[dict[str, Any]]:
+    """Train; where nothing was learned, the run folder and the folders `made` for it are gone again."""
     print(f"run directory: {run.folder}", file=sys.stderr)
     try:
         with make_display() as display:
@@ -122,6 +126,9 @@ def _train(run: Run, resume: bool) -> list[dict[str, Any]]:
         elif not run.metrics():
             # Nothing was learned: the same command must work again once its cause is mended.
             shutil.rmtree(run.folder)
+            with contextlib.suppress(OSError):
+                for path in made[1:]:
+                    path.rmdir()
         raise
 
 

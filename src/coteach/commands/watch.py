@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from coteach.commands.common import add_run, load_players, print_json, task_of, whole
+from coteach.commands.common import add_run, load_players, print_json, seed_of, task_of
 from coteach.commands.evaluate import WHO
 from coteach.errors import unknown
 from coteach.run import Run
@@ -31,7 +31,7 @@ def run(args: argparse.Namespace) -> int:
         from coteach import evaluate, tasks
 
         tasks.check(task)
-        seed = whole("--seed", args.seed, evaluate.SEED)
+        seed = seed_of(args, evaluate.SEED)
         players = load_players(folder)
     if args.who == "student":
         frames = evaluate.record_student(players.student, task, players.ground, seed)

@@ -22,7 +22,8 @@ class Replay:
 
     def add(self, rollout: Rollout) -> None:
         """Keep the rollout's rows in which some option can be followed, the oldest making room."""
-        kept = np.argwhere(rollout.valid & (rollout.controls[:-1] >= 0).any(axis=2))[-self.rows :]
+        kept = np.argwhere(rollout.valid & (rollout.controls[:-1] >= 0).any(axis=2))
+        kept = kept[max(len(kept) - self.rows, 0) :]
         t, n = kept[:, 0], kept[:, 1]
         at = (self._next + np.arange(len(kept))) % max(self.rows, 1)
         self.features[at], self.situation[at], self.controls[at] = (

@@ -39,6 +39,10 @@ def load_model(spec: str, device: str = "auto") -> LoadedModel:
         return _load(str(embedded.converted(source)), source.name, device)
     if kind == "hf" and name:
         folder = Path(name).expanduser()
+        if not folder.is_dir() and (name.startswith(("/", ".", "~")) or name.count("/") > 1):
+            raise CoteachError(
+                f"folder {name!r} does not exist; give hf:<folder of a model>, or hf:<id> of one in the local cache"
+            )
         if folder.is_dir() and not (folder / "config.json").is_file():
             raise CoteachError(f"folder {name!r} holds no model: expected config.json and model.safetensors in it")
         return _load(str(folder) if folder.is_dir() else name, name, device)

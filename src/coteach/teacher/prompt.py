@@ -12,10 +12,7 @@ from typing import Any
 from coteach.errors import CoteachError
 from coteach.grounding.base import Situation
 
-INSTRUCTION = (
-    "You guide an agent in a grid world. Locked doors need a key of their colour. "
-    "Answer with the best next step for the agent's mission."
-)
+INSTRUCTION = "You guide an agent in a grid world. Answer with the best next step for the agent's mission."
 QUESTION = "\nNext step:"
 _MARK = "\u241e"  # stands where the situation goes while a chat template is rendered; no template contains it
 _ANSWER = "\u241f"

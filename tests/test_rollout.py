@@ -1,0 +1,202 @@
+"""Collecting: whose rows are whose, what counts as a step, and what is evidence of which option."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from coteach import tasks
+from coteach.evidence import TERMINAL
+from coteach.grounding.base import Grounded, Observation
+from coteach.grounding.minigrid import MiniGridGrounding
+from coteach.leading import Outcome as End
+from coteach.student.rollout import Collector, Episode, Rollout
+from coteach.teacher.scripted import OracleTeacher
+
+UNLOCK = "MiniGrid-Unlock-v0"
+LEFT, ACTIONS = 0, 7
+
+
+class Watched(MiniGridGrounding):
+    """The real grounding; `now` and `before` are its last two steps. With `turning`, every controller turns on the spot."""
+
+    def __init__(self, envs: int, turning: bool = False) -> None:
+        super().__init__(envs, num_actions=ACTIONS)
+        self.turning = turning
+        self.now: Grounded
+        self.before: Grounded
+
+    def observe(self, observation: Observation, actions: NDArray[np.int64] | None, restarted: NDArray[np.bool_]) -> Grounded:
+        now = super().observe(observation, actions, restarted)
+        if self.turning:
+            now.actions = np.where(now.actions >= 0, LEFT, -1).astype(np.int8)
+        self.before, self.now = getattr(self, "now", now), now
+        return now
+
+    def expert(self) -> NDArray[np.int64]:
+        """The slot the scripted expert would choose, for every environment."""
+        slots = [self.situations[int(number)].expert for number in self.now.situation]
+        return np.array([0 if slot is None else slot for slot in slots])
+
+    def events(self) -> list[tuple[int, int]]:
+        """(situation, slot) of every completion that the last step brought about."""
+        found = [(env, slot) for env in np.flatnonzero(self.now.completed) for slot in range(self.max_options)]
+        return [(int(self.before.situation[e]), s) for e, s in found if int(self.now.completed[e]) >> s & 1]
+
+
+class Acting:
+    """A student that does what it is told, or acts at random."""
+
+    def __init__(self, choose=None) -> None:
+        self.rng = np.random.default_rng(0)
+        self.choose = choose or (lambda rows: self.rng.integers(0, ACTIONS, rows))
+
+    def act(self, features):
+        rows = len(features)
+        return np.asarray(self.choose(rows), dtype=np.int64), np.zeros(rows, np.float32), np.full(rows, 0.5, np.float32)
+
+
+class Table:
+    """A collector on a task, with what it takes to play it step by step."""
+
+    def __init__(self, task: str = UNLOCK, envs: int = 8, share: float = 0.0, patience: int = 40, turning: bool = False) -> None:
+        self.grounding = Watched(envs, turning)
+        self.collector = Collector(tasks.make(task, "minigrid", envs, 0), self.grounding, patience, np.random.default_rng(0))
+        self.share = share
+        self.collector.assign_all(share)
+
+    def oracle(self) -> NDArray[np.float64]:
+        """The expert's option for every situation met so far, without doubt."""
+        advice = np.zeros((len(self.grounding.situations), self.grounding.max_options))
+        for row, answer in zip(advice, OracleTeacher().advise(list(self.grounding.situations)), strict=True):
+            row[int(answer.argmax())] = 1.0
+        return advice
+
+    def step(self, student: Acting) -> Rollout:
+        """One step, led by the oracle where the teacher leads."""
+        return self.collector.collect(1, student, self.oracle(), self.share)
+
+    def expert(self) -> Acting:
+        """A student that happens to do what the expert's controller would."""
+
+        def choose(rows: int) -> NDArray[np.int64]:
+            return np.maximum(self.grounding.now.actions[np.arange(rows), self.grounding.expert()], 0)
+
+        return Acting(choose)
+
+
+def test_a_restart_is_neither_a_row_nor_a_step() -> None:
+    table = Table("MiniGrid-Empty-5x5-v0", envs=4)
+    rollout = table.collector.collect(120, Acting(lambda rows: np.full(rows, LEFT)), table.oracle(), 0.0)
+    assert rollout.truncated.sum(axis=0).tolist() == [1] * 4
+    (ended,) = set(np.flatnonzero(rollout.truncated.any(axis=1)).tolist())
+    assert ended == 99 and np.flatnonzero(~rollout.valid.all(axis=1)).tolist() == [100]
+    assert table.collector.steps == 4 * 119
+    assert [episode.length for episode in rollout.episodes] == [100] * 4
+    assert not rollout.rewards[100].any() and not (rollout.terminated | rollout.truncated)[100].any()
+
+
+def test_an_episode_is_counted_whole_however_rounds_cut_it() -> None:
+    def episodes(rounds: list[int]) -> list[Episode]:
+        table = Table("MiniGrid-Unlock-v0", envs=4)
+        student = table.expert()
+        parts = [table.collector.collect(steps, student, table.oracle(), 0.0) for steps in rounds]
+        return [episode for part in parts for episode in part.episodes]
+
+    whole = episodes([100])
+    assert len(whole) >= 12 and len({episode.length for episode in whole}) > 3
+    assert all(0 < episode.reward <= 1 for episode in whole)
+    assert 300 < sum(episode.length for episode in whole) + len(whole) <= 4 * 100, "each has a restart after it, at most"
+    assert episodes([7] * 14 + [2]) == whole
+
+
+@pytest.mark.parametrize("share", [0.0, 0.25, 1.0])
+def test_the_share_of_environments_that_the_teacher_leads_is_kept(share: float) -> None:
+    table = Table(share=share)
+    for _ in range(60):
+        rollout = table.step(Acting())
+        assert rollout.led.sum() == share * 8
+
+
+def test_a_share_that_shrinks_shrinks_with_the_episodes_that_end() -> None:
+    table = Table("MiniGrid-Empty-5x5-v0", share=1.0)
+    table.share = 0.25
+    seen = [int(table.step(Acting()).led.sum()) for _ in range(40)]
+    assert seen[0] == 8 and seen[-1] == 2 and seen == sorted(seen, reverse=True)
+
+
+def test_led_by_the_oracle_every_episode_succeeds_and_by_chance_hardly_any() -> None:
+    led, alone = Table(share=1.0), Table(share=0.0)
+    by_oracle = [episode for _ in range(120) for episode in led.step(Acting()).episodes]
+    by_chance = [episode for _ in range(120) for episode in alone.step(Acting()).episodes]
+    assert len(by_oracle) >= 24 and all(episode.success and episode.led for episode in by_oracle)
+    assert not any(episode.success or episode.led for episode in by_chance)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+def test_every_completion_is_counted_once_whoever_brought_it_about(share: float) -> None:
+    table = Table(share=share)
+    student, happened, counted = table.expert(), Counter[tuple[int, int]](), Counter[tuple[int, int]]()
+    for _ in range(100):
+        rollout = table.step(student)
+        happened.update(table.grounding.events())
+        ended = table.collector.leader.ended
+        completed = ended.outcome == End.COMPLETED
+        counted.update(zip(ended.situation[completed].tolist(), ended.slot[completed].tolist(), strict=True))
+        counted.update((o.situation, o.slot) for o in rollout.outcomes if o.duration is None and not o.failed)
+    table.step(student)  # what a led option's last step brought about is found when the next is chosen
+    ended = table.collector.leader.ended
+    completed = ended.outcome == End.COMPLETED
+    counted.update(zip(ended.situation[completed].tolist(), ended.slot[completed].tolist(), strict=True))
+    assert sum(happened.values()) > 20 and counted == happened
+
+
+def test_what_the_student_brought_about_says_nothing_of_how_long_an_option_takes() -> None:
+    table = Table(share=0.0)
+    student = table.expert()
+    rollouts = [table.step(student) for _ in range(60)]
+    outcomes = [outcome for rollout in rollouts for outcome in rollout.outcomes]
+    assert outcomes and all(outcome.duration is None for outcome in outcomes)
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_the_option_that_ends_an_episode_leads_nowhere_and_has_its_reward(share: float) -> None:
+    table = Table(share=share)
+    student = table.expert()
+    rollouts = [table.step(student) for _ in range(100)]
+    rewarded = [o for rollout in rollouts[:-1] for o in rollout.outcomes if o.reward > 0]
+    ended = sum(int(rollout.terminated.sum()) for rollout in rollouts[:-2])
+    assert 10 < ended <= len(rewarded)
+    assert all(outcome.following == TERMINAL and not outcome.failed for outcome in rewarded)
+    others = [o for rollout in rollouts for o in rollout.outcomes if o.reward == 0 and not o.failed]
+    assert others and all(outcome.following >= 0 for outcome in others)
+
+
+def test_time_running_out_says_nothing_about_the_option_under_way() -> None:
+    table = Table("MiniGrid-Empty-5x5-v0", envs=4, share=1.0, patience=1000, turning=True)
+    student = Acting()
+    until = [table.step(student) for _ in range(100)]
+    assert until[-1].truncated.all() and (table.collector.leader.slot >= 0).all()
+    after = table.step(student)
+    assert table.collector.leader.ended.outcome.tolist() == [End.EPISODE_END] * 4
+    assert after.outcomes == []
+
+
+def test_an_option_that_never_ends_fails_for_lack_of_patience() -> None:
+    table = Table("MiniGrid-Empty-5x5-v0", envs=4, share=1.0, patience=30, turning=True)
+    student = Acting()
+    outcomes = [outcome for _ in range(99) for outcome in table.step(student).outcomes]
+    late = [outcome for outcome in outcomes if outcome.duration == 30]
+    assert len(late) >= 4 and all(outcome.failed for outcome in late)
+
+
+def test_situations_that_nobody_gave_advice_for_are_led_at_random() -> None:
+    table = Table(share=1.0)
+    nothing = np.zeros((0, table.grounding.max_options))
+    rollout = table.collector.collect(100, Acting(lambda rows: np.full(rows, LEFT)), nothing, 1.0)
+    followed = Counter((o.situation, o.slot) for o in rollout.outcomes if o.duration is not None)
+    busiest = Counter(situation for situation, _ in followed.elements()).most_common(1)[0][0]
+    assert len([slot for situation, slot in followed if situation == busiest]) > 1
