@@ -47,7 +47,7 @@ def test_a_run_cannot_be_made_where_a_file_is(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(CoteachError, match="choose another --out"):
         Run.create(tmp_path / "file", Config())
-    with pytest.raises(RunFailed, match="Not a directory"):
+    with pytest.raises(CoteachError, match="Not a directory; choose another --out"):
         Run.create(tmp_path / "file" / "run", Config())
 
 

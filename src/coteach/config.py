@@ -63,7 +63,9 @@ class TeacherConfig:
     spec: str = setting("smollm2", "smollm2 | hf:<id or folder> | gguf:<file> | uniform | oracle")
     temperature: float = setting(2.0, "of the softmax over calibrated option scores", 0.01, 100.0)
     device: str = setting("auto", "auto, cpu or cuda", choices=("auto", "cpu", "cuda"))
-    queries_per_round: int = setting(16, "situations the LLM is asked about in a round, at most", 0, 100_000)
+    queries_per_round: int = setting(
+        16, "situations the LLM is asked about in a round, at most (lessons of a tuning come on top)", 0, 100_000
+    )
     lora_rank: int = setting(16, "rank of the LoRA adapter", 1, 1024)
     lora_learning_rate: float = setting(5e-4, "of the LoRA weights", 1e-7, 1.0)
     tune_every: int = setting(12, "rounds between tunings", 1, 100_000)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from coteach.run import Run
 from coteach.signals import Signals
 from coteach.student.ppo import Batch, Imitation, gae
 from coteach.student.rollout import Collector, Rollout
+from coteach.teacher.base import Books
 
 CHECKPOINT_ROUNDS = 20
 
@@ -35,15 +36,20 @@ class Rung:
 
     def __init__(self, index: int, config: Config, players: Players, state: dict[str, Any] | None = None) -> None:
         self.index, self.task, self.config = index, config.tasks[index], config
-        self.curve, self.rounds, self._began = Curve(), 0, time.perf_counter()
+        self.curve, self.rounds, self.seconds = Curve(), 0, 0.0
+        self.before: dict[str, float] = {}
+        """Success and return of the teacher alone when the rung began."""
+        self.books: Books | None = None
+        """What the teacher had cost by then."""
+        self._began = time.perf_counter()
         self.environments = tasks.make(self.task, config.engine, config.collect.envs, players.draw_seed())
         grounding = players.ground(config.collect.envs, self.environments.num_actions)
         self.collector = Collector(self.environments, grounding, config.collect.option_patience, players.rng)
-        self.before: dict[str, float | None] = {}
-        """Success and return of the teacher alone when the rung began."""
         if state is not None:
-            self.before, self.rounds, self.collector.steps = state["before"], state["rounds"], state["steps"]
+            self.rounds, self.collector.steps, self.seconds = state["rounds"], state["steps"], state["seconds"]
+            self.before, self.books = state["before"], state["books"] and Books(**state["books"])
             self.curve.restore(state["curve"])
+            self._began -= state["age"]
         self.collector.assign_all(config.collect.led_share_max if players.arm.lead else 0.0)
 
     @property
@@ -58,7 +64,7 @@ class Rung:
 
     @property
     def age(self) -> float:
-        """Seconds since it was begun here, evaluations included."""
+        """Seconds spent on it, evaluations included (`seconds` counts training alone)."""
         return time.perf_counter() - self._began
 
     def state(self) -> dict[str, Any]:
@@ -66,8 +72,11 @@ class Rung:
         return {
             "index": self.index,
             "before": self.before,
+            "books": self.books and asdict(self.books),
             "rounds": self.rounds,
             "steps": self.steps,
+            "seconds": self.seconds,
+            "age": self.age,
             "curve": self.curve.state(),
         }
 
@@ -149,28 +158,24 @@ class Loop:
 
     def climb(self, rung: Rung) -> dict[str, Any]:
         """Train on one rung until it is over; returns its summary."""
-        self.tell(rung, "evaluate")
-        if not rung.before:
-            before = self.players.advice_alone(rung.task)
-            rung.before = {
-                "success": None if before is None else before.success,
-                "return": None if before is None else before.mean_return,
-            }
-        books, began, first_step = replace(self.players.teacher.books), time.perf_counter(), rung.steps
+        if rung.books is None:
+            self.tell(rung, "evaluate")
+            rung.before = self.players.advice_alone(rung.task)
+            rung.books = replace(self.players.teacher.books)
         while not rung.over:
+            began = time.perf_counter()
             with self.signals.deferred():
                 metrics = self.play_round(rung)
                 rung.rounds += 1
                 self.log(rung, metrics)
+            rung.seconds += time.perf_counter() - began
             if rung.rounds % CHECKPOINT_ROUNDS == 0:
                 self.save(rung)
             self.tell(rung, "collect")
-        seconds = time.perf_counter() - began
-        spent = self.players.teacher.books.since(books)
+        spent = self.players.teacher.books.since(rung.books)
         rung.environments.close()
         self.tell(rung, "evaluate")
-        rate = (rung.steps - first_step) / max(seconds, 1e-9)
-        return rung_summary(rung, self.config, self.players, spent, seconds, rate)
+        return rung_summary(rung, self.config, self.players, spent)
 
     def train(self, resumed: dict[str, Any] | None = None) -> list[dict[str, Any]]:
         """Climb all rungs; returns one summary a rung. On Ctrl-C or SIGTERM everything is saved first."""

@@ -7,6 +7,7 @@ rows kept for distillation. A checkpoint holds all of it but the replayed rows, 
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 
 from coteach.advice import Advice
 from coteach.config import Config
-from coteach.evaluate import Evaluation, evaluate_student, evaluate_teacher
+from coteach.evaluate import evaluate_student, evaluate_teacher
 from coteach.evidence import AbstractModel
 from coteach.experiments.arms import ARMS
 from coteach.grounding.base import Situation, Situations
@@ -26,6 +27,8 @@ from coteach.machine import cores
 from coteach.student.ppo import Learner
 from coteach.student.replay import Replay
 from coteach.teacher import make_teacher
+from coteach.teacher.base import Books
+from coteach.teacher.memory import AdviceMemory
 
 MARGIN = 0.05
 """By so much of return must the student's own value in a situation beat the advice's before it stops heeding it there."""
@@ -46,7 +49,9 @@ class Players:
         self.rng = np.random.default_rng(config.seed)
         self.situations = Situations()
         shape = MiniGridGrounding(1, self.situations)
-        self.teacher = make_teacher(config.teacher.spec if self.arm.prior == "llm" else self.arm.prior, config.teacher)
+        scripted = self.arm.prior != "llm"
+        spec, memory = (self.arm.prior, None) if scripted else (config.teacher.spec, AdviceMemory.default())
+        self.teacher = make_teacher(spec, config.teacher, memory)
         self.student = Learner(config.student, shape.feature_size, ACTIONS, config.seed)
         self.model = AbstractModel(shape.max_options, config.student.gamma)
         self.advice = Advice(self.situations, self.teacher, self.arm, shape.max_options)
@@ -91,16 +96,18 @@ class Players:
             "tune_lessons": report.lessons,
         }
 
-    def student_alone(self, task: str) -> Evaluation:
-        """The student without any help, greedy, on the reference environments."""
-        return evaluate_student(self.student, task, self.ground, self.config.episodes)
+    def student_alone(self, task: str) -> dict[str, float]:
+        """Success and return of the student without any help, greedy, on the reference environments."""
+        result = evaluate_student(self.student, task, self.ground, self.config.episodes)
+        return {"success": result.success, "return": result.mean_return}
 
-    def advice_alone(self, task: str) -> Evaluation | None:
-        """The teacher's own advice drives the controllers, no evidence in it; None in an arm without a teacher."""
+    def advice_alone(self, task: str) -> dict[str, float]:
+        """Success and return where the teacher's own advice drives the controllers; empty in an arm without a teacher."""
         if not self.arm.lead:
-            return None
+            return {}
         patience = self.config.collect.option_patience
-        return evaluate_teacher(self.teacher.advise, task, self.ground, patience, self.config.episodes)
+        result = evaluate_teacher(self.teacher.advise, task, self.ground, patience, self.config.episodes)
+        return {"success": result.success, "return": result.mean_return}
 
     def save(self, folder: Path) -> None:
         """Write everything into `folder`."""
@@ -112,6 +119,8 @@ class Players:
             "prior": [row[row > 0].tolist() for row in self.advice.prior],
             "asked": self.advice.asked.tolist(),
             "visits": self.advice.visits.tolist(),
+            "books": asdict(self.teacher.books),
+            "own": [self._own_value.tolist(), self._own_rows.tolist()],
             "generator": self.rng.bit_generator.state,
         }
         (folder / "knowledge.json").write_text(json.dumps(knowledge), encoding="utf-8")
@@ -129,5 +138,7 @@ class Players:
         for i, row in enumerate(knowledge["prior"]):
             self.advice.prior[i, : len(row)] = row
         self.advice.asked[:], self.advice.visits[:] = knowledge["asked"], knowledge["visits"]
+        self._own_value, self._own_rows = (np.array(values) for values in knowledge["own"])
+        self.teacher.books = Books(**knowledge["books"])
         self.rng.bit_generator.state = knowledge["generator"]
         self.advice.improve(self.model, self.config.evidence, self.config.guidance.sharpness)

@@ -17,14 +17,13 @@ if TYPE_CHECKING:
     from coteach.loop import Rung
 
 
-def rung_summary(rung: Rung, config: Config, players: Players, spent: Books, seconds: float, rate: float) -> dict[str, Any]:
+def rung_summary(rung: Rung, config: Config, players: Players, spent: Books) -> dict[str, Any]:
     """One rung's summary, both players evaluated alone now.
 
-    spent: the LLM's costs while training; seconds, rate: of training.
+    spent: the LLM's costs while training.
     """
     after = players.advice_alone(rung.task)
     student = players.student_alone(rung.task) if players.arm.learn else after
-    assert student is not None  # an arm whose student does not learn is led
     return {
         "rung": rung.index,
         "task": rung.task,
@@ -34,22 +33,22 @@ def rung_summary(rung: Rung, config: Config, players: Players, spent: Books, sec
         "engine": rung.environments.engine,
         "steps": rung.steps,
         "episodes": rung.curve.episodes,
-        "success": student.success,
-        "return": student.mean_return,
+        "success": student["success"],
+        "return": student["return"],
         "steps_to_80": rung.curve.steps_to[0.80],
         "steps_to_95": rung.curve.steps_to[0.95],
-        "teacher_success_before": rung.before["success"],
-        "teacher_success_after": after and after.success,
-        "teacher_return_before": rung.before["return"],
-        "teacher_return_after": after and after.mean_return,
+        "teacher_success_before": rung.before.get("success"),
+        "teacher_success_after": after.get("success"),
+        "teacher_return_before": rung.before.get("return"),
+        "teacher_return_after": after.get("return"),
         "situations": len(players.situations),
         "llm_queries": spent.queries,
         "llm_tokens": spent.tokens,
         "llm_seconds": round(spent.seconds, 3),
         "tune_seconds": round(spent.tune_seconds, 3),
-        "train_seconds": round(seconds, 3),
+        "train_seconds": round(rung.seconds, 3),
         "wall_seconds": round(rung.age, 3),
-        "steps_per_second": round(rate, 1),
+        "steps_per_second": round(rung.steps / max(rung.seconds, 1e-9), 1),
     }
 
 

@@ -45,8 +45,10 @@ class Run:
         """Begin a run in `folder`, which must not exist or be empty; writes config.toml and environment.json."""
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise CoteachError(f"{folder} exists and is not empty: choose another --out, or go on with --resume {folder}")
-        with _disk(folder):
+        try:
             (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise CoteachError(f"cannot make {folder}: {error.strerror or error}; choose another --out") from error
         run = cls(folder, config)
         run.write_json("environment.json", environment(config))
         run.write_text("config.toml", configuration.dump(config))
