@@ -1,4 +1,8 @@
-"""A rung's learning curve: success of recent training episodes, and when it first reached a level."""
+"""A rung's learning curve: success of recent training episodes, and when it first reached a level.
+
+Episodes count in the order in which they *began*. In the order in which they end, the quick successes of the first
+environments would come long before the failures that began with them, and a curve would start too high.
+"""
 
 from __future__ import annotations
 
@@ -22,25 +26,34 @@ class Curve:
     """Success of the last episodes, student-led and teacher-led apart; None before enough have ended.
 
     `steps_to[level]` is the number of environment steps at which the last `WINDOW` student-led episodes first
-    succeeded that often; None while they have not.
+    succeeded that often; None while they have not. An episode counts once all that began before it have ended.
     """
 
     def __init__(self) -> None:
         self._student: deque[bool] = deque(maxlen=WINDOW)
         self._led: deque[bool] = deque(maxlen=LED_WINDOW)
         self._held: deque[bool] = deque(maxlen=HELD_WINDOW)
+        self._waiting: dict[tuple[bool, int], bool] = {}
+        self._next = {False: 0, True: 0}
         self.episodes = 0
         self.steps_to: dict[float, int | None] = dict.fromkeys(LEVELS)
 
     def add(self, episodes: Iterable[Episode], steps: int) -> None:
         """Take in the episodes that ended by `steps`."""
         for episode in episodes:
-            for recent in (self._led,) if episode.led else (self._student, self._held):
-                recent.append(episode.success)
+            self._waiting[episode.led, episode.number] = episode.success
             self.episodes += 1
-        success = self.student
+        for led, windows in ((False, (self._student, self._held)), (True, (self._led,))):
+            while (led, self._next[led]) in self._waiting:
+                success = self._waiting.pop((led, self._next[led]))
+                self._next[led] += 1
+                for window in windows:
+                    window.append(success)
+        self._reach(steps)
+
+    def _reach(self, steps: int) -> None:
         for level, reached in self.steps_to.items():
-            if reached is None and success is not None and len(self._student) == WINDOW and success >= level:
+            if reached is None and len(self._student) == WINDOW and sum(self._student) >= level * WINDOW:
                 self.steps_to[level] = steps
 
     @property
@@ -58,7 +71,7 @@ class Curve:
         return len(self._held) == HELD_WINDOW and sum(self._held) >= level * HELD_WINDOW
 
     def state(self) -> dict[str, Any]:
-        """Everything, as plain JSON."""
+        """Everything but the episodes that wait for earlier ones, as plain JSON: numbers begin anew after a resume."""
         return {
             "student": list(self._student),
             "led": list(self._led),
