@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -12,10 +13,13 @@ from coteach.errors import CoteachError
 
 
 @pytest.fixture(autouse=True)
-def measured(monkeypatch: pytest.MonkeyPatch) -> None:
+def measured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Figures stand in for the measurements, which take minutes."""
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(command, "_grounding", lambda: {"task": "T", "steps_per_second": 69_615.4})
-    monkeypatch.setattr(command, "_scoring", lambda: {"ours": 9.3, "theirs": 0.78, "ratio": 11.9})
+    monkeypatch.setattr(
+        command, "_scoring", lambda options: {"options": len(options), "ours": 9.3, "theirs": 0.78, "ratio": 11.9}
+    )
     monkeypatch.setattr(command, "_training", lambda: {"ours": 1812.0, "theirs": 401.0, "ratio": 4.52})
 
 
@@ -25,9 +29,11 @@ def test_every_part_has_its_figures_with_units(capsys: pytest.CaptureFixture[str
         label.strip(): figure for label, _, figure in (line.rpartition("  ") for line in capsys.readouterr().out.splitlines())
     }
     assert rows["grounding: environment steps per second"] == "69,615"
-    assert rows["scoring: one by one, situations per second"] == "0.78"
+    assert rows["scoring: the peer, per second"] == "0.78"
     assert cli.main(["bench", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["training"]["ratio"] == 4.52
+    assert (figures := json.loads(capsys.readouterr().out))["training_ratio"] == 4.52
+    assert figures["scoring_15_ratio"] == 11.9 and figures["parts"]["scoring_15"]["options"] == 15
+    assert json.loads(Path("runs/bench.json").read_text()) == figures
 
 
 def test_a_part_that_cannot_be_measured_says_why_and_leaves_the_others_be(
@@ -39,7 +45,7 @@ def test_a_part_that_cannot_be_measured_says_why_and_leaves_the_others_be(
     monkeypatch.setattr(command, "_training", missing)
     assert cli.main(["bench", "--json"]) == 1
     shown = capsys.readouterr()
-    assert set(json.loads(shown.out)) == {"grounding", "scoring"}
+    assert set(json.loads(shown.out)["parts"]) == {"grounding", "scoring", "scoring_15"}
     assert "training: stable-baselines3 is not installed; pip install" in shown.err
 
 

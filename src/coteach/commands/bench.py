@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from coteach.commands.common import print_json
+from coteach.config import Config
 from coteach.errors import CoteachError
+from coteach.machine import environment
 from coteach.progress import print_table
+from coteach.run import replace_text
 
 HELP = "measure this machine's speed: training, the LLM, grounding"
 
@@ -17,26 +22,38 @@ SITUATION = "Mission: pick up the red box. You carry nothing. You see a green ke
 
 OPTIONS = ("explore", "go to the green key", "pick up the green key", "open the green door")
 
+MANY_OPTIONS = (
+    *OPTIONS, "drop the red ball", "go to the red box", "pick up the red box", "go to the blue ball", "pick up the blue ball",
+    "go to the grey key", "pick up the grey key", "go to the purple box", "pick up the purple box", "open the yellow door",
+    "put the red ball next to the blue ball",
+)  # fmt: skip
+"""Fifteen, as `BabyAI-GoToLocal-v0` with its eight objects may offer."""
+
 LABELS = {
-    ("grounding", "steps_per_second"): "environment steps per second",
-    ("training", "ours"): "coteach, environment steps per second",
-    ("training", "theirs"): "Stable-Baselines3, environment steps per second",
-    ("scoring", "options"): "options per situation",
-    ("scoring", "difference"): "largest difference in nats",
-    ("scoring", "ours"): "packed, situations per second",
-    ("scoring", "theirs"): "one by one, situations per second",
+    "steps_per_second": "environment steps per second",
+    "ours": "coteach, per second",
+    "theirs": "the peer, per second",
+    "ratio": "ratio",
+    "options": "options per situation",
+    "difference": "largest difference in nats",
 }
-"""(part, key) -> what it says in the table."""
+"""Key of a part's figures -> what it says in the table."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `coteach bench`."""
+    parser.add_argument("--out", metavar="FILE", type=Path, default=Path("runs/bench.json"), help="where the figures are kept")
     parser.epilog = "example:\n  coteach bench --json > speed.json"
 
 
 def run(args: argparse.Namespace) -> int:
     """Measure one thing after the other; what cannot be measured here says why and leaves the others be."""
-    parts: dict[str, Callable[[], dict[str, Any]]] = {"grounding": _grounding, "training": _training, "scoring": _scoring}
+    parts: dict[str, Callable[[], dict[str, Any]]] = {
+        "grounding": _grounding,
+        "training": _training,
+        "scoring": lambda: _scoring(OPTIONS),
+        "scoring_15": lambda: _scoring(MANY_OPTIONS),
+    }
     results: dict[str, dict[str, Any]] = {}
     for name, measure in parts.items():
         print(f"measuring {name} ...", file=sys.stderr, flush=True)
@@ -44,14 +61,23 @@ def run(args: argparse.Namespace) -> int:
             results[name] = measure()
         except CoteachError as error:
             print(f"{name}: {error}", file=sys.stderr)
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    replace_text(args.out, json.dumps(figures(results), indent=2) + "\n")
     if args.json:
-        print_json(results)
+        print_json(figures(results))
     else:
-        cells = [
-            (f"{part}: {LABELS.get((part, key), key)}", _text(value)) for part in results for key, value in results[part].items()
-        ]
+        cells = [(f"{part}: {LABELS.get(key, key)}", _text(value)) for part in results for key, value in results[part].items()]
         print_table(("what", "figure"), cells)
+        print(f"kept in {args.out}")
     return int(len(results) < len(parts))
+
+
+def figures(results: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """`training_ratio`, `scoring_ratio`, `scoring_15_ratio` and `grounding_steps_per_second`, then all parts in full."""
+    ratios = {f"{part}_ratio": measured["ratio"] for part, measured in results.items() if "ratio" in measured}
+    if "grounding" in results:
+        ratios["grounding_steps_per_second"] = results["grounding"]["steps_per_second"]
+    return ratios | {"parts": dict(results), "machine": environment(Config())}
 
 
 def _grounding() -> dict[str, Any]:
@@ -67,7 +93,7 @@ def _training() -> dict[str, Any]:
     return bench.training_ratio(bench.coteach_training())
 
 
-def _scoring() -> dict[str, Any]:
+def _scoring(options: Sequence[str]) -> dict[str, Any]:
     from coteach import bench
     from coteach.grounding.base import Situation
     from coteach.teacher import prompt
@@ -76,7 +102,7 @@ def _scoring() -> dict[str, Any]:
     loaded = load_model("smollm2", "cpu")
     frame = prompt.frame(loaded.tokenizer)
     situations = [
-        Situation(SITUATION.replace("green", colour), tuple(option.replace("green", colour) for option in OPTIONS))
+        Situation(SITUATION.replace("green", colour), tuple(option.replace("green", colour) for option in options))
         for colour in ("green", "blue", "purple", "yellow")
     ]
     prompts = [prompt.build(loaded.tokenizer, frame, situation) for situation in situations]
