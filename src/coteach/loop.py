@@ -99,7 +99,7 @@ class Loop:
         # 1. Collect: the student leads most environments, the teacher a share that shrinks as the student catches up.
         share = guidance.led_share(config.collect, heed) if arm.lead else 0.0
         rollout = rung.collector.collect(config.collect.horizon, players.student, advice.leading, share)
-        rung.curve.add(rollout.episodes, rung.steps)
+        rung.curve.add(rollout.episodes, rung.collector.under_way, rung.steps)
 
         # 2. Advise: the LLM is asked about the situations met most; the rest of the time its advice is looked up.
         advice.visit(rollout.situation)

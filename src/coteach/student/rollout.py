@@ -30,10 +30,9 @@ class Actor(Protocol):
 
 @dataclass(frozen=True)
 class Episode:
-    """A finished episode. `number`: how many student-led (or teacher-led, as it is) ones had begun before it."""
+    """A finished episode. `success`: its return was positive."""
 
     led: bool
-    number: int
     reward: float
     length: int
 
@@ -101,7 +100,6 @@ class Collector:
         self._done, self._terminal = np.zeros(n, dtype=np.bool_), np.zeros(n, dtype=np.bool_)
         self._reward, self._length = np.zeros(n), np.zeros(n, dtype=np.int64)
         self._option_reward = np.zeros(n)
-        self._number, self._begun = np.zeros(n, dtype=np.int64), [0, 0]
         self._now = grounding.observe(task.reset(), None, np.ones(n, dtype=np.bool_))
 
     def collect(self, steps: int, student: Actor, advice: NDArray[np.float64], led_share: float) -> Rollout:
@@ -124,6 +122,11 @@ class Collector:
         self._record(rollout, steps, self._now)
         rollout.values[steps] = student.act(self._now.features)[2]
         return rollout
+
+    @property
+    def under_way(self) -> NDArray[np.int64]:
+        """Lengths so far of the student-led episodes that have not ended."""
+        return self._length[~self.led & ~self._done]
 
     def assign_all(self, led_share: float) -> None:
         """Who leads the episodes under way, before the first step."""
@@ -156,9 +159,7 @@ class Collector:
         wanted = round(led_share * self.task.num_envs)
         for env in np.flatnonzero(restarted):
             self.led[env] = False
-            self.led[env] = led = bool(self.led.sum() < wanted)
-            self._number[env] = self._begun[led]
-            self._begun[led] += 1
+            self.led[env] = self.led.sum() < wanted
 
     def _account(self, rollout: Rollout, t: int, step: Step, before: Grounded) -> None:
         rollout.rewards[t], rollout.terminated[t], rollout.truncated[t] = step.reward, step.terminated, step.truncated
@@ -171,8 +172,7 @@ class Collector:
         self._terminal = step.terminated & valid
         self._hindsight(rollout, step, before)
         for env in np.flatnonzero(self._done):
-            led, number = bool(rollout.led[t, env]), int(self._number[env])
-            rollout.episodes.append(Episode(led, number, float(self._reward[env]), int(self._length[env])))
+            rollout.episodes.append(Episode(bool(rollout.led[t, env]), float(self._reward[env]), int(self._length[env])))
             self._reward[env], self._length[env] = 0.0, 0
 
     def _hindsight(self, rollout: Rollout, step: Step, before: Grounded) -> None:
