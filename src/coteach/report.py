@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import resource
+import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -48,8 +50,15 @@ def rung_summary(rung: Rung, config: Config, players: Players, spent: Books) -> 
         "tune_seconds": round(spent.tune_seconds, 3),
         "train_seconds": round(rung.seconds, 3),
         "wall_seconds": round(rung.age, 3),
+        "peak_memory_mib": peak_memory(),
         "steps_per_second": round(rung.steps / max(rung.seconds, 1e-9), 1),
     }
+
+
+def peak_memory() -> int:
+    """Largest resident size of this process so far, in MiB."""
+    kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return kib // (2**20 if sys.platform == "darwin" else 2**10)  # macOS counts bytes
 
 
 def advice_rows(players: Players) -> Iterator[dict[str, Any]]:
