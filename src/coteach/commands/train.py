@@ -143,7 +143,7 @@ def _report(run: Run, summaries: Sequence[Mapping[str, Any]], as_json: bool) -> 
     keys = ("wall_seconds", "train_seconds", "llm_seconds", "tune_seconds")
     wall, training, asking, tuning = (sum(summary[key] for summary in summaries) for key in keys)
     print(
-        f"{duration(wall)} in all, {duration(training)} of it training, {(asking + tuning) / max(training, 1e-9):.0%} of that the "
-        f"LLM's (asked and tuned); at most {summaries[-1]['peak_memory_mib'] / 1024:.1f} GiB of memory"
+        f"{duration(wall)} in all, {duration(training)} of it training, of that {(asking + tuning) / max(training, 1e-9):.0%} "
+        f"asking and tuning the LLM; at most {summaries[-1]['peak_memory_mib'] / 1024:.1f} GiB of memory"
     )
     print(f"curves: {', '.join(str(path) for path in plots)}; GIFs: {run.folder / 'videos'}; everything else: {run.folder}")
