@@ -67,6 +67,11 @@ class Rung:
         """Seconds spent on it, evaluations included (`seconds` counts training alone)."""
         return time.perf_counter() - self._began
 
+    @property
+    def rate(self) -> float:
+        """Environment steps per second so far, everything included."""
+        return self.steps / max(self.age, 1e-9)
+
     def state(self) -> dict[str, Any]:
         """What a checkpoint keeps of it; episodes under way are not."""
         return {
@@ -167,8 +172,8 @@ class Loop:
             with self.signals.deferred():
                 metrics = self.play_round(rung)
                 rung.rounds += 1
+                rung.seconds += time.perf_counter() - began
                 self.log(rung, metrics)
-            rung.seconds += time.perf_counter() - began
             if rung.rounds % CHECKPOINT_ROUNDS == 0:
                 self.save(rung)
             self.tell(rung, "collect")
@@ -232,14 +237,10 @@ class Loop:
                 "situations": len(self.players.situations),
                 "llm_queries": self.players.teacher.books.queries,
                 "wall_seconds": seconds,
-                "steps_per_second": self.rate(rung),
+                "steps_per_second": rung.rate,
             }
             | metrics
         )
-
-    def rate(self, rung: Rung) -> float:
-        """Environment steps per second over the whole run so far."""
-        return self.total_steps(rung) / max(time.perf_counter() - self.began, 1e-9)
 
     def tell(self, rung: Rung, phase: str) -> None:
         """Show where the run stands."""
@@ -256,7 +257,7 @@ class Loop:
                     rung.curve.led,
                     self.players.teacher.books.queries,
                     time.perf_counter() - self.began,
-                    self.rate(rung),
+                    rung.rate,
                 )
             )
 

@@ -101,8 +101,13 @@ def _scoring(options: Sequence[str]) -> dict[str, Any]:
 
     loaded = load_model("smollm2", "cpu")
     frame = prompt.frame(loaded.tokenizer)
-    situations = [
-        Situation(SITUATION.replace("green", colour), tuple(option.replace("green", colour) for option in options))
+    situations = [  # sixteen, as many as a round asks about
+        Situation(
+            SITUATION.replace("green", colour).replace("box", mission).replace("nothing", hands),
+            tuple(option.replace("green", colour) for option in options),
+        )
+        for mission in ("box", "ball")
+        for hands in ("nothing", "a grey ball")
         for colour in ("green", "blue", "purple", "yellow")
     ]
     prompts = [prompt.build(loaded.tokenizer, frame, situation) for situation in situations]
