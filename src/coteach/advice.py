@@ -1,8 +1,8 @@
 """The advice for every situation met, as arrays to look up: the teacher is asked between rounds, never within.
 
 Rows are situations, columns option slots: `prior` is the teacher's own advice (uniform until it was asked),
-`leading` the improved advice by which it leads, `shown` the sharp advice that the student imitates. Calls to
-the LLM are rationed to the situations that are met most often and that it was not asked about under its present weights.
+`leading` the improved advice by which it leads, `shown` the sharp advice that the student imitates and the LLM is tuned
+towards. Calls to the LLM are rationed to the situations that are met most often and that it was not asked about under its present weights.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Advice:
         self.prior = np.zeros((0, max_options))
         self.leading, self.shown = self.prior, self.prior
         self.proven = self.prior
-        """Improved advice from what was shown to work alone, without optimism: what the teacher is tuned towards."""
+        """Improved advice from what was shown to work alone, without optimism."""
         self.value = np.zeros(0)
         """(S,) value of the shown advice under the abstract model; 0 where nothing is known."""
         self.q = self.prior
@@ -108,7 +108,8 @@ class Advice:
             self.proven = reweigh(self.prior, proven, self.weight)
             self.shown = sharpen(np.where(best[:, None] > 0, self.proven, self.leading), sharpness)
         else:
-            self.leading = self.proven = self.shown = self.prior
+            self.leading = self.proven = self.prior
+            self.shown = sharpen(self.prior, sharpness)
         self.value = (self.shown * proven).sum(axis=1)
 
     def lessons(self, model: AbstractModel, limit: int) -> list[Lesson]:
