@@ -2,7 +2,8 @@
 
 Rows are situations, columns option slots: `prior` is the teacher's own advice (uniform until it was asked),
 `leading` the improved advice by which it leads, `shown` the sharp advice that the student imitates and the LLM is tuned
-towards. Calls to the LLM are rationed to the situations that are met most often and that it was not asked about under its present weights.
+towards. Calls to the LLM are rationed to the situations that are met most often and that it was not asked about under its
+present weights.
 """
 
 from __future__ import annotations
