@@ -165,7 +165,7 @@ class Loop:
         """Train on one rung until it is over; returns its summary."""
         if rung.books is None:
             self.tell(rung, "evaluate")
-            rung.before = self.players.advice_alone(rung.task)
+            rung.before = self.players.alone("teacher", rung.task)
             rung.books = replace(self.players.teacher.books)
         while not rung.over:
             began = time.perf_counter()

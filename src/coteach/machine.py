@@ -7,9 +7,13 @@ import platform
 import subprocess
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from coteach.config import Config
+from coteach.errors import CoteachError
+
+if TYPE_CHECKING:
+    import torch
 
 PACKAGES = (
     "coteach", "torch", "numpy", "numba", "transformers", "peft", "safetensors", "gguf", "gymnasium", "minigrid", "envpool",
@@ -46,6 +50,15 @@ def version(package: str) -> str | None:
 def cores() -> int:
     """Processor cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def torch_device(name: str) -> torch.device:
+    """The device that `auto` (cuda where there is one), `cpu` or `cuda` means here; CoteachError for a cuda that is not there."""
+    import torch  # slow, and most of this module is for verbs that do without it
+
+    if name == "cuda" and not torch.cuda.is_available():
+        raise CoteachError("device 'cuda': torch sees no CUDA device here; use --device cpu or auto")
+    return torch.device("cuda" if name == "auto" and torch.cuda.is_available() else name.replace("auto", "cpu"))
 
 
 def processor() -> str:

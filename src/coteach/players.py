@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from coteach.advice import Advice
 from coteach.config import Config
-from coteach.evaluate import evaluate_student, evaluate_teacher
+from coteach.evaluate import SEED, Evaluation, evaluate_student, evaluate_teacher, record_student, record_teacher
 from coteach.evidence import AbstractModel
 from coteach.experiments.arms import ARMS
 from coteach.grounding.base import Situation, Situations
@@ -29,6 +29,8 @@ from coteach.student.replay import Replay
 from coteach.teacher import make_teacher
 from coteach.teacher.base import Books
 from coteach.teacher.memory import AdviceMemory
+
+Who = Literal["student", "teacher"]
 
 MARGIN = 0.05
 """By so much of return must the student's own value in a situation beat the advice's before it stops heeding it there."""
@@ -96,17 +98,24 @@ class Players:
             "tune_lessons": report.lessons,
         }
 
-    def student_alone(self, task: str) -> dict[str, float]:
-        """Success and return of the student without any help, greedy, on the reference environments."""
-        result = evaluate_student(self.student, task, self.ground, self.config.episodes)
-        return {"success": result.success, "return": result.mean_return}
+    def evaluate(self, who: Who, task: str, episodes: int | None = None, seed: int = SEED) -> Evaluation:
+        """One player alone on the reference environments: the greedy student, or the teacher's own advice, no evidence in it."""
+        episodes = episodes or self.config.episodes
+        if who == "student":
+            return evaluate_student(self.student, task, self.ground, episodes, seed)
+        return evaluate_teacher(self.teacher.advise, task, self.ground, self.config.collect.option_patience, episodes, seed)
 
-    def advice_alone(self, task: str) -> dict[str, float]:
-        """Success and return where the teacher's own advice drives the controllers; empty in an arm without a teacher."""
-        if not self.arm.lead:
+    def record(self, who: Who, task: str, seed: int = SEED) -> list[NDArray[np.uint8]]:
+        """The frames of one episode of `evaluate`."""
+        if who == "student":
+            return record_student(self.student, task, self.ground, seed)
+        return record_teacher(self.teacher.advise, task, self.ground, self.config.collect.option_patience, seed)
+
+    def alone(self, who: Who, task: str) -> dict[str, float]:
+        """Success and return of `evaluate`; empty for the teacher of an arm without one."""
+        if who == "teacher" and not self.arm.lead:
             return {}
-        patience = self.config.collect.option_patience
-        result = evaluate_teacher(self.teacher.advise, task, self.ground, patience, self.config.episodes)
+        result = self.evaluate(who, task)
         return {"success": result.success, "return": result.mean_return}
 
     def save(self, folder: Path) -> None:

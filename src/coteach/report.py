@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from coteach.config import Config
-from coteach.evaluate import record_student, record_teacher, write_gif
+from coteach.evaluate import write_gif
 from coteach.players import Players
 from coteach.run import Run
 from coteach.teacher.base import Books
@@ -24,8 +24,8 @@ def rung_summary(rung: Rung, config: Config, players: Players, spent: Books) -> 
 
     spent: the LLM's costs while training.
     """
-    after = players.advice_alone(rung.task)
-    student = players.student_alone(rung.task) if players.arm.learn else after
+    after = players.alone("teacher", rung.task)
+    student = players.alone("student", rung.task) if players.arm.learn else after
     return {
         "rung": rung.index,
         "task": rung.task,
@@ -89,8 +89,5 @@ def write_artifacts(run: Run, players: Players, summaries: list[dict[str, Any]])
 
 def write_video(run: Run, players: Players, rung: Rung) -> None:
     """One episode of the rung's trained player: the first of the evaluation's."""
-    if players.arm.learn:
-        frames = record_student(players.student, rung.task, players.ground)
-    else:
-        frames = record_teacher(players.teacher.advise, rung.task, players.ground, rung.config.collect.option_patience)
+    frames = players.record("student" if players.arm.learn else "teacher", rung.task)
     write_gif(run.folder / "videos" / f"{rung.index + 1}-{rung.task}.gif", frames)

@@ -34,11 +34,7 @@ def run(args: argparse.Namespace) -> int:
 
         seed = seed_of(args, evaluate.SEED)
         players = load_players(folder)
-    if args.who == "student":
-        result = evaluate.evaluate_student(players.student, task, players.ground, episodes, seed)
-    else:
-        patience = players.config.collect.option_patience
-        result = evaluate.evaluate_teacher(players.teacher.advise, task, players.ground, patience, episodes, seed)
+    result = players.evaluate(args.who, task, episodes, seed)
     figures = {"success": result.success, "return": result.mean_return, "length": result.mean_length, "episodes": result.episodes}
     if args.json:
         print_json({"run": str(args.run_folder), "task": task, "who": args.who, "seed": seed} | figures)

@@ -33,11 +33,7 @@ def run(args: argparse.Namespace) -> int:
         tasks.check(task)
         seed = seed_of(args, evaluate.SEED)
         players = load_players(folder)
-    if args.who == "student":
-        frames = evaluate.record_student(players.student, task, players.ground, seed)
-    else:
-        patience = players.config.collect.option_patience
-        frames = evaluate.record_teacher(players.teacher.advise, task, players.ground, patience, seed)
+    frames = players.record(args.who, task, seed)
     path = args.out or args.run_folder / "videos" / f"{task}-{args.who}-{seed}.gif"
     evaluate.write_gif(path, frames)
     if args.json:

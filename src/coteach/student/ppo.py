@@ -22,6 +22,7 @@ from torch.nn import functional as F
 
 from coteach.config import StudentConfig
 from coteach.errors import CoteachError, RunFailed
+from coteach.machine import torch_device
 from coteach.student.network import ActorCritic
 
 WEIGHTS_FILE = "student.safetensors"
@@ -126,7 +127,7 @@ class Learner:
     def __init__(self, config: StudentConfig, feature_size: int, num_actions: int, seed: int) -> None:
         self.config = config
         self.sizes = {"feature_size": feature_size, "num_actions": num_actions, "hidden": config.hidden}
-        self.device = torch.device(_device(config.device))
+        self.device = torch_device(config.device)
         self._generator = torch.Generator().manual_seed(seed)
         self.network = ActorCritic(feature_size, num_actions, config.hidden, self._generator).to(self.device)
         self.optimizer = torch.optim.Adam(self.network.parameters(), lr=config.learning_rate, eps=1e-5, fused=True)
@@ -309,12 +310,3 @@ def _one_thread() -> Iterator[None]:
 def _under(prefix: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
     """The entries whose name begins with `prefix`, without it."""
     return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
-
-
-def _device(name: str) -> str:
-    """The torch device that a configuration's `auto`, `cpu` or `cuda` means here."""
-    if name == "cuda" and not torch.cuda.is_available():
-        raise CoteachError("student.device 'cuda': torch sees no CUDA device here; use 'cpu' or 'auto'")
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    return name

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from coteach.errors import CoteachError
+from coteach.machine import torch_device
 from coteach.teacher import embedded
 
 SMOLLM2 = "HuggingFaceTB/SmolLM2-135M-Instruct"
@@ -49,20 +50,11 @@ def load_model(spec: str, device: str = "auto") -> LoadedModel:
     raise CoteachError(f"teacher {spec!r} names no model: expected smollm2, hf:<id or folder> or gguf:<file>")
 
 
-def resolve_device(device: str) -> torch.device:
-    """`auto` -> cuda where there is one, else cpu."""
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if device == "cuda" and not torch.cuda.is_available():
-        raise CoteachError("device 'cuda': no CUDA device here; use --device cpu or auto")
-    return torch.device(device)
-
-
 def _load(source: str, base: str, device: str) -> LoadedModel:
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging
 
-    where = resolve_device(device)
+    where = torch_device(device)
     bars = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:
