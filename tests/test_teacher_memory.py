@@ -1,6 +1,7 @@
 """The advice memory is shared, and never the reason that a run stops."""
 
 import multiprocessing
+import warnings
 
 import numpy as np
 import pytest
@@ -41,6 +42,25 @@ def test_two_processes_write_at_once(tmp_path):
         writer.join()
     assert [writer.exitcode for writer in writers] == [0, 0]
     assert len(AdviceMemory(path).get_many([f"{name}{index}" for name in "xy" for index in range(50)])) == 100
+
+
+def _open_together(path, name, barrier):
+    warnings.simplefilter("error")
+    barrier.wait()
+    AdviceMemory(path).put_many({name: np.array([1.0])})
+
+
+def test_processes_that_begin_a_new_file_at_the_same_moment_wait_for_each_other(tmp_path):
+    fork = multiprocessing.get_context("fork")
+    for attempt in range(10):  # without waiting, two of five attempts failed
+        path, barrier = tmp_path / f"{attempt}.sqlite3", fork.Barrier(3)
+        openers = [fork.Process(target=_open_together, args=(path, name, barrier)) for name in "xyz"]
+        for opener in openers:
+            opener.start()
+        for opener in openers:
+            opener.join()
+        assert [opener.exitcode for opener in openers] == [0, 0, 0]
+        assert set(AdviceMemory(path).get_many(["x", "y", "z"])) == {"x", "y", "z"}
 
 
 def test_a_damaged_file_is_moved_aside_and_begun_anew(tmp_path):

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from coteach.grounding.base import Situation
 from coteach.teacher.embedded import cache_folder
 
+_PATIENCE = 30.0  # seconds to wait for another process
 _AT_ONCE = 500  # keys in one query; SQLite admits at least 999
 
 
@@ -75,9 +76,9 @@ class AdviceMemory:
     def _open(self) -> sqlite3.Connection:
         if self.path is not None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-        database = sqlite3.connect(self.path or ":memory:", timeout=30.0, isolation_level=None)
+        database = sqlite3.connect(self.path or ":memory:", timeout=_PATIENCE, isolation_level=None)
         try:
-            database.execute("PRAGMA journal_mode=WAL")
+            _write_ahead(database)
             database.execute("PRAGMA synchronous=NORMAL")
             database.execute("CREATE TABLE IF NOT EXISTS advice (key TEXT PRIMARY KEY, scores BLOB NOT NULL) WITHOUT ROWID")
         except sqlite3.Error:
@@ -117,3 +118,16 @@ class AdviceMemory:
     def _give_up(self, error: Exception) -> None:
         self.close()
         warnings.warn(f"advice memory {self.path}: {error}; going on without it (answers are asked for again)", stacklevel=2)
+
+
+def _write_ahead(database: sqlite3.Connection) -> None:
+    """Let readers and a writer in at once. While another process does the same to a new file, SQLite does not wait by itself."""
+    deadline = time.monotonic() + _PATIENCE
+    while True:
+        try:
+            database.execute("PRAGMA journal_mode=WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)
