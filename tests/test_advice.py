@@ -7,6 +7,7 @@ import pytest
 
 from coteach.advice import Advice
 from coteach.config import EvidenceConfig
+from coteach.evaluator import Evaluator
 from coteach.evidence import TERMINAL, AbstractModel, Outcome
 from coteach.experiments.arms import ARMS
 from coteach.grounding.base import Situation, Situations
@@ -32,31 +33,48 @@ class Stubborn:
 
 
 def advice_of(arm: str, count: int = 3) -> tuple[Advice, AbstractModel, Stubborn]:
-    situations, teacher = Situations(), Stubborn([0.1, 0.8, 0.1])
+    situations, teacher, model = Situations(), Stubborn([0.1, 0.8, 0.1]), AbstractModel(4, 0.99)
     for i in range(count):
         situations.number(Situation(f"situation {i}", OPTIONS))
-    advice = Advice(situations, teacher, ARMS[arm], max_options=4)  # type: ignore[arg-type]
+    advice = Advice(situations, teacher, ARMS[arm], EvidenceConfig(), model, Evaluator(situations, 4, seed=0))  # type: ignore[arg-type]
     advice.visit(np.arange(count).repeat(np.arange(1, count + 1)))
-    return advice, AbstractModel(4, 0.99), teacher
+    advice.calls = 10
+    return advice, model, teacher
 
 
 def test_no_situation_is_asked_about_twice_under_the_same_weights() -> None:
-    advice, _, teacher = advice_of("mutual")
-    assert [advice.ask(2), advice.ask(2), advice.ask(2)] == [2, 1, 0]
+    advice, _, teacher = advice_of("no-share")
+    asked = []
+    for calls in (2, 2, 2):
+        advice.calls = calls
+        asked.append(advice.ask())
+    assert asked == [2, 1, 0]
     assert sorted(teacher.asked) == ["situation 0", "situation 1", "situation 2"]
     advice.forget()
-    assert advice.ask(10) == 3
+    advice.calls = 10
+    assert advice.ask() == 3
 
 
-def test_calls_go_to_the_situations_met_most() -> None:
+def test_calls_go_to_the_situations_met_most_and_not_beyond_their_number() -> None:
+    advice, _, teacher = advice_of("no-share")
+    advice.calls = 1
+    advice.ask()
+    advice.ask()
+    assert teacher.asked == ["situation 2"] and advice.calls == 0
+
+
+def test_a_situation_met_while_leading_is_judged_at_once_and_asked_about_while_there_are_calls() -> None:
     advice, _, teacher = advice_of("mutual")
-    advice.ask(1)
-    assert teacher.asked == ["situation 2"]
+    advice.calls = 1
+    first = advice.lead(np.array([0, 1, 0]))
+    assert len(teacher.asked) == 1 and first.shape == (3, 4)
+    assert first.sum(axis=1) == pytest.approx(1.0) and (first[:, 3] == 0).all(), "there is no fourth option"
+    assert np.array_equal(advice.lead(np.array([0, 1, 0])), first) and len(teacher.asked) == 1
 
 
 def test_until_the_teacher_answered_its_advice_is_uniform() -> None:
-    advice, model, _ = advice_of("mutual")
-    advice.improve(model, EvidenceConfig(), sharpness=4.0)
+    advice, model, _ = advice_of("no-share")
+    advice.improve(sharpness=4.0)
     assert advice.leading[0] == pytest.approx([1 / 3, 1 / 3, 1 / 3, 0], abs=1e-6)
 
 
@@ -66,41 +84,67 @@ def proof() -> list[Outcome]:
 
 
 def test_evidence_overrules_the_teacher_only_where_the_arm_reweighs() -> None:
-    for arm, best in (("mutual", 2), ("one-way", 1)):
+    for arm, best in (("no-share", 2), ("one-way", 1)):
         advice, model, _ = advice_of(arm)
-        advice.ask(10)
+        advice.ask()
         for outcome in proof():
             model.add(outcome)
-        advice.improve(model, EvidenceConfig(), sharpness=4.0)
+        advice.improve(sharpness=4.0)
         assert advice.shown[2].argmax() == best, arm
         assert advice.shown[0].argmax() == 1, "no evidence there: the teacher speaks alone"
 
 
 def test_lessons_are_what_worked_where_the_teacher_is_wrong() -> None:
-    advice, model, _ = advice_of("mutual")
-    advice.ask(10)
+    advice, model, _ = advice_of("no-share")
+    advice.ask()
     for outcome in [*proof(), *[Outcome(0, 0, 0, failed=True)] * 30]:
         model.add(outcome)
-    advice.improve(model, EvidenceConfig(), sharpness=4.0)
-    lessons = advice.lessons(model, limit=5)
+    advice.improve(sharpness=4.0)
+    lessons = advice.lessons(limit=5)
     assert [lesson.situation.text for lesson in lessons] == ["situation 2"], "failures alone teach nothing"
     assert lessons[0].target.argmax() == 2 and lessons[0].target.sum() == pytest.approx(1.0)
 
 
 def test_a_teacher_that_says_what_worked_is_not_taught() -> None:
-    advice, model, teacher = advice_of("mutual")
+    advice, model, teacher = advice_of("no-share")
     teacher.answer = np.array([0.005, 0.005, 0.99])
     for outcome in proof():
         model.add(outcome)
-    advice.ask(10)
-    advice.improve(model, EvidenceConfig(), sharpness=4.0)
-    assert advice.lessons(model, limit=5) == []
+    advice.ask()
+    advice.improve(sharpness=4.0)
+    assert advice.lessons(limit=5) == []
 
 
 def test_no_call_is_spent_where_the_evidence_has_decided() -> None:
-    advice, model, teacher = advice_of("mutual")
+    advice, model, teacher = advice_of("no-share")
     for outcome in proof():
         model.add(outcome)
-    advice.improve(model, EvidenceConfig(), sharpness=4.0)
-    assert advice.ask(10) == 2
+    advice.improve(sharpness=4.0)
+    assert advice.ask() == 2
     assert "situation 2" not in teacher.asked
+
+
+def test_what_was_learned_in_one_situation_is_guessed_for_others_where_the_arm_shares() -> None:
+    for arm, best in (("mutual", 2), ("no-share", 1)):
+        advice, model, _ = advice_of(arm)
+        advice.ask()
+        for outcome in [*proof(), *[Outcome(2, 0, 2, failed=True)] * 30]:
+            model.add(outcome)
+        for _ in range(30):
+            advice.visits[:] = 5.0
+            advice.improve(sharpness=4.0)
+        assert advice.shown[0].argmax() == best, arm
+
+
+def test_the_echo_speaks_for_the_teacher_where_it_was_not_asked() -> None:
+    advice, _, _ = advice_of("one-way", count=80)
+    advice.calls = 40
+    advice.ask()
+    for outcome in proof():
+        advice.model.add(outcome)
+    for _ in range(30):
+        advice.visits[:] = 5.0
+        advice.improve(sharpness=4.0)
+    unasked = np.flatnonzero(~advice.answered)
+    assert len(unasked) == 40
+    assert (advice.leading[unasked].argmax(axis=1) == 1).all() and advice.prior[unasked, :3].std() < 1e-6

@@ -6,7 +6,7 @@ import json
 
 import numpy as np
 
-from coteach.curve import HELD_WINDOW, WINDOW, Curve
+from coteach.curve import HELD, WINDOW, Curve
 from coteach.student.rollout import Episode
 
 NONE = np.zeros(0, dtype=np.int64)
@@ -21,44 +21,55 @@ def test_before_the_first_episode_there_is_no_success() -> None:
     assert Curve().student is None and Curve().led is None
 
 
-def test_a_level_is_reached_once_and_by_the_student_alone() -> None:
-    curve = Curve()
-    curve.add(episodes(WINDOW, 0, led=True), NONE, 100)
-    assert curve.led == 1.0 and curve.steps_to == {0.80: None, 0.95: None}
-    curve.add(episodes(WINDOW - 1, 0), NONE, 200)
-    assert curve.steps_to[0.80] is None, "too few episodes to tell"
-    curve.add(episodes(0, 10), NONE, 300)
-    assert curve.steps_to == {0.80: 300, 0.95: None}
-    curve.add(episodes(WINDOW, 0), NONE, 400)
-    curve.add(episodes(0, WINDOW), NONE, 500)
-    assert curve.student == 0.0 and curve.steps_to == {0.80: 300, 0.95: 400}
+def exams(curve: Curve, *successes: float, begin: int = 100) -> None:
+    for number, success in enumerate(successes):
+        curve.examined(begin * (number + 1), success)
 
 
-def test_quick_successes_do_not_hide_the_failures_that_began_with_them() -> None:
+def test_a_level_is_reached_over_three_exams_in_a_row_and_once() -> None:
     curve = Curve()
-    curve.add(episodes(WINDOW, 0), np.array([3] * 40 + [90] * 50), 100)
-    assert curve.student == WINDOW / (WINDOW + 50), "fifty have taken longer than any success"
-    assert curve.steps_to == {0.80: None, 0.95: None}
-    curve.add(episodes(WINDOW, 0), np.array([3] * 90), 200)
-    assert curve.student == 1.0 and curve.steps_to == {0.80: 200, 0.95: 200}
+    exams(curve, 0.0, 1.0, 0.5, 0.9, 1.0)
+    assert curve.steps_to == {0.80: 500, 0.95: None}, "0.5 + 0.9 + 1.0 are 0.8 on average"
+    exams(curve, 1.0, 1.0, 0.0, begin=1000)
+    assert curve.steps_to == {0.80: 500, 0.95: 1000}
+
+
+def test_exams_come_after_each_round_at_first_and_ever_more_rarely() -> None:
+    curve, taken = Curve(), []
+    for steps in range(2_000, 1_000_001, 2_000):
+        if curve.due(steps):
+            curve.examined(steps, 0.0)
+            taken.append(steps)
+    gaps = np.diff(taken)
+    assert taken[0] == 2_000 and set(gaps[:15]) == {2_000}
+    assert all(gap <= 0.05 * steps + 2_000 for steps, gap in zip(taken, gaps, strict=False)) and len(taken) < 100
 
 
 def test_a_rung_is_over_only_when_success_has_held() -> None:
     curve = Curve()
-    curve.add(episodes(HELD_WINDOW - 1, 0), NONE, 1)
-    assert not curve.holds(0.5)
-    curve.add(episodes(1, 0), NONE, 2)
-    assert curve.holds(1.0) and not curve.holds(1.01)
-    curve.add(episodes(0, 20), NONE, 3)
-    assert not curve.holds(0.99) and curve.holds(0.98)
+    exams(curve, *[1.0] * (HELD - 1))
+    assert not curve.holds(0.5), "too few exams to tell"
+    curve.examined(9_000, 0.9)
+    assert curve.holds(0.98) and not curve.holds(0.99)
+
+
+def test_late_episodes_count_as_failures() -> None:
+    curve = Curve()
+    curve.add(episodes(WINDOW, 0), np.array([3] * 40 + [90] * 50))
+    assert curve.student == WINDOW / (WINDOW + 50), "fifty have taken longer than any success"
+    curve.add(episodes(WINDOW, 0), np.array([3] * 90))
+    assert curve.student == 1.0
 
 
 def test_a_curve_goes_on_from_its_state() -> None:
     curve = Curve()
-    curve.add([*episodes(90, 20), *episodes(3, 1, led=True)], NONE, 700)
+    curve.add([*episodes(90, 20), *episodes(3, 1, led=True)], NONE)
+    exams(curve, 0.8, 0.9, 0.9)
     taken_up = Curve()
     taken_up.restore(json.loads(json.dumps(curve.state())))
-    assert taken_up.state() == curve.state() and taken_up.episodes == 114
+    assert taken_up.episodes == 114
     for one in (curve, taken_up):
-        one.add(episodes(60, 0), NONE, 800)
-    assert taken_up.student == curve.student and taken_up.steps_to == curve.steps_to == {0.80: 700, 0.95: None}
+        one.add(episodes(60, 0), NONE)
+        exams(one, 1.0, 1.0, begin=1_000)
+    assert taken_up.student == curve.student and taken_up.points == curve.points
+    assert taken_up.steps_to == curve.steps_to == {0.80: 300, 0.95: 2_000}

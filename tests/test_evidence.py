@@ -8,6 +8,7 @@ import pytest
 from coteach.evidence import TERMINAL, AbstractModel, Outcome, reweigh, trust
 
 MASK = np.array([[True, True, True]] * 3)
+HOPE = np.ones((3, 3))
 
 
 def model_of(*outcomes: Outcome) -> AbstractModel:
@@ -18,12 +19,12 @@ def model_of(*outcomes: Outcome) -> AbstractModel:
 
 
 def test_before_any_outcome_every_option_is_worth_as_much_as_every_other() -> None:
-    q = model_of().solve(MASK, optimism=1.0, optimistic_value=1.0)
+    q = model_of().solve(MASK, 1.0, HOPE, hopeful=True)
     assert np.allclose(q, q[0, 0]) and q[0, 0] > 0
 
 
 def test_an_option_that_only_fails_loses_its_value_before_the_first_reward() -> None:
-    q = model_of(*[Outcome(0, 0, 0, failed=True)] * 9).solve(MASK, 1.0, 1.0)
+    q = model_of(*[Outcome(0, 0, 0, failed=True)] * 9).solve(MASK, 1.0, HOPE, hopeful=True)
     assert q[0, 0] == pytest.approx(0.1)
     assert q[0, 1] == pytest.approx(1.0)
 
@@ -31,19 +32,19 @@ def test_an_option_that_only_fails_loses_its_value_before_the_first_reward() -> 
 def test_an_option_that_leads_somewhere_new_keeps_its_value_before_the_first_reward() -> None:
     leads_on = Outcome(0, 0, 1, duration=5)
     stays = Outcome(0, 1, 0, duration=5)
-    q = model_of(*[leads_on] * 20, *[stays] * 20, *[Outcome(0, 2, 0, failed=True)] * 20).solve(MASK, 1.0, 1.0)
+    q = model_of(*[leads_on] * 20, *[stays] * 20, *[Outcome(0, 2, 0, failed=True)] * 20).solve(MASK, 1.0, HOPE, hopeful=True)
     assert q[0, 0] > q[0, 1] > q[0, 2]
 
 
 def test_reward_two_options_away_shows_at_the_first() -> None:
     outcomes = [Outcome(0, 1, 1, duration=4), Outcome(1, 2, TERMINAL, reward=0.9, duration=4)] * 20
-    q = model_of(*outcomes).solve(MASK, 1.0, optimistic_value=0.0)
+    q = model_of(*outcomes).solve(MASK, 1.0, 0 * HOPE, hopeful=False)
     assert q[0].argmax() == 1 and q[1].argmax() == 2
     assert q[0, 1] == pytest.approx((20 / 21) * 0.99**4 * q[1, 2], rel=1e-3)
 
 
 def test_without_optimism_nothing_is_worth_anything_before_the_first_reward() -> None:
-    assert not model_of(*[Outcome(0, 0, 1)] * 5).solve(MASK, 1.0, optimistic_value=0.0).any()
+    assert not model_of(*[Outcome(0, 0, 1)] * 5).solve(MASK, 1.0, 0 * HOPE, hopeful=False).any()
 
 
 def test_a_students_dawdling_does_not_make_an_option_look_slow() -> None:
@@ -56,7 +57,7 @@ def test_counts_survive_a_checkpoint() -> None:
     model = model_of(Outcome(0, 1, 2, 0.5, 3), Outcome(0, 1, TERMINAL, 1.0, 3), Outcome(2, 0, 2, failed=True))
     restored = AbstractModel(3, 0.99)
     restored.restore(json.loads(json.dumps(model.state())))
-    assert np.array_equal(restored.solve(MASK, 1.0, 1.0), model.solve(MASK, 1.0, 1.0))
+    assert np.array_equal(restored.solve(MASK, 1.0, HOPE, hopeful=True), model.solve(MASK, 1.0, HOPE, hopeful=True))
     restored.add(Outcome(2, 1, 0))
     assert restored.tries[2].tolist() == [1, 1, 0]
 

@@ -129,11 +129,11 @@ def test_an_arms_switches_open_and_close_the_loops_channels(arm: str, tmp_path: 
     assert played.learned == switches.learn
     assert np.array_equal(advice.leading, advice.prior) == (not switches.reweigh)
     assert played.players.model.tries.sum() > 0, "evidence is counted in every arm"
-    assert advice.asked.any() == switches.lead
+    assert advice.asked.any() == switches.taught
     if switches.prior == "llm":
         asked = len(played.teacher.asked)
         assert asked > 0 and (switches.tune or asked <= 3 * 5), "calls are rationed"
-        assert played.teacher.books.tunings == switches.tune
+        assert played.teacher.books.tunings <= switches.tune and (arm != "mutual" or played.teacher.books.tunings == 1)
     else:
         assert played.players.teacher.name == switches.prior and played.players.teacher.books.queries == 0
 

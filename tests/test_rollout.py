@@ -68,16 +68,17 @@ class Table:
         self.share = share
         self.collector.assign_all(share)
 
-    def oracle(self) -> NDArray[np.float64]:
-        """The expert's option for every situation met so far, without doubt."""
-        advice = np.zeros((len(self.grounding.situations), self.grounding.max_options))
-        for row, answer in zip(advice, OracleTeacher().advise(list(self.grounding.situations)), strict=True):
+    def oracle(self, numbers: NDArray[np.int64]) -> NDArray[np.float64]:
+        """The expert's option in these situations, without doubt."""
+        advice = np.zeros((len(numbers), self.grounding.max_options))
+        situations = [self.grounding.situations[int(number)] for number in numbers]
+        for row, answer in zip(advice, OracleTeacher().advise(situations), strict=True):
             row[int(answer.argmax())] = 1.0
         return advice
 
     def step(self, student: Acting) -> Rollout:
         """One step, led by the oracle where the teacher leads."""
-        return self.collector.collect(1, student, self.oracle(), self.share)
+        return self.collector.collect(1, student, self.oracle, self.share)
 
     def expert(self) -> Acting:
         """A student that happens to do what the expert's controller would."""
@@ -90,7 +91,7 @@ class Table:
 
 def test_a_restart_is_neither_a_row_nor_a_step() -> None:
     table = Table("MiniGrid-Empty-5x5-v0", envs=4)
-    rollout = table.collector.collect(120, Acting(lambda rows: np.full(rows, LEFT)), table.oracle(), 0.0)
+    rollout = table.collector.collect(120, Acting(lambda rows: np.full(rows, LEFT)), table.oracle, 0.0)
     assert rollout.truncated.sum(axis=0).tolist() == [1] * 4
     (ended,) = set(np.flatnonzero(rollout.truncated.any(axis=1)).tolist())
     assert ended == 99 and np.flatnonzero(~rollout.valid.all(axis=1)).tolist() == [100]
@@ -103,7 +104,7 @@ def test_an_episode_is_counted_whole_however_rounds_cut_it() -> None:
     def episodes(rounds: list[int]) -> list[Episode]:
         table = Table("MiniGrid-Unlock-v0", envs=4)
         student = table.expert()
-        parts = [table.collector.collect(steps, student, table.oracle(), 0.0) for steps in rounds]
+        parts = [table.collector.collect(steps, student, table.oracle, 0.0) for steps in rounds]
         return [episode for part in parts for episode in part.episodes]
 
     whole = episodes([100])
@@ -195,8 +196,10 @@ def test_an_option_that_never_ends_fails_for_lack_of_patience() -> None:
 
 def test_situations_that_nobody_gave_advice_for_are_led_at_random() -> None:
     table = Table(share=1.0)
-    nothing = np.zeros((0, table.grounding.max_options))
-    rollout = table.collector.collect(100, Acting(lambda rows: np.full(rows, LEFT)), nothing, 1.0)
+    slots = table.grounding.max_options
+    rollout = table.collector.collect(
+        100, Acting(lambda rows: np.full(rows, LEFT)), lambda numbers: np.zeros((len(numbers), slots)), 1.0
+    )
     followed = Counter((o.situation, o.slot) for o in rollout.outcomes if o.duration is not None)
     busiest = Counter(situation for situation, _ in followed.elements()).most_common(1)[0][0]
     assert len([slot for situation, slot in followed if situation == busiest]) > 1

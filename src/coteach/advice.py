@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coteach.config import EvidenceConfig
+from coteach.evaluator import Evaluator
 from coteach.evidence import AbstractModel, reweigh, trust
 from coteach.experiments.arms import Arm
 from coteach.grounding.base import Situations
@@ -29,6 +30,23 @@ LEAST_DISAGREEMENT = 0.1
 LEAST_OUTCOMES = 10
 """In a situation, before the teacher is taught about it."""
 
+SPREAD = 2.0
+"""Standard deviations of the evaluator's opinion to what an option may be worth at best, and at worst."""
+
+DOUBTFUL = 0.2
+"""Standard deviation at which the evaluator knows nothing."""
+
+KNOWN = 10.0
+"""Outcomes for which a sure opinion of the evaluator counts."""
+
+EVALUATOR_STEPS = 12
+"""Optimiser steps of the evaluator per round."""
+
+ENOUGH_ANSWERS = 32
+"""Of the teacher, before the evaluator's echo of them stands in for those it was not asked for."""
+
+LEAST_ECHO = 1e-3
+
 REHEARSAL = 0.5
 """Added to a lesson's disagreement (nats): what the teacher knows already is rehearsed, or it would be forgotten."""
 
@@ -36,19 +54,33 @@ REHEARSAL = 0.5
 class Advice:
     """Prior and improved advice of one run; K columns."""
 
-    def __init__(self, situations: Situations, teacher: Teacher, arm: Arm, max_options: int) -> None:
-        self.situations, self.teacher, self.arm, self.max_options = situations, teacher, arm, max_options
-        self.prior = np.zeros((0, max_options))
-        self.leading, self.shown = self.prior, self.prior
-        self.proven = self.prior
+    def __init__(
+        self,
+        situations: Situations,
+        teacher: Teacher,
+        arm: Arm,
+        evidence: EvidenceConfig,
+        model: AbstractModel,
+        evaluator: Evaluator,
+    ) -> None:
+        self.situations, self.teacher, self.arm, self.evidence = situations, teacher, arm, evidence
+        self.model, self.evaluator, self.max_options = model, evaluator, model.max_options
+        self.calls = 0
+        """Situations about which the teacher may still be asked in this round."""
+        empty = np.zeros((0, self.max_options))
+        self.prior, self.leading, self.shown = empty, empty, empty
+        self.proven = empty
         """Improved advice from what was shown to work alone, without optimism."""
         self.value = np.zeros(0)
         """(S,) value of the shown advice under the abstract model; 0 where nothing is known."""
-        self.q = self.prior
+        self.q = empty
         self.weight = np.zeros(0)
         """(S,) lambda_N: how much the prior still weighs against the evidence; infinite before any."""
         self.asked = np.zeros(0, dtype=np.bool_)
-        """(S,) the teacher was asked under its present weights."""
+        """(S,) the teacher was asked under its present weights; `answered`: under any."""
+        self.answered = self.asked
+        self.judged = self.asked
+        """(S,) there is advice by which to lead."""
         self.visits = np.zeros(0)
 
     def grow(self) -> None:
@@ -61,65 +93,128 @@ class Advice:
             count = len(self.situations[i].options)
             rows[i - old, :count] = 1.0 / count
         self.prior = np.vstack([self.prior, rows])
-        self.asked = np.append(self.asked, np.zeros(new - old, dtype=np.bool_))
-        self.visits = np.append(self.visits, np.zeros(new - old))
+        for name in ("leading", "shown", "proven", "q"):
+            setattr(self, name, np.vstack([getattr(self, name), np.zeros_like(rows)]))
+        for name in ("asked", "answered", "judged"):
+            setattr(self, name, np.append(getattr(self, name), np.zeros(new - old, dtype=np.bool_)))
+        self.visits, self.value = np.append(self.visits, np.zeros(new - old)), np.append(self.value, np.zeros(new - old))
         self.weight = np.append(self.weight, np.full(new - old, np.inf))
+        self.model.grow(new)
+        self.evaluator.grow(new)
+
+    def lead(self, numbers: NDArray[np.int64]) -> Array:
+        """(N, K) by what the teacher leads in these situations; those met for the first time are judged at once."""
+        self.grow()
+        new = np.unique(numbers)
+        new = new[~self.judged[new]]
+        if len(new):
+            self.judged[new] = True
+            self.evaluator.refresh(new)
+            self.reckon(new)
+            if self.consult(self.worth_asking(new)):
+                self.reckon(new)
+        return self.leading[numbers]
 
     def visit(self, situation: NDArray[np.int64]) -> None:
         """Count the rows of a rollout; older visits fade, so that calls go where the agent is now."""
         self.grow()
         self.visits = 0.7 * self.visits + np.bincount(situation.ravel(), minlength=len(self.visits))
 
-    def ask(self, limit: int) -> int:
-        """Ask the teacher about at most `limit` situations, most visited first; returns how many.
+    def ask(self) -> int:
+        """Ask the teacher, as far as its calls go, about the situations that are visited most; returns how many."""
+        return self.consult(self.worth_asking(np.flatnonzero(self.visits > 0.5)))
+
+    def worth_asking(self, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Those of `numbers` about which to ask, most visited first and no more than there are calls.
 
         Left out is where the answer would not matter: one option only, or evidence that outweighs any prior.
         """
-        matters = (self.prior > 0).sum(axis=1) > 1
+        matters = ((self.prior[numbers] > 0).sum(axis=1) > 1) & ~self.asked[numbers]
         if self.arm.reweigh:
-            matters &= self.weight > LEAST_WEIGHT
-        waiting = np.flatnonzero(matters & ~self.asked & (self.visits > 0.5))
-        return self.consult(waiting[np.argsort(-self.visits[waiting], kind="stable")][:limit])
+            matters &= self.weight[numbers] > LEAST_WEIGHT
+        waiting: NDArray[np.int64] = numbers[matters]
+        return waiting[np.argsort(-self.visits[waiting], kind="stable")][: self.calls]
 
     def consult(self, chosen: NDArray[np.int64]) -> int:
         """Ask the teacher about these situations; returns how many."""
         answers = self.teacher.advise([self.situations[int(i)] for i in chosen]) if len(chosen) else []
         for i, answer in zip(chosen, answers, strict=True):
             self.prior[i, : len(answer)] = answer
-        self.asked[chosen] = True
+        self.asked[chosen] = self.answered[chosen] = True
+        self.calls -= len(chosen)
         return len(chosen)
 
     def forget(self) -> None:
         """The teacher has new weights: every situation may be asked again (the old answer serves until then)."""
         self.asked[:] = False
 
-    def improve(self, model: AbstractModel, evidence: EvidenceConfig, sharpness: float) -> None:
+    def improve(self, sharpness: float) -> None:
         """Reweigh the prior by the evidence (an arm that does not reweigh keeps the prior).
 
         While no way to a reward is known from a situation, novelty guides the student too; once one is, what was
         shown to work.
         """
-        mask = self.prior > 0
-        hopeful = model.solve(mask, evidence.optimism, optimistic_value=1.0)
-        proven = model.solve(mask, evidence.optimism, optimistic_value=0.0)
-        self.q, self.weight = hopeful, trust(model.tries.sum(axis=1), mask.sum(axis=1).astype(float), evidence.trust)
-        best = proven.max(axis=1, initial=0.0)
-        if self.arm.reweigh:
-            self.leading = reweigh(self.prior, hopeful, self.weight)
-            self.proven = reweigh(self.prior, proven, self.weight)
-            self.shown = sharpen(np.where(best[:, None] > 0, self.proven, self.leading), sharpness)
-        else:
-            self.leading = self.proven = self.prior
-            self.shown = sharpen(self.prior, sharpness)
+        self.grow()
+        self.evaluator.learn(np.clip(self.model.worth(), 0.0, 1.0), self.model.tries, self.prior, self.answered, EVALUATOR_STEPS)
+        self.evaluator.refresh(np.flatnonzero(self.visits >= 1.0))
+        self.reconsider(sharpness)
+
+    def reconsider(self, sharpness: float) -> None:
+        """Solve the abstract model and improve the advice for every situation."""
+        everything = np.arange(len(self.prior))
+        best, worst = self.bounds(everything)
+        mask, optimism = self.prior > 0, self.evidence.optimism
+        self.q = self.model.solve(mask, optimism, best, hopeful=True)
+        proven = self.model.solve(mask, optimism, worst, hopeful=False)
+        self.reckon(everything, self.q, proven)
+        self.judged[:] = True
+        self.shown = sharpen(np.where(proven.max(axis=1, initial=0.0)[:, None] > 0, self.proven, self.leading), sharpness)
         self.value = (self.shown * proven).sum(axis=1)
 
-    def lessons(self, model: AbstractModel, limit: int) -> list[Lesson]:
+    def reckon(self, numbers: NDArray[np.int64], hopeful: Array | None = None, proven: Array | None = None) -> None:
+        """Improve the advice for these situations by Q, (N, K) each; where there is none yet, by the evaluator's opinion."""
+        prior = self.expected(numbers)
+        mask = prior > 0
+        best, worst = self.bounds(numbers)
+        hopeful = np.where(mask, best, 0.0) if hopeful is None else hopeful
+        proven = np.where(mask, worst, 0.0) if proven is None else proven
+        outcomes = self.model.tries[numbers].sum(axis=1) + KNOWN * np.where(mask, self.known(numbers), 0.0).sum(axis=1)
+        self.weight[numbers] = weight = trust(outcomes, mask.sum(axis=1).astype(float), self.evidence.trust)
+        self.leading[numbers] = reweigh(prior, hopeful, weight) if self.arm.reweigh else prior
+        self.proven[numbers] = reweigh(prior, proven, weight) if self.arm.reweigh else prior
+
+    def expected(self, numbers: NDArray[np.int64]) -> Array:
+        """(N, K) the teacher's own advice; where it was not asked, what it would say as far as the evaluator can tell."""
+        prior = self.prior[numbers]
+        if self.arm.prior != "llm" or not self.arm.share or self.answered.sum() < ENOUGH_ANSWERS:
+            return prior
+        echo = self.evaluator.echo[numbers]
+        heard = ~self.answered[numbers] & (echo.sum(axis=1) > 0)
+        return np.where(heard[:, None], np.maximum(echo, LEAST_ECHO) * (prior > 0), prior)
+
+    def bounds(self, numbers: NDArray[np.int64]) -> tuple[Array, Array]:
+        """(N, K) each: what an option never tried may be worth at best and at worst."""
+        if not self.arm.share:
+            best, worst = np.ones((len(numbers), self.max_options)), np.zeros((len(numbers), self.max_options))
+        else:
+            mean, spread = self.evaluator.mean[numbers], SPREAD * self.evaluator.doubt[numbers]
+            best, worst = np.minimum(mean + spread, 1.0), np.maximum(mean - spread, 0.0)
+        return (best if self.arm.hope else worst), worst
+
+    def known(self, numbers: NDArray[np.int64]) -> Array:
+        """(N, K) how surely the evaluator knows an option, in [0, 1]."""
+        if not self.arm.share:
+            return np.zeros((len(numbers), self.max_options))
+        return np.clip(1.0 - self.evaluator.doubt[numbers] / DOUBTFUL, 0.0, 1.0)
+
+    def lessons(self, limit: int) -> list[Lesson]:
         """What to teach: the situations with most evidence from which something worked, where the teacher is wrong first.
 
         The teacher is asked about them as it is now. Empty where it says nearly the same already.
         """
-        taught = (self.value > 0) & ((self.prior > 0).sum(axis=1) > 1) & (model.tries.sum(axis=1) >= LEAST_OUTCOMES)
-        evidence = np.where(taught, np.sqrt(model.tries.sum(axis=1)), 0.0)
+        tries = self.model.tries.sum(axis=1)
+        taught = (self.value > 0) & ((self.prior > 0).sum(axis=1) > 1) & (tries >= LEAST_OUTCOMES)
+        evidence = np.where(taught, np.sqrt(tries), 0.0)
         chosen = np.argsort(-evidence * (REHEARSAL + np.minimum(self.disagreement(), 1.0)), kind="stable")[:limit]
         chosen = chosen[taught[chosen]]
         self.consult(chosen[~self.asked[chosen]])

@@ -14,13 +14,16 @@ from types import ModuleType
 from typing import Any, NoReturn
 
 import coteach
-from coteach.commands import ask, bench, doctor, evaluate, tasks, train, watch
+from coteach.commands import ask, bench, case_study, compare, doctor, evaluate, ladder, tasks, train, watch
 from coteach.commands.common import seed_of
 from coteach.errors import CoteachError, RunFailed, unknown
 
 VERBS: dict[str, ModuleType] = {
     "train": train,
     "eval": evaluate,
+    "compare": compare,
+    "ladder": ladder,
+    "case-study": case_study,
     "ask": ask,
     "watch": watch,
     "tasks": tasks,

@@ -19,6 +19,8 @@ from coteach.experiments.arms import ARMS
 
 Table = dict[str, Any]
 
+FRESH = ("nothing", "teacher", "student")
+
 
 def setting(default: Any, help: str, low: float | None = None, high: float | None = None, choices: tuple[str, ...] = ()) -> Any:
     """A dataclass field with its help text and its admissible range (both ends included)."""
@@ -97,10 +99,11 @@ class Config:
     """One run. `tasks` are its rungs, climbed in this order, each for at most `steps` steps."""
 
     tasks: list[str] = setting(["MiniGrid-UnlockPickup-v0"], "task ids, one per rung")
-    arm: str = setting("mutual", "mutual | one-way | no-llm | uniform | student-only | llm-only | oracle")
+    arm: str = setting("mutual", " | ".join(ARMS))
     engine: str = setting("auto", "auto, envpool or minigrid", choices=("auto", "envpool", "minigrid"))
     steps: int = setting(100_000, "environment steps per rung, over all environments", 1)
     stop_at: float = setting(1.01, "a rung ends early once the student's success has held this; above 1 never", 0.0, 1.01)
+    fresh: str = setting("nothing", "nothing, teacher or student: what begins anew on each rung", choices=FRESH)
     seed: int = setting(0, "of everything random", 0, 2**31 - 1)
     threads: int = setting(0, "processor threads; 0: as many as there are cores", 0, 1024)
     episodes: int = setting(200, "evaluation episodes per rung", 1, 100_000)

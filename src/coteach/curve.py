@@ -1,8 +1,10 @@
-"""A rung's learning curve: success of recent training episodes, and when it first reached a level.
+"""A rung's learning curve: how the student alone fares in exams, and success of recent training episodes.
 
-Episodes that fail last longest. Counted only when they end, the quick successes of the first environments would come
-long before the failures that began with them, and every curve would start too high. So an episode still under way
-counts as a failure once it has lasted longer than nearly all recent successes: never too early a level, perhaps a little late.
+An exam is a hundred episodes of the greedy student on levels kept for it: what the curve, the steps to a level and the end of a
+rung go by. Success of training episodes, in which actions are drawn at random and the teacher leads some, steers the guidance.
+Of those, failures last longest: counted only when they end, the quick successes of the first environments would come
+long before the failures that began with them, and success would start too high. So an episode still under way
+counts as a failure once it has lasted longer than nearly all recent successes.
 """
 
 from __future__ import annotations
@@ -17,11 +19,18 @@ from numpy.typing import NDArray
 from coteach.student.rollout import Episode
 
 WINDOW = 100
-"""Episodes over which success is averaged."""
+"""Training episodes over which success is averaged."""
 
 LED_WINDOW = 50
-HELD_WINDOW = 1000
-"""Episodes over which a success must have held for a rung to be over."""
+
+REACHED = 3
+"""Exams in a row over whose mean a level counts as reached."""
+
+HELD = 5
+"""Exams in a row over whose mean a level must have held for a rung to be over."""
+
+SPACING = 0.05
+"""The next exam is due when so many more of the steps taken have been taken, but not within one round."""
 
 USUAL = 0.95
 """An episode under way that is longer than this share of recent successes were is late."""
@@ -30,33 +39,44 @@ LEVELS = (0.80, 0.95)
 
 
 class Curve:
-    """Success of the last episodes, student-led and teacher-led apart; None before enough have ended.
+    """Success of the student alone over the steps, and of the last training episodes (None before any has ended).
 
-    `steps_to[level]` is the number of environment steps at which the last `WINDOW` student-led episodes first
-    succeeded that often, late ones under way counted as failures; None while they have not.
+    points: (steps, success) of every exam. steps_to[level]: steps at the end of the first `REACHED` exams in a row whose
+    mean success is at least `level`; None while there are none.
     """
 
     def __init__(self) -> None:
+        self.points: list[tuple[int, float]] = []
         self._student: deque[bool] = deque(maxlen=WINDOW)
         self._led: deque[bool] = deque(maxlen=LED_WINDOW)
-        self._held: deque[bool] = deque(maxlen=HELD_WINDOW)
         self._lengths: deque[int] = deque(maxlen=WINDOW)
         self._late = 0
         self.episodes = 0
         self.steps_to: dict[float, int | None] = dict.fromkeys(LEVELS)
 
-    def add(self, episodes: Iterable[Episode], under_way: NDArray[np.int64], steps: int) -> None:
-        """Take in the episodes that ended by `steps`; under_way: lengths so far of the student-led ones that have not."""
+    def add(self, episodes: Iterable[Episode], under_way: NDArray[np.int64]) -> None:
+        """Take in training episodes that ended; under_way: lengths so far of the student-led ones that have not."""
         for episode in episodes:
             if episode.success and not episode.led:
                 self._lengths.append(episode.length)
-            for recent in (self._led,) if episode.led else (self._student, self._held):
-                recent.append(episode.success)
+            (self._led if episode.led else self._student).append(episode.success)
             self.episodes += 1
         self._late = int((under_way > np.quantile(self._lengths, USUAL)).sum()) if self._lengths else len(under_way)
+
+    def due(self, steps: int) -> bool:
+        """Whether the next exam is due."""
+        return not self.points or steps >= (1.0 + SPACING) * self.points[-1][0]
+
+    def examined(self, steps: int, success: float) -> None:
+        """Take in an exam."""
+        self.points.append((steps, success))
         for level, reached in self.steps_to.items():
-            if reached is None and len(self._student) == WINDOW and (self.student or 0.0) >= level:
+            if reached is None and self._mean(REACHED) >= level:
                 self.steps_to[level] = steps
+
+    def holds(self, level: float) -> bool:
+        """The last `HELD` exams were passed at `level` on average."""
+        return self._mean(HELD) >= level
 
     @property
     def student(self) -> float | None:
@@ -68,16 +88,17 @@ class Curve:
         """Success of recent teacher-led episodes in [0, 1]."""
         return sum(self._led) / len(self._led) if self._led else None
 
-    def holds(self, level: float) -> bool:
-        """The last `HELD_WINDOW` student-led episodes succeeded at least this often."""
-        return len(self._held) == HELD_WINDOW and sum(self._held) >= level * HELD_WINDOW
+    @property
+    def alone(self) -> float | None:
+        """Success in the last exam, in [0, 1]."""
+        return self.points[-1][1] if self.points else None
 
     def state(self) -> dict[str, Any]:
         """Everything, as plain JSON."""
         return {
+            "points": self.points,
             "student": list(self._student),
             "led": list(self._led),
-            "held": list(self._held),
             "lengths": list(self._lengths),
             "episodes": self.episodes,
             "steps_to": list(self.steps_to.values()),
@@ -85,9 +106,14 @@ class Curve:
 
     def restore(self, state: dict[str, Any]) -> None:
         """Take up what `state` gave."""
+        self.points = [(steps, success) for steps, success in state["points"]]
         self._student.extend(state["student"])
         self._led.extend(state["led"])
-        self._held.extend(state["held"])
         self._lengths.extend(state["lengths"])
         self.episodes = state["episodes"]
         self.steps_to = dict(zip(LEVELS, state["steps_to"], strict=True))
+
+    def _mean(self, exams: int) -> float:
+        """Mean success of the last `exams` exams; 0 where there were not so many."""
+        last = [success for _, success in self.points[-exams:]]
+        return round(sum(last) / exams, 9) if len(last) == exams else 0.0

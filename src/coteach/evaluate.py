@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from coteach.errors import CoteachError, RunFailed
 from coteach.grounding.base import Grounded, Grounding, Observation, Situation
 from coteach.leading import Leader
-from coteach.tasks import MinigridTask, Step, check
+from coteach.tasks import MinigridTask, Step, VectorTask, check
 
 SEED = 1_000_000
 """Seed of the first evaluation episode; the next ones follow it."""
@@ -141,6 +141,21 @@ def evaluate_teacher(
     grounding = ground(environments.num_envs, environments.num_actions)
     controller = TeacherAlone(advise, grounding, environments, patience, seed, sample)
     return _evaluate(environments, grounding, controller, episodes, seed)
+
+
+def examine(student: Student, environments: VectorTask, grounding: Grounding) -> float:
+    """Success of the greedy student over the first episode of every environment, which are then closed."""
+    count = environments.num_envs
+    under_way, returns = np.ones(count, dtype=np.bool_), np.zeros(count)
+    now = grounding.observe(environments.reset(), None, under_way)
+    while under_way.any():
+        actions = student.greedy(now.features)
+        step = environments.step(actions)
+        returns += np.where(under_way, step.reward, 0.0)
+        under_way &= ~(step.terminated | step.truncated)
+        now = grounding.observe(step.observation, actions, step.restarted)
+    environments.close()
+    return float((returns > 0).mean())
 
 
 def record_student(student: Student, task: str, ground: Ground, seed: int = SEED) -> list[NDArray[np.uint8]]:

@@ -56,7 +56,7 @@ class AbstractModel:
         self._links: dict[tuple[int, int, int], int] = {}
         self._counts: list[float] = []
         self._rewards: list[float] = []
-        self._values: dict[float, Array] = {}
+        self._values: dict[bool, Array] = {}
         self.tries = np.zeros((0, max_options))
         """(S, K): outcomes counted; `failures` and `successes` (outcomes with a positive reward) are among them."""
         self.failures = np.zeros((0, max_options))
@@ -95,32 +95,47 @@ class AbstractModel:
         discount: Array = self.gamma**duration
         return discount
 
-    def solve(self, mask: NDArray[np.bool_], optimism: float, optimistic_value: float, sweeps: int = 100) -> Array:
+    def solve(self, mask: NDArray[np.bool_], optimism: float, unknown: Array, hopeful: bool, sweeps: int = 100) -> Array:
         """Q (S, K) by value iteration; 0 where `mask` (S, K) has no option.
 
-        Every option gets `optimism` pseudo-outcomes worth `optimistic_value` (1.0: novelty attracts;
-        0.0: only what was shown to work counts). The last solution is the starting point of the next.
+        Every option gets `optimism` pseudo-outcomes worth `unknown` (S, K). hopeful: each further option costs
+        `DECISION_DISCOUNT`. The last solution of the same kind is the starting point of the next.
         """
         self.grow(len(mask))
         size, slots = mask.shape
-        links = np.array(list(self._links), dtype=np.int64).reshape(-1, 3)
-        counts, rewards = np.array(self._counts), np.array(self._rewards)
-        cell = links[:, 0] * slots + links[:, 1]
-        discount, total = self.discounts() * (DECISION_DISCOUNT if optimistic_value > 0 else 1.0), self.tries + optimism
-        base = np.bincount(cell, rewards, size * slots).reshape(size, slots) + optimism * optimistic_value
-        last = self._values.get(optimistic_value, np.zeros(0))
-        value = np.append(np.zeros(size), 0.0)  # the last entry is TERMINAL's
-        value[: min(len(last), size)] = last[:size]
+        cell, following, counts, rewards = self._linked(slots)
+        discount, total = self.discounts() * (DECISION_DISCOUNT if hopeful else 1.0), self.tries + optimism
+        base = np.bincount(cell, rewards, size * slots).reshape(size, slots) + optimism * unknown
+        value = self._value(hopeful, size)
         for _ in range(sweeps):
-            onward = np.bincount(cell, counts * value[links[:, 2]], size * slots).reshape(size, slots)
+            onward = np.bincount(cell, counts * value[following], size * slots).reshape(size, slots)
             q = np.where(mask & (total > 0), (base + discount * onward) / np.maximum(total, 1e-9), 0.0)
             new = q.max(axis=1, initial=0.0)
             moved = np.abs(new - value[:-1]).max(initial=0.0)
             value[:-1] = new
             if moved < 1e-4:
                 break
-        self._values[optimistic_value] = value[:-1].copy()
+        self._values[hopeful] = value[:-1].copy()
         return q
+
+    def worth(self) -> Array:
+        """(S, K): what tried options were worth on average, what followed valued as it was last solved without hope."""
+        size, slots = self.tries.shape
+        cell, following, counts, rewards = self._linked(slots)
+        onward = np.bincount(cell, counts * self._value(False, size)[following], size * slots).reshape(size, slots)
+        returned = np.bincount(cell, rewards, size * slots).reshape(size, slots)
+        worth: Array = (returned + self.discounts() * onward) / np.maximum(self.tries, 1.0)
+        return worth
+
+    def _linked(self, slots: int) -> tuple[NDArray[np.int64], NDArray[np.int64], Array, Array]:
+        """Every (situation, option) -> following link: cell, following, how often, reward in all."""
+        links = np.array(list(self._links), dtype=np.int64).reshape(-1, 3)
+        return links[:, 0] * slots + links[:, 1], links[:, 2], np.array(self._counts), np.array(self._rewards)
+
+    def _value(self, hopeful: bool, size: int) -> Array:
+        """(size + 1,) the last solution, 0 where there was none; the last entry is TERMINAL's."""
+        last = self._values.get(hopeful, np.zeros(0))
+        return np.append(np.append(last[:size], np.zeros(max(0, size - len(last)))), 0.0)
 
     def state(self) -> dict[str, Any]:
         """Everything counted, as plain JSON."""

@@ -14,6 +14,7 @@ from coteach.config import CollectConfig
 
 Array = NDArray[np.float64]
 
+
 LEAST_HEED = 0.3
 
 

@@ -30,6 +30,9 @@ from coteach.teacher.base import Books
 
 CHECKPOINT_ROUNDS = 20
 
+UNLIMITED = 2**31
+"""Calls of a teacher that costs nothing."""
+
 
 class Rung:
     """One task being climbed: its environments and its learning curve."""
@@ -37,6 +40,8 @@ class Rung:
     def __init__(self, index: int, config: Config, players: Players, state: dict[str, Any] | None = None) -> None:
         self.index, self.task, self.config = index, config.tasks[index], config
         self.curve, self.rounds, self.seconds = Curve(), 0, 0.0
+        self.held = False
+        """The student alone has held the success at which the rung may end."""
         self.before: dict[str, float] = {}
         """Success and return of the teacher alone when the rung began."""
         self.books: Books | None = None
@@ -59,8 +64,8 @@ class Rung:
 
     @property
     def over(self) -> bool:
-        """The budget is spent, or the student has held the success at which the rung may end."""
-        return self.steps >= self.config.steps or self.curve.holds(self.config.stop_at)
+        """The student alone has held the success asked for, or the budget is spent."""
+        return self.held or self.steps >= self.config.steps
 
     @property
     def age(self) -> float:
@@ -98,26 +103,26 @@ class Loop:
     def play_round(self, rung: Rung) -> dict[str, Any]:
         """One round of the game; returns its metrics."""
         config, players, arm = self.config, self.players, self.players.arm
-        advice, model = players.advice, players.model
+        advice = players.advice
         heed = guidance.heed(rung.curve.student, rung.curve.led)
 
         # 1. Collect: the student leads most environments, the teacher a share that shrinks as the student catches up.
         share = guidance.led_share(config.collect, heed) if arm.lead else 0.0
-        rollout = rung.collector.collect(config.collect.horizon, players.student, advice.leading, share)
-        rung.curve.add(rollout.episodes, rung.collector.under_way, rung.steps)
+        advice.calls = config.teacher.queries_per_round if arm.prior == "llm" else UNLIMITED
+        rollout = rung.collector.collect(config.collect.horizon, players.student, advice.lead, share)
+        rung.curve.add(rollout.episodes, rung.collector.under_way)
 
         # 2. Advise: the LLM is asked about the situations met most; the rest of the time its advice is looked up.
         advice.visit(rollout.situation)
-        if arm.lead:
+        if arm.taught:
             self.tell(rung, "advise")
-            advice.ask(config.teacher.queries_per_round)
+            advice.ask()
 
         # 3. Evidence: what became of options, whoever brought it about.
-        for outcome in rollout.outcomes:
-            model.add(outcome)
+        players.count(rollout.outcomes)
 
         # 4. Reweigh (student -> teacher, at once): the evidence overrules the advice.
-        advice.improve(model, config.evidence, config.guidance.sharpness)
+        advice.improve(config.guidance.sharpness)
 
         # 5. Guide (teacher -> student): PPO on the student's own rows, drawn towards the advice there and on replayed rows.
         weight = heed * config.guidance.weight if arm.guide else 0.0
@@ -151,7 +156,7 @@ class Loop:
             value_returns=returns[led],
         )
         players.replay.add(rollout)
-        distil = weight > 0 and self.config.guidance.replay > 0 and players.replay.filled > 0
+        distil = weight > 0 and players.arm.replay and self.config.guidance.replay > 0 and players.replay.filled > 0
         return players.student.update(batch, (lambda rows: self.imitation(rows, weight)) if distil else None)
 
     def imitation(self, rows: int, weight: float) -> Imitation:
@@ -160,6 +165,17 @@ class Loop:
         at = replay.sample(round(rows * self.config.guidance.replay), self.players.rng)
         target, heeded = self.players.targets(replay.situation[at], replay.controls[at])
         return Imitation(replay.features[at], target, (weight * heeded).astype(np.float32))
+
+    def examine(self, rung: Rung) -> dict[str, float]:
+        """Where an exam is due: how the student alone fares. Where it has held out, the reference environments decide."""
+        if not self.players.arm.learn or not rung.curve.due(rung.steps):
+            return {}
+        success = self.players.examine(rung.task)
+        rung.curve.examined(rung.steps, success)
+        if rung.curve.holds(self.config.stop_at):
+            self.tell(rung, "evaluate")
+            rung.held = self.players.alone("student", rung.task)["success"] >= self.config.stop_at
+        return {"success_alone": success}
 
     def climb(self, rung: Rung) -> dict[str, Any]:
         """Train on one rung until it is over; returns its summary."""
@@ -173,7 +189,7 @@ class Loop:
                 metrics = self.play_round(rung)
                 rung.rounds += 1
                 rung.seconds += time.perf_counter() - began
-                self.log(rung, metrics)
+                self.log(rung, metrics | self.examine(rung))
             if rung.rounds % CHECKPOINT_ROUNDS == 0:
                 self.save(rung)
             self.tell(rung, "collect")
@@ -186,6 +202,8 @@ class Loop:
         """Climb all rungs; returns one summary a rung. On Ctrl-C or SIGTERM everything is saved first."""
         for index in range(len(self.summaries), len(self.config.tasks)):
             state = resumed if resumed and resumed["index"] == index else None
+            if index > 0 and state is None:
+                self.players.next_rung()
             rung = Rung(index, self.config, self.players, state)
             try:
                 self.summaries.append(self.climb(rung))

@@ -7,7 +7,8 @@ rows kept for distillation. A checkpoint holds all of it but the replayed rows, 
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from collections.abc import Iterable
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,10 +16,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from coteach import tasks
 from coteach.advice import Advice
 from coteach.config import Config
-from coteach.evaluate import SEED, Evaluation, evaluate_student, evaluate_teacher, record_student, record_teacher
-from coteach.evidence import AbstractModel
+from coteach.evaluate import SEED, Evaluation, evaluate_student, evaluate_teacher, examine, record_student, record_teacher
+from coteach.evaluator import Evaluator
+from coteach.evidence import AbstractModel, Outcome
 from coteach.experiments.arms import ARMS
 from coteach.grounding.base import Situation, Situations
 from coteach.grounding.minigrid import MiniGridGrounding
@@ -38,6 +41,9 @@ MARGIN = 0.05
 LESSONS = 4
 """Situations taught in one tuning, for each that an optimiser step sees."""
 
+EXAM_LEVELS, EXAM_SEED = 100, 2_000_000
+"""How many levels are kept for exams, and which: the same for every run of a task, so that exams can be compared."""
+
 ACTIONS = 7
 """MiniGrid's primitive actions: the student's head is the same on every rung."""
 
@@ -50,15 +56,36 @@ class Players:
         self.config, self.arm = config, ARMS[config.arm]
         self.rng = np.random.default_rng(config.seed)
         self.situations = Situations()
-        shape = MiniGridGrounding(1, self.situations)
+        self._exam_situations = Situations()
+        """Those met in exams: they are not experience."""
+        self.begin_teacher(config.seed)
+        self.begin_student(config.seed)
+
+    def begin_teacher(self, seed: int) -> None:
+        """A teacher that has learned nothing: its weights as they came, no evidence, no advice."""
+        config, slots = self.config, MiniGridGrounding.max_options
         scripted = self.arm.prior != "llm"
         spec, memory = (self.arm.prior, None) if scripted else (config.teacher.spec, AdviceMemory.default())
         self.teacher = make_teacher(spec, config.teacher, memory)
-        self.student = Learner(config.student, shape.feature_size, ACTIONS, config.seed)
-        self.model = AbstractModel(shape.max_options, config.student.gamma)
-        self.advice = Advice(self.situations, self.teacher, self.arm, shape.max_options)
-        self.replay = Replay(config.guidance.replay_rows, shape.feature_size, shape.max_options)
+        self.model = AbstractModel(slots, config.student.gamma)
+        evaluator = Evaluator(self.situations, slots, seed)
+        self.advice = Advice(self.situations, self.teacher, self.arm, config.evidence, self.model, evaluator)
+
+    def begin_student(self, seed: int) -> None:
+        """A student that has learned nothing."""
+        size = MiniGridGrounding.feature_size
+        self.student = Learner(self.config.student, size, ACTIONS, seed)
+        self.replay = Replay(self.config.guidance.replay_rows, size, MiniGridGrounding.max_options)
         self._own_value, self._own_rows = np.zeros(0), np.zeros(0)
+
+    def next_rung(self) -> None:
+        """What the configuration does not carry over to the next rung begins anew."""
+        if self.config.fresh == "teacher":
+            spent = self.teacher.books
+            self.begin_teacher(self.draw_seed())
+            self.teacher.books = spent
+        elif self.config.fresh == "student":
+            self.begin_student(self.draw_seed())
 
     def ground(self, num_envs: int, num_actions: int) -> MiniGridGrounding:
         """A grounding for `num_envs` environments that numbers situations together with all others."""
@@ -67,6 +94,14 @@ class Players:
     def draw_seed(self) -> int:
         """A seed for something new, from the one generator."""
         return int(self.rng.integers(0, 2**31 - 1))
+
+    def count(self, outcomes: Iterable[Outcome]) -> None:
+        """Add outcomes to the evidence (shuffled feedback: each to a situation drawn at random)."""
+        for outcome in outcomes:
+            if self.arm.shuffle:
+                wrong = int(self.rng.integers(len(self.situations)))
+                outcome = replace(outcome, situation=wrong, slot=outcome.slot % len(self.situations[wrong].options))
+            self.model.add(outcome)
 
     def observe_returns(self, situation: NDArray[np.int64], returns: NDArray[np.float32]) -> None:
         """Keep what the student's own rows returned in each situation, older rounds fading."""
@@ -86,7 +121,7 @@ class Players:
 
     def tune(self) -> dict[str, Any]:
         """Move the LLM towards the advice that proved right; its other answers are asked for again where they still matter."""
-        lessons = self.advice.lessons(self.model, limit=LESSONS * self.config.teacher.tune_situations)
+        lessons = self.advice.lessons(limit=LESSONS * self.config.teacher.tune_situations)
         if not lessons:
             return {}
         report = self.teacher.tune(lessons, seed=self.draw_seed())
@@ -105,6 +140,12 @@ class Players:
             return evaluate_student(self.student, task, self.ground, episodes, seed)
         return evaluate_teacher(self.teacher.advise, task, self.ground, self.config.collect.option_patience, episodes, seed)
 
+    def examine(self, task: str) -> float:
+        """Success of the student alone, greedy, on the levels kept for exams, stepped by the engine that trains."""
+        environments = tasks.make(task, self.config.engine, EXAM_LEVELS, EXAM_SEED)
+        grounding = MiniGridGrounding(EXAM_LEVELS, self._exam_situations, environments.num_actions)
+        return examine(self.student, environments, grounding)
+
     def record(self, who: Who, task: str, seed: int = SEED) -> list[NDArray[np.uint8]]:
         """The frames of one episode of `evaluate`."""
         if who == "student":
@@ -113,13 +154,15 @@ class Players:
 
     def alone(self, who: Who, task: str) -> dict[str, float]:
         """Success and return of `evaluate`; empty for the teacher of an arm without one."""
-        if who == "teacher" and not self.arm.lead:
+        if who == "teacher" and not self.arm.taught:
             return {}
         result = self.evaluate(who, task)
         return {"success": result.success, "return": result.mean_return}
 
     def save(self, folder: Path) -> None:
         """Write everything into `folder`."""
+        self.advice.grow()  # evaluations meet situations too
+        self.advice.evaluator.save(folder / "evaluator")
         self.student.save(folder / "student")
         self.teacher.save(folder / "teacher")
         knowledge = {
@@ -127,6 +170,7 @@ class Players:
             "evidence": self.model.state(),
             "prior": [row[row > 0].tolist() for row in self.advice.prior],
             "asked": self.advice.asked.tolist(),
+            "answered": self.advice.answered.tolist(),
             "visits": self.advice.visits.tolist(),
             "books": asdict(self.teacher.books),
             "own": [self._own_value.tolist(), self._own_rows.tolist()],
@@ -146,8 +190,10 @@ class Players:
         self.advice.grow()
         for i, row in enumerate(knowledge["prior"]):
             self.advice.prior[i, : len(row)] = row
-        self.advice.asked[:], self.advice.visits[:] = knowledge["asked"], knowledge["visits"]
+        for name in ("asked", "answered", "visits"):
+            getattr(self.advice, name)[:] = knowledge[name]
         self._own_value, self._own_rows = (np.array(values) for values in knowledge["own"])
         self.teacher.books = Books(**knowledge["books"])
         self.rng.bit_generator.state = knowledge["generator"]
-        self.advice.improve(self.model, self.config.evidence, self.config.guidance.sharpness)
+        self.advice.evaluator.load(folder / "evaluator")
+        self.advice.reconsider(self.config.guidance.sharpness)

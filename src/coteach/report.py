@@ -33,12 +33,15 @@ def rung_summary(rung: Rung, config: Config, players: Players, spent: Books) -> 
         "seed": config.seed,
         "teacher": players.teacher.name,
         "engine": rung.environments.engine,
+        "budget": config.steps,
         "steps": rung.steps,
+        "held": rung.held,
         "episodes": rung.curve.episodes,
         "success": student["success"],
         "return": student["return"],
         "steps_to_80": rung.curve.steps_to[0.80],
         "steps_to_95": rung.curve.steps_to[0.95],
+        "curve": rung.curve.points,
         "teacher_success_before": rung.before.get("success"),
         "teacher_success_after": after.get("success"),
         "teacher_return_before": rung.before.get("return"),
@@ -64,13 +67,14 @@ def peak_memory() -> int:
 def advice_rows(players: Players) -> Iterator[dict[str, Any]]:
     """One row per situation with evidence or an answer: what the LLM says, what the evidence made of it, and why."""
     advice, model = players.advice, players.model
-    for i in np.flatnonzero(advice.asked | (model.tries[: len(advice.asked)].sum(axis=1) > 0)):
+    advice.grow()  # evaluations meet situations too
+    for i in np.flatnonzero(advice.answered | (model.tries.sum(axis=1) > 0)):
         situation = players.situations[int(i)]
         count = len(situation.options)
         yield {
             "situation": situation.text,
             "options": list(situation.options),
-            "asked": bool(advice.asked[i]),
+            "asked": bool(advice.answered[i]),
             "p": np.round(advice.prior[i, :count], 4).tolist(),
             "improved": np.round(advice.proven[i, :count], 4).tolist(),
             "q": np.round(advice.q[i, :count], 4).tolist(),

@@ -1,44 +1,174 @@
-"""`coteach eval`: fixed-seed episodes of a run's student, or of its teacher's advice, on the reference environments."""
+"""`coteach eval`: fixed-seed episodes of a run's student, or of its teacher's advice, on the reference environments.
+
+The teacher is shown as it was before any tuning and as it is now, on any tasks, those it was tuned on told apart; on
+demand also with its options renamed by synonyms, and with a guard for what the LLM knew before.
+"""
 
 from __future__ import annotations
 
 import argparse
+import sys
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from coteach.commands.common import add_run, episodes_of, load_players, print_json, seed_of, task_of
-from coteach.errors import unknown
+from coteach.errors import CoteachError, unknown
 from coteach.progress import percent, print_table
 from coteach.run import Run
 
-HELP = "play fixed-seed episodes of a run's student or teacher, on any task"
+if TYPE_CHECKING:
+    from coteach.evaluate import Advise, Evaluation
+    from coteach.players import Players
+
+HELP = "play fixed-seed episodes of a run's student or teacher, on any tasks"
 
 WHO = ("student", "teacher")
+
+EXAMPLE = """\
+examples:
+  coteach eval runs/demo
+  coteach eval runs/demo --who teacher --task MiniGrid-UnlockPickup-v0 --task MiniGrid-BlockedUnlockPickup-v0
+  coteach eval runs/demo --who teacher --synonyms --guard
+"""
+
+Row = dict[str, Any]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `coteach eval`."""
     add_run(parser)
     parser.add_argument("--who", default="student", help="student (greedy), or teacher (advice alone drives the controllers)")
-    parser.add_argument("--task", metavar="ID", help="default: the run's last rung; any other shows what carries over")
-    parser.add_argument("--episodes", metavar="N", help="how many (default: 200)")
-    parser.epilog = "example:\n  coteach eval runs/demo --who teacher --task MiniGrid-BlockedUnlockPickup-v0"
+    parser.add_argument("--task", metavar="ID", action="append", help="repeat it for several; default: the run's last rung")
+    parser.add_argument("--episodes", metavar="N", help="how many on each task (default: 200)")
+    parser.add_argument("--synonyms", action="store_true", help="the teacher's options renamed too: verbs, then verbs and nouns")
+    parser.add_argument(
+        "--guard", action="store_true", help="perplexity on neutral prose and general questions, before and after tuning"
+    )
+    parser.epilog = EXAMPLE
 
 
 def run(args: argparse.Namespace) -> int:
     """Evaluate and print."""
-    if args.who not in WHO:
-        raise unknown("--who", args.who, WHO)
+    _check_flags(args)
     episodes = episodes_of(args, 200)
     with Run.open(args.run_folder) as folder:
-        task = task_of(folder, args.task)
-        from coteach import evaluate
+        names = list(dict.fromkeys(args.task or [task_of(folder, None)]))
+        from coteach import evaluate, tasks
 
+        for name in names:
+            tasks.check(name)
         seed = seed_of(args, evaluate.SEED)
         players = load_players(folder)
-    result = players.evaluate(args.who, task, episodes, seed)
-    figures = {"success": result.success, "return": result.mean_return, "length": result.mean_length, "episodes": result.episodes}
-    if args.json:
-        print_json({"run": str(args.run_folder), "task": task, "who": args.who, "seed": seed} | figures)
+        tuned_on = _tuned_on(folder)
+    guarded = _guard(players) if args.guard else None
+    if args.who == "student":
+        rows = [{"task": name} | _figures(players.evaluate("student", name, episodes, seed)) for name in names]
     else:
-        cells = (percent(result.success), f"{result.mean_return:.3f}", f"{result.mean_length:.1f}", f"{episodes}")
-        print_table(("task", "who", *figures), [(task, args.who, *cells)], left=2)
+        rows = [row for name in names for row in _taught(players, name, name in tuned_on, args.synonyms, episodes, seed)]
+    if args.json:
+        _print_json(args, rows, guarded, {"run": str(args.run_folder), "who": args.who, "seed": seed, "episodes": episodes})
+    else:
+        (_show_student if args.who == "student" else _show_teacher)(rows, episodes)
+        _show_guard(guarded)
     return 0
+
+
+def _check_flags(args: argparse.Namespace) -> None:
+    if args.who not in WHO:
+        raise unknown("--who", args.who, WHO)
+    for flag in ("synonyms", "guard"):
+        if getattr(args, flag) and args.who != "teacher":
+            raise CoteachError(f"--{flag} looks at the teacher: expected --who teacher, not --who {args.who}")
+
+
+def _tuned_on(run: Run) -> set[str]:
+    """The rungs on which the LLM was tuned, at least once."""
+    return {run.config.tasks[row["rung"]] for row in run.metrics() if row.get("tune_lessons")}
+
+
+def _figures(result: Evaluation) -> Row:
+    return {"success": result.success, "return": result.mean_return, "length": result.mean_length}
+
+
+def _taught(players: Players, task: str, tuned_on: bool, synonyms: bool, episodes: int, seed: int) -> list[Row]:
+    """The teacher on one task, before and after tuning; with synonyms, a row for each set of words that is renamed."""
+    from coteach.teacher.synonyms import WORDINGS
+
+    rows: list[Row] = []
+    for name, words in [(None, {}), *(WORDINGS.items() if synonyms else ())]:
+        # Whoever fails plays every episode to its last step: this can take minutes, so say where it stands.
+        print(f"{task}, {name or 'nothing'} renamed: 2 x {episodes} episodes", file=sys.stderr, flush=True)
+        figures = _before_and_after(players, words, task, episodes, seed)
+        rows.append({"task": task, "tuned_on": tuned_on, "renamed": name} | figures)
+    whole = rows[0]["success"]
+    for row in rows:
+        row["lost"] = 1.0 - row["success"] / whole if row["renamed"] and whole else None
+    return rows
+
+
+def _before_and_after(players: Players, words: Mapping[str, str], task: str, episodes: int, seed: int) -> Row:
+    """What advice alone comes to, the untuned teacher's and today's, with `words` renamed in the options."""
+    from coteach.evaluate import evaluate_teacher
+    from coteach.teacher.synonyms import asked_in
+
+    def alone(advise: Advise) -> Row:
+        patience = players.config.collect.option_patience
+        return _figures(evaluate_teacher(asked_in(words, advise), task, players.ground, patience, episodes, seed))
+
+    before = {f"{key}_before": value for key, value in alone(players.teacher.advise_untuned).items()}
+    return before | alone(players.teacher.advise)
+
+
+def _guard(players: Players) -> Row:
+    """What the LLM knew before tuning, and what it knows now."""
+    from coteach.teacher.guard import guard, questions
+    from coteach.teacher.local import LocalTeacher
+
+    if not isinstance(players.teacher, LocalTeacher):
+        raise CoteachError(f"--guard: teacher {players.teacher.name!r} is no language model on this machine: leave --guard out")
+    before, now = guard(players.teacher)
+    figures = {"perplexity_before": before.perplexity, "perplexity": now.perplexity}
+    return figures | {"right_before": before.right, "right": now.right, "questions": questions()}
+
+
+def _print_json(args: argparse.Namespace, rows: Sequence[Row], guarded: Row | None, head: Row) -> None:
+    """Of a single task the first row's figures stand at the top as well."""
+    single = rows[0] if len({row["task"] for row in rows}) == 1 else {}
+    print_json(head | single | {"rows": rows} | ({"guard": guarded} if guarded else {}))
+
+
+def _show_student(rows: Sequence[Row], episodes: int) -> None:
+    cells = [
+        (row["task"], "student", percent(row["success"]), f"{row['return']:.3f}", f"{row['length']:.1f}", str(episodes))
+        for row in rows
+    ]
+    print_table(("task", "who", "success", "return", "length", "episodes"), cells, left=2)
+
+
+TEACHER_COLUMNS = ("task", "tuned on", "renamed", "before", "after", "return before", "return after", "lost")
+
+
+def _show_teacher(rows: Sequence[Row], episodes: int) -> None:
+    """Success before and after tuning, and returns; without renamed options their two columns are left out."""
+    kept = [name for name in TEACHER_COLUMNS if name not in ("renamed", "lost") or any(row["renamed"] for row in rows)]
+    cells = [dict(zip(TEACHER_COLUMNS, _teacher_cells(row), strict=True)) for row in rows]
+    print_table(kept, [[cell[name] for name in kept] for cell in cells], left=kept.index("before"))
+    print(f"\nthe teacher alone, success in {episodes} episodes; before: untuned; after: as it is now")
+
+
+def _teacher_cells(row: Mapping[str, Any]) -> tuple[str, ...]:
+    tuned_on = "yes" if row["tuned_on"] else "no"
+    success = (percent(row["success_before"]), percent(row["success"]))
+    returns = (f"{row['return_before']:.3f}", f"{row['return']:.3f}")
+    return (row["task"], tuned_on, row["renamed"] or "nothing", *success, *returns, percent(row["lost"]))
+
+
+def _show_guard(guarded: Row | None) -> None:
+    if guarded is None:
+        return
+    print()
+    rows = [
+        ("perplexity of neutral prose", f"{guarded['perplexity_before']:.1f}", f"{guarded['perplexity']:.1f}"),
+        (f"of {guarded['questions']} general questions right", percent(guarded["right_before"]), percent(guarded["right"])),
+    ]
+    print_table(("what the LLM knew before", "before", "after"), rows)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 
@@ -10,28 +10,52 @@ from typing import Literal
 class Arm:
     """Which of the loop's channels are open.
 
-    prior:   whose advice it is: the LLM's, uniform over the options, or a scripted expert's.
+    prior:   whose advice it is: the LLM's, uniform over the options, a scripted expert's, or that of one who lies.
     lead:    the teacher leads some environments.
     reweigh: student -> teacher at once: the evidence overrules the prior.
     tune:    student -> teacher's weights: LoRA towards the improved advice.
     guide:   teacher -> student: guidance in the student's loss.
     learn:   the student learns at all (off where advice alone drives the controllers).
+    share:   what was learned in one situation is guessed for others, by the evaluator.
+    hope:    options not tried yet are thought well of.
+    replay:  rows of earlier rounds are distilled with today's advice.
+    shuffle: the evidence goes to the wrong situations: a control, which must not help.
     """
 
-    prior: Literal["llm", "uniform", "oracle"]
+    prior: Literal["llm", "uniform", "oracle", "liar"]
     lead: bool = True
     reweigh: bool = True
     tune: bool = False
     guide: bool = True
     learn: bool = True
+    share: bool = True
+    hope: bool = True
+    replay: bool = True
+    shuffle: bool = False
 
+    @property
+    def taught(self) -> bool:
+        """Whether there is a teacher at all."""
+        return self.lead or self.guide
+
+
+MUTUAL = Arm(prior="llm", tune=True)
 
 ARMS: dict[str, Arm] = {
-    "mutual": Arm(prior="llm", tune=True),
+    "mutual": MUTUAL,
     "one-way": Arm(prior="llm", reweigh=False),
     "no-llm": Arm(prior="uniform"),
     "uniform": Arm(prior="uniform", reweigh=False),
     "student-only": Arm(prior="uniform", lead=False, reweigh=False, guide=False),
     "llm-only": Arm(prior="llm", reweigh=False, guide=False, learn=False),
     "oracle": Arm(prior="oracle", reweigh=False),
+    "liar": Arm(prior="liar"),
+    "no-reweigh": replace(MUTUAL, reweigh=False),
+    "no-tune": replace(MUTUAL, tune=False),
+    "no-share": replace(MUTUAL, share=False),
+    "no-hope": replace(MUTUAL, hope=False),
+    "no-lead": replace(MUTUAL, lead=False),
+    "no-replay": replace(MUTUAL, replay=False),
+    "shuffled": replace(MUTUAL, shuffle=True),
 }
+"""The seven arms, a teacher that lies, and `mutual` without one of its parts each (`shuffled`: with feedback that is wrong)."""

@@ -7,6 +7,7 @@ teacher, or completed on the way by whoever acted) and the episodes that ended.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -18,6 +19,8 @@ from coteach.grounding.base import Grounded, Grounding
 from coteach.leading import Leader
 from coteach.leading import Outcome as End
 from coteach.tasks import Step, VectorTask
+
+Advise = Callable[[NDArray[np.int64]], NDArray[np.float64]]
 
 
 class Actor(Protocol):
@@ -102,17 +105,17 @@ class Collector:
         self._option_reward = np.zeros(n)
         self._now = grounding.observe(task.reset(), None, np.ones(n, dtype=np.bool_))
 
-    def collect(self, steps: int, student: Actor, advice: NDArray[np.float64], led_share: float) -> Rollout:
+    def collect(self, steps: int, student: Actor, advise: Advise, led_share: float) -> Rollout:
         """Take `steps` steps in every environment.
 
-        advice: (S, K) probabilities by which the teacher leads; situations met for the first time are led
-        uniformly. led_share: share of the environments that the teacher should lead.
+        advise: gives (M, K) probabilities by which the teacher leads in situations (M,). led_share: share of the
+        environments that the teacher should lead.
         """
         rollout = Rollout.empty(steps, self.task.num_envs, self.grounding.feature_size, self.grounding.max_options)
         for t in range(steps):
             self._record(rollout, t, self._now)
             actions, rollout.logprobs[t], rollout.values[t] = student.act(self._now.features)
-            teacher_actions = self._lead(rollout, advice)
+            teacher_actions = self._lead(rollout, advise)
             rollout.led[t] = self.led
             rollout.actions[t] = actions = np.where(teacher_actions >= 0, teacher_actions, actions)
             step = self.task.step(actions)
@@ -135,11 +138,11 @@ class Collector:
     def _record(self, rollout: Rollout, t: int, now: Grounded) -> None:
         rollout.features[t], rollout.situation[t], rollout.controls[t] = now.features, now.situation, now.actions
 
-    def _lead(self, rollout: Rollout, advice: NDArray[np.float64]) -> NDArray[np.int64]:
+    def _lead(self, rollout: Rollout, advise: Advise) -> NDArray[np.int64]:
         """The controllers' actions in teacher-led environments (-1 elsewhere); what ended on this step is counted."""
-        known = self._now.situation < len(advice)
         probabilities = np.zeros((self.task.num_envs, self.grounding.max_options))
-        probabilities[known] = advice[self._now.situation[known]]
+        if self.led.any():
+            probabilities[self.led] = advise(self._now.situation[self.led])
         actions = self.leader.choose(self._now, probabilities, self.led, self._done, self.rng)
         ended = self.leader.ended
         for i in range(len(ended)):

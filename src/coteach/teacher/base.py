@@ -67,6 +67,10 @@ class Teacher(Protocol):
         """One distribution over `options` (sums to 1, all > 0) for each situation."""
         ...
 
+    def advise_untuned(self, situations: Sequence[Situation]) -> list[NDArray[np.float64]]:
+        """What `advise` said before any tuning; the same as `advise` where nothing can be tuned."""
+        ...
+
     def tune(self, lessons: Sequence[Lesson], seed: int) -> TuneReport:
         """Move the teacher towards the improved advice; later `advise` calls use the new weights."""
         ...

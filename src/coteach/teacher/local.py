@@ -75,6 +75,10 @@ class LocalTeacher:
         """One distribution over `options` for each situation; the model is asked only what it was not asked before."""
         return self._advise(situations, tuned=True)
 
+    def advise_untuned(self, situations: Sequence[Situation]) -> list[Scores]:
+        """What the model says without its adapter; not counted as queries."""
+        return self._advise(situations, tuned=False)
+
     def prompt(self, situation: Situation) -> prompts.Prompt:
         """Token ids of the question; raises `CoteachError` where the model cannot read that much."""
         built = prompts.build(self.tokenizer, self.frame, situation)
@@ -123,7 +127,7 @@ class LocalTeacher:
 
     def _tune(self, lessons: list[Lesson], plan: tuning.Plan, begun: float) -> TuneReport:
         situations = [lesson.situation for lesson in lessons]
-        untuned = self._advise(situations, tuned=False)
+        untuned = self.advise_untuned(situations)
         cases = [
             tuning.Case(self.prompt(lesson.situation), self.bias(lesson.situation.options), lesson.target, anchor, lesson.weight)
             for lesson, anchor in zip(lessons, untuned, strict=True)

@@ -6,9 +6,9 @@ from coteach.config import TeacherConfig
 from coteach.errors import unknown
 from coteach.teacher.base import Teacher
 from coteach.teacher.memory import AdviceMemory
-from coteach.teacher.scripted import OracleTeacher, UniformTeacher
+from coteach.teacher.scripted import LiarTeacher, OracleTeacher, UniformTeacher
 
-SPECS = ("smollm2", "hf:<id or folder>", "gguf:<file>", "uniform", "oracle")
+SPECS = ("smollm2", "hf:<id or folder>", "gguf:<file>", "uniform", "oracle", "liar")
 
 
 def make_teacher(spec: str, config: TeacherConfig, memory: AdviceMemory | None = None) -> Teacher:
@@ -17,6 +17,8 @@ def make_teacher(spec: str, config: TeacherConfig, memory: AdviceMemory | None =
         return UniformTeacher()
     if spec == "oracle":
         return OracleTeacher()
+    if spec == "liar":
+        return LiarTeacher()
     kind, _, name = spec.partition(":")
     if spec == "smollm2" or (kind in ("hf", "gguf") and name):
         from coteach.teacher.local import LocalTeacher

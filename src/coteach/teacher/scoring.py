@@ -145,6 +145,21 @@ class Scorer:
         """Like `score`, one pass, differentiable: the prefix is computed along, never taken from before."""
         return self._run(prompts, None)
 
+    def score_and_read(self, prompts: Sequence[Prompt]) -> tuple[list[torch.Tensor], torch.Tensor]:
+        """Option scores and, from the same pass, (len(prompts), hidden) what the last layer holds at each prompt's end.
+
+        Differentiable where gradients are recorded, else with the kept prefix; only for models that read tries.
+        """
+        cache = None if torch.is_grad_enabled() else self._prefix_cache()
+        trie = grow(self.prefix, prompts)
+        first = 0 if cache is None else len(self.prefix)
+        rows, row_of = np.unique(trie.edges[:, 2], return_inverse=True)
+        out = self._forward(trie, cache, first, rows, read=True)
+        hidden = _at_least_single(out.hidden_states[-1][0])
+        asked = trie.edges[np.unique(trie.edges[:, 0], return_index=True)[1], 2]  # an answer's first token is predicted there
+        scores = _sums(_at_least_single(out.logits[0]), trie, row_of, prompts)
+        return scores, hidden[torch.as_tensor(asked - first, device=hidden.device)]
+
     def _prefix_cache(self) -> Any:
         """A new cache that holds the prefix's keys and values (every layer in full, whatever its window)."""
         from transformers import DynamicCache
@@ -163,33 +178,30 @@ class Scorer:
             return [self._run_alone(prompt) for prompt in prompts]
         trie = grow(self.prefix, prompts)
         rows, row_of = np.unique(trie.edges[:, 2], return_inverse=True)
-        logits = self._forward(trie, cache, 0 if cache is None else len(self.prefix), rows)
-        token = torch.as_tensor(trie.edges[:, 3], device=logits.device)
-        row = torch.as_tensor(row_of, device=logits.device)
-        gained = logits[row, token] - torch.logsumexp(logits, dim=-1)[row]
-        sizes = [len(prompt.options) for prompt in prompts]
-        flat = np.cumsum([0, *sizes[:-1]])[trie.edges[:, 0]] + trie.edges[:, 1]
-        total = gained.new_zeros(sum(sizes)).index_add(0, torch.as_tensor(flat, device=gained.device), gained)
-        return list(torch.split(total, sizes))
+        out = self._forward(trie, cache, 0 if cache is None else len(self.prefix), rows)
+        return _sums(_at_least_single(out.logits[0]), trie, row_of, prompts)
 
     def _run_alone(self, prompt: Prompt) -> torch.Tensor:
         before = len(self.prefix) + len(prompt.body)
         self.tokens += sum(before + len(option) for option in prompt.options)
         return torch.stack([_alone(self.model, [*self.prefix, *prompt.body], option) for option in prompt.options])
 
-    def _forward(self, trie: Trie, cache: Any, first: int, rows: NDArray[np.int64]) -> torch.Tensor:
-        """(len(rows), vocabulary) logits, float32 or better, at the nodes `rows`; nodes before `first` are in `cache`."""
+    def _forward(self, trie: Trie, cache: Any, first: int, rows: NDArray[np.int64], read: bool = False) -> Any:
+        """The model's answer: logits (1, len(rows), vocabulary) at the nodes `rows`, with `read` also every layer's states.
+
+        Nodes before `first` are in `cache`.
+        """
         device = self.model.device
         self.tokens += len(trie) - first
-        out = self.model(
+        return self.model(
             input_ids=torch.as_tensor(trie.token[None, first:], device=device),
             position_ids=torch.as_tensor(trie.position[None, first:], device=device),
             attention_mask=self._masks(trie, first),
             past_key_values=cache,
             use_cache=cache is not None,
             logits_to_keep=torch.as_tensor(rows - first, device=device),
+            output_hidden_states=read,
         )
-        return _at_least_single(out.logits[0])
 
     def _masks(self, trie: Trie, first: int) -> torch.Tensor | dict[str, torch.Tensor]:
         """Additive masks (1, 1, nodes, all nodes), one for each kind of attention where the model mixes kinds."""
@@ -223,6 +235,17 @@ def reads_tries(model: Any, prefix: Sequence[int], prompt: Prompt) -> bool:
     except (RuntimeError, TypeError, ValueError, KeyError, IndexError, AttributeError, NotImplementedError):
         return False
     return bool(np.allclose(packed, score_one_by_one(model, prefix, prompt), rtol=0.0, atol=1e-2))
+
+
+def _sums(logits: torch.Tensor, trie: Trie, row_of: NDArray[np.int64], prompts: Sequence[Prompt]) -> list[torch.Tensor]:
+    """Of each prompt, (len(options),): what its options' tokens are worth in log-probability, added up along each option."""
+    token = torch.as_tensor(trie.edges[:, 3], device=logits.device)
+    row = torch.as_tensor(row_of, device=logits.device)
+    gained = logits[row, token] - torch.logsumexp(logits, dim=-1)[row]
+    sizes = [len(prompt.options) for prompt in prompts]
+    flat = np.cumsum([0, *sizes[:-1]])[trie.edges[:, 0]] + trie.edges[:, 1]
+    total = gained.new_zeros(sum(sizes)).index_add(0, torch.as_tensor(flat, device=gained.device), gained)
+    return list(torch.split(total, sizes))
 
 
 def _alone(model: Any, asked: Sequence[int], option: Sequence[int]) -> torch.Tensor:

@@ -28,6 +28,10 @@ class ScriptedTeacher:
         """One distribution over `options` for each situation."""
         return [self._advice(situation) for situation in situations]
 
+    def advise_untuned(self, situations: Sequence[Situation]) -> list[NDArray[np.float64]]:
+        """The same advice: nothing is tuned."""
+        return self.advise(situations)
+
     def tune(self, lessons: Sequence[Lesson], seed: int) -> TuneReport:
         """Not possible: `tunable` is False."""
         raise CoteachError(f"teacher {self.name!r} cannot be tuned: use a language model (smollm2, hf:..., gguf:...)")
@@ -60,3 +64,12 @@ class OracleTeacher(ScriptedTeacher):
         advice = np.full(count, DOUBT / (count - 1))
         advice[situation.expert] = 1.0 - DOUBT
         return advice
+
+
+class LiarTeacher(OracleTeacher):
+    """The oracle with the options shuffled: as sure as it is, of an option that the expert would not choose."""
+
+    name = "liar"
+
+    def _advice(self, situation: Situation) -> NDArray[np.float64]:
+        return np.roll(super()._advice(situation), 1)

@@ -298,8 +298,8 @@ def search(b: Belief, n: int, part: NDArray[np.int8], plan: Plan, s: Scratch) ->
         if interest[front] and _note(b, n, plan, s, ahead, action, released == 0):
             return
         for k in range(3):
-            if k < 2:
-                successor, taken = (state & ~3) | ((heading + 3 + 2 * k) & 3), k
+            if k > 0:
+                successor, taken = (state & ~3) | ((heading + 1 + 2 * k) & 3), k - 1
             else:
                 successor, taken = (ahead << 2) | heading, FORWARD
                 if _ENTRY[front] == BY_TOGGLE and stamp[successor] != now:

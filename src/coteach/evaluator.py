@@ -1,0 +1,211 @@
+"""What options are worth in situations never seen before: a small evaluator over words, trained on the evidence and on the LLM.
+
+A table of outcomes knows nothing about a new situation; the words of a situation and an option say how it resembles others.
+Every clause of the text is compared with the option: once as it is, and once with the words they share blanked out, so that
+"go to the red ball" beside "Mission: go to the red ball" is the same pair as "pick up the key" beside "Mission: pick up the key". Several small networks are trained on these pairs; where they disagree the evaluator does not know
+(deep ensembles: Lakshminarayanan et al. 2017, arXiv 1612.01474). One more echoes the LLM's answers, until it can be asked.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import safetensors.torch
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from coteach.grounding.base import Situations
+
+Array = NDArray[np.float64]
+
+MEMBERS = 4
+"""Networks that judge; the one after them echoes the LLM."""
+WIDTH = 16
+TABLE = 2**14
+"""Rows of the table of pairs, into which they are hashed."""
+ARTICLES = frozenset({"a", "an", "the"})
+LEARNING_RATE = 3e-3
+SEEN = 0.7
+"""Share of the rows that a member sees."""
+ROWS = 256
+"""Pairs of situation and option in one optimiser step."""
+FILE = "evaluator.safetensors"
+
+Bags = tuple[Tensor, Tensor]
+"""Rows of the table (L,) int64, one bag after another, and how many each bag has (B,) int64."""
+
+
+class Pairs:
+    """Situations as hashed pairs of words."""
+
+    def __init__(self, situations: Situations) -> None:
+        self.situations = situations
+        self._options: list[list[NDArray[np.int64]]] = []
+        self._known: dict[tuple[str, str], tuple[int, int]] = {}
+
+    def of(self, number: int) -> list[NDArray[np.int64]]:
+        """The pairs of each option of a situation: rows of the table, without repetition."""
+        while len(self._options) <= number:
+            situation = self.situations[len(self._options)]
+            clauses = ["", *(clause for clause in re.split(r"[.,]\s*", situation.text) if clause)]
+            self._options.append([self._bag(option, clauses) for option in situation.options])
+        return self._options[number]
+
+    def _bag(self, option: str, clauses: Sequence[str]) -> NDArray[np.int64]:
+        bag = {row for clause in clauses for row in self._pair(option, clause)}
+        return np.fromiter(bag, dtype=np.int64, count=len(bag))
+
+    def _pair(self, option: str, clause: str) -> tuple[int, int]:
+        key = (option, clause)
+        if key not in self._known:
+            self._known[key] = (_hash(option, clause), _hash(*blank(option, clause)))
+        return self._known[key]
+
+
+def blank(option: str, clause: str) -> tuple[str, str]:
+    """Both texts with the words they share blanked out, articles left out."""
+    one, other = ([word for word in text.lower().split() if word not in ARTICLES] for text in (option, clause))
+    shared = set(one) & set(other)
+    blanked = [" ".join("*" if word in shared else word for word in words) for words in (one, other)]
+    return blanked[0], blanked[1]
+
+
+def _hash(option: str, clause: str) -> int:
+    return zlib.crc32(f"{option}|{clause}".encode()) % TABLE
+
+
+class Networks(nn.Module):
+    """(bag of pairs) -> `MEMBERS + 1` logits: hidden = relu(sum of the pairs' rows / sqrt(their number)), one linear unit each."""
+
+    def __init__(self, generator: torch.Generator) -> None:
+        super().__init__()
+        count = MEMBERS + 1
+        self.table = nn.Parameter(torch.randn(TABLE, count * WIDTH, generator=generator))
+        self.hidden = nn.Parameter(torch.zeros(count * WIDTH))
+        self.out = nn.Parameter(torch.randn(count, WIDTH, generator=generator) * (2.0 / WIDTH) ** 0.5)
+
+    def forward(self, ids: Tensor, counts: Tensor) -> Tensor:
+        """ids (L,) int64, counts (B,) int64 with sum L -> logits (B, MEMBERS + 1)."""
+        starts = counts.cumsum(0) - counts
+        bag = F.embedding_bag(ids, self.table, starts, mode="sum") / counts.sqrt()[:, None]
+        hidden = torch.relu(bag + self.hidden).view(len(counts), -1, WIDTH)
+        return (hidden * self.out).sum(-1)
+
+
+class Evaluator:
+    """Opinions for every situation met, as arrays to look up; K columns.
+
+    mean, doubt: (S, K) what the members expect an option to return, and how far they disagree (standard deviation).
+    """
+
+    def __init__(self, situations: Situations, max_options: int, seed: int) -> None:
+        self.situations, self.max_options = situations, max_options
+        self.pairs = Pairs(situations)
+        self._generator = torch.Generator().manual_seed(seed)
+        self._rng = np.random.default_rng(seed)
+        self.networks = Networks(self._generator)
+        self.optimizer = torch.optim.Adam(self.networks.parameters(), lr=LEARNING_RATE, fused=True)
+        self.mean, self.doubt = np.zeros((0, max_options)), np.zeros((0, max_options))
+        self.echo = np.zeros((0, max_options))
+        """(S, K) what the LLM would say, rows sum to 1; meaningless before `learn` has seen answers."""
+
+    def grow(self, situations: int) -> None:
+        """Make room for situations numbered below `situations`: nothing is known about new ones until `refresh`."""
+        missing = situations - len(self.mean)
+        if missing > 0:
+            blank_rows = np.full((missing, self.max_options), 0.5)
+            self.mean, self.doubt = np.vstack([self.mean, blank_rows]), np.vstack([self.doubt, blank_rows])
+            self.echo = np.vstack([self.echo, np.zeros((missing, self.max_options))])
+
+    def learn(self, worth: Array, tries: Array, prior: Array, asked: NDArray[np.bool_], steps: int) -> None:
+        """A few optimiser steps: members towards `worth` (S, K) in [0, 1] where `tries` > 0, the echo towards `prior` where `asked`."""
+        cells = np.argwhere(tries[: len(worth)] > 0)
+        answered = np.flatnonzero(asked)
+        if not len(cells):
+            return
+        chance = np.sqrt(np.minimum(tries[cells[:, 0], cells[:, 1]], 25.0))
+        for _ in range(steps):
+            chosen = cells[self._rng.choice(len(cells), min(ROWS, len(cells)), p=chance / chance.sum())]
+            loss = self._judge_loss(chosen, worth[chosen[:, 0], chosen[:, 1]])
+            if len(answered):
+                loss = loss + self._echo_loss(self._rng.choice(answered, min(ROWS // 8, len(answered)), replace=False), prior)
+            self.optimizer.zero_grad()
+            torch.autograd.backward(loss)
+            self.optimizer.step()
+
+    @torch.no_grad()
+    def refresh(self, chosen: NDArray[np.int64]) -> None:
+        """Renew the opinions about the situations `chosen`."""
+        if not len(chosen):
+            return
+        bags, place, slot = self._all_options(chosen)
+        logits = self.networks(*bags).double()
+        value = logits[:, :MEMBERS].sigmoid().numpy()
+        owner = chosen[place]
+        self.mean[owner, slot], self.doubt[owner, slot] = value.mean(axis=1), value.std(axis=1)
+        self.echo[chosen] = _spread(logits[:, MEMBERS], place, slot, self.echo[chosen].shape).softmax(dim=1).numpy()
+
+    def save(self, folder: Path) -> None:
+        """Write networks, optimiser and generators into `folder`."""
+        folder.mkdir(parents=True, exist_ok=True)
+        state = {f"network.{name}": value.clone() for name, value in self.networks.state_dict().items()}
+        for index, moments in self.optimizer.state_dict()["state"].items():
+            state |= {f"optimizer.{index}.{name}": value.clone() for name, value in moments.items()}
+        state["generator"] = self._generator.get_state()
+        state |= {name: torch.from_numpy(getattr(self, name)) for name in ("mean", "doubt", "echo")}
+        safetensors.torch.save_file(state, folder / FILE)
+        (folder / "generator.json").write_text(json.dumps(self._rng.bit_generator.state), encoding="utf-8")
+
+    def load(self, folder: Path) -> None:
+        """Take up what `save` wrote."""
+        state = safetensors.torch.load_file(folder / FILE)
+        self.networks.load_state_dict({name: state[f"network.{name}"] for name in self.networks.state_dict()})
+        moments: dict[int, dict[str, Tensor]] = {}
+        for name, value in state.items():
+            if name.startswith("optimizer."):
+                _, index, moment = name.split(".")
+                moments.setdefault(int(index), {})[moment] = value
+        groups = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
+        self._generator.set_state(state["generator"])
+        self.mean, self.doubt, self.echo = (state[name].numpy().copy() for name in ("mean", "doubt", "echo"))
+        self._rng.bit_generator.state = json.loads((folder / "generator.json").read_text(encoding="utf-8"))
+
+    def _judge_loss(self, chosen: NDArray[np.int64], worth: Array) -> Tensor:
+        """Cross-entropy of the members; each sees its own part of the rows, which keeps their opinions apart."""
+        logits = self.networks(*_bags([self.pairs.of(int(c))[int(o)] for c, o in chosen]))[:, :MEMBERS]
+        target = torch.from_numpy(worth.astype(np.float32))[:, None].expand_as(logits)
+        seen = (torch.rand(logits.shape, generator=self._generator) < SEEN).float()
+        return F.binary_cross_entropy_with_logits(logits, target, weight=seen, reduction="sum") / len(chosen)
+
+    def _echo_loss(self, chosen: NDArray[np.int64], prior: Array) -> Tensor:
+        bags, place, slot = self._all_options(chosen)
+        logits = _spread(self.networks(*bags)[:, MEMBERS], place, slot, (len(chosen), self.max_options))
+        return F.cross_entropy(logits, torch.from_numpy(prior[chosen].astype(np.float32)))
+
+    def _all_options(self, chosen: NDArray[np.int64]) -> tuple[Bags, NDArray[np.int64], NDArray[np.int64]]:
+        """Bags (B) of every option of the situations; place (B,) in `chosen` and slot (B,) of each."""
+        options = [self.pairs.of(int(number)) for number in chosen]
+        lengths = [len(bags) for bags in options]
+        place = np.repeat(np.arange(len(chosen)), lengths)
+        slot = np.concatenate([np.arange(length) for length in lengths])
+        return _bags([bag for bags in options for bag in bags]), place, slot
+
+
+def _bags(bags: Sequence[NDArray[np.int64]]) -> Bags:
+    counts = np.fromiter(map(len, bags), dtype=np.int64, count=len(bags))
+    return torch.from_numpy(np.concatenate(bags)), torch.from_numpy(counts)
+
+
+def _spread(values: Tensor, place: NDArray[np.int64], slot: NDArray[np.int64], shape: tuple[int, ...]) -> Tensor:
+    """Values of options at their (place, slot); next to minus infinity where there is no option."""
+    spread = torch.full(shape, -1e9, dtype=values.dtype)
+    spread[torch.from_numpy(place), torch.from_numpy(slot)] = values
+    return spread

@@ -1,0 +1,278 @@
+"""The paper's case study: one BabyAI task, budgets of 40 and 2100 iterations, the arms of the loop against `glam`.
+
+The loop's arms are runs of `coteach train` with rounds of one iteration; `glam` is trained here. Each result is a small JSON
+file, results/case-study/BUDGET/ARM-SEED.json, written when its run has finished, and never made twice.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import shlex
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import coteach
+from coteach import config as configuration
+from coteach.errors import CoteachError
+from coteach.experiments.compare import Job, Result, source_revision
+from coteach.experiments.glam import Glam, GlamConfig
+from coteach.machine import environment
+from coteach.progress import duration, percent
+from coteach.run import replace_text
+from coteach.teacher.models import load_model
+
+TASK = "BabyAI-GoToRedBallNoDists-v0"
+BUDGETS = (40, 2100)
+GLAM = "glam"
+LOOP_ARMS = ("mutual", "one-way", "student-only")
+ARMS = (*LOOP_ARMS, GLAM)
+
+ENVS, HORIZON = 16, 16
+ITERATION = ENVS * HORIZON
+"""Environment steps of an iteration; a round of the loop here."""
+
+IN_FULL = 40
+"""Iterations up to which `glam` has no time limit, and no arm stops early."""
+
+STOP_AT = 0.95
+
+COLUMNS = ("arm", "budget", "iterations", "success", "return", "wall", "LLM tokens")
+
+
+@dataclass(frozen=True)
+class Study:
+    """What is asked for: `seeds` runs of each of `arms` under each budget (in iterations); glam_minutes for a long budget."""
+
+    arms: tuple[str, ...] = ARMS
+    budgets: tuple[int, ...] = BUDGETS
+    seeds: tuple[int, ...] = (0, 1, 2)
+    teacher: str = "smollm2"
+    glam_minutes: float = 60.0
+    episodes: int = 200
+    results: Path = Path("results")
+    runs: Path = Path("runs")
+
+    @property
+    def folder(self) -> Path:
+        """Where its results are kept."""
+        return self.results / "case-study"
+
+    def result(self, budget: int, arm: str, seed: int) -> Path:
+        """Where one run's result is kept."""
+        return self.folder / str(budget) / f"{arm}-{seed}.json"
+
+    def jobs(self) -> list[Job]:
+        """The runs of the loop, of all arms but `glam`."""
+        arms = [arm for arm in self.arms if arm != GLAM]
+        return [self._job(budget, arm, seed) for budget, seed, arm in product(self.budgets, self.seeds, arms)]
+
+    def _job(self, budget: int, arm: str, seed: int) -> Job:
+        settings = (
+            f"steps={budget * ITERATION}",
+            f"collect.envs={ENVS}",
+            f"collect.horizon={HORIZON}",
+            f"stop_at={1.01 if budget <= IN_FULL else STOP_AT}",
+            f"episodes={self.episodes}",
+            f"teacher.spec={self.teacher}",
+            "threads=1",
+        )
+        config = configuration.load(None, [*settings, f'tasks=["{TASK}"]', f"arm={arm}", f"seed={seed}"])
+        folder = self.runs / "case-study" / str(budget) / f"{arm}-{seed}"
+        return Job(config, settings, folder, self.result(budget, arm, seed))
+
+    def glam_config(self, seed: int) -> GlamConfig:
+        """The baseline's run of a seed, the same for every budget."""
+        return GlamConfig(TASK, seed=seed, envs=ENVS, horizon=HORIZON)
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of the table: runs of an arm under a budget, one entry for each seed."""
+
+    arm: str
+    budget: int
+    iterations: tuple[int, ...]
+    success: tuple[float, ...]
+    returns: tuple[float, ...]
+    wall_seconds: tuple[float, ...]
+    tokens: tuple[int, ...]
+    stopped: bool
+    """A run ended by time or by success, before the budget was spent."""
+
+
+def learn_glam(study: Study, seed: int, say: Callable[[str], None]) -> Iterator[Path]:
+    """Train the baseline of one seed through those budgets whose results are missing; yields each result once written.
+
+    One run serves all budgets: what it is after 40 iterations is a result, and then it goes on.
+    """
+    missing = [budget for budget in sorted(study.budgets) if not glam_finished(study, budget, seed)]
+    if not missing:
+        return
+    glam = Glam(study.glam_config(seed), load_model(study.teacher))
+    try:
+        for budget in missing:
+            limit = math.inf if budget <= IN_FULL else 60 * study.glam_minutes
+            curve: list[dict[str, Any]] = []
+
+            def report(row: dict[str, Any], curve: list[dict[str, Any]] = curve, budget: int = budget) -> None:
+                curve.append({name: row[name] for name in ("steps", "seconds", "success")})
+                done = f"{row['steps'] // ITERATION} of {budget} iterations"
+                say(f"glam-{seed}: {done}, {duration(row['seconds'])}, {percent(row['success'])} of recent episodes")
+
+            glam.learn(budget * ITERATION, limit, report)
+            yield _keep(study, budget, glam, curve)
+    finally:
+        glam.close()
+
+
+def glam_finished(study: Study, budget: int, seed: int) -> bool:
+    """Whether its result is kept; CoteachError where what is kept had other settings."""
+    path = study.result(budget, GLAM, seed)
+    if not path.is_file():
+        return False
+    kept, asked = _read(path)["config"], _glam_settings(study, seed)
+    for name, value in asked.items():
+        if kept.get(name) != value:
+            raise CoteachError(f"{path} was made with {name}={kept.get(name)!r}, not {value!r}: delete it, or change --results")
+    return True
+
+
+def _glam_settings(study: Study, seed: int) -> dict[str, Any]:
+    return asdict(study.glam_config(seed)) | {"teacher": study.teacher, "episodes": study.episodes}
+
+
+def _keep(study: Study, budget: int, glam: Glam, curve: list[dict[str, Any]]) -> Path:
+    """Evaluate the baseline as it is now, and write the result."""
+    began = time.perf_counter()
+    outcome = glam.evaluate(study.episodes)
+    summary = {
+        "task": TASK,
+        "arm": GLAM,
+        "seed": glam.config.seed,
+        "teacher": study.teacher,
+        "engine": glam.environments.engine,
+        "budget": budget * ITERATION,
+        "steps": glam.steps,
+        "minutes": None if budget <= IN_FULL else study.glam_minutes,
+        "success": outcome.success,
+        "return": outcome.mean_return,
+        "llm_tokens": glam.tokens,
+        "train_seconds": round(glam.seconds, 3),
+        "wall_seconds": round(glam.seconds + time.perf_counter() - began, 3),
+        "curve": curve,
+    }
+    result = {
+        "command": shlex.join(["coteach", "case-study", *_words(study, budget, glam.config.seed)]),
+        "revision": source_revision(),
+        "version": coteach.__version__,
+        "machine": environment(configuration.Config()),
+        "config": _glam_settings(study, glam.config.seed),
+        "summary": summary,
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    path = study.result(budget, GLAM, glam.config.seed)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    replace_text(path, json.dumps(result, indent=1) + "\n")
+    return path
+
+
+def _words(study: Study, budget: int, seed: int) -> list[str]:
+    run = ["--arms", GLAM, "--budgets", str(budget), "--seed", str(seed), "--seeds", "1"]
+    return [*run, "--teacher", study.teacher, "--glam-minutes", f"{study.glam_minutes:g}"]
+
+
+def lines(study: Study) -> list[Line]:
+    """The table: every arm and budget of which all seeds are finished."""
+    found = []
+    for budget, arm in product(study.budgets, study.arms):
+        paths = [study.result(budget, arm, seed) for seed in study.seeds]
+        if all(path.is_file() for path in paths):
+            found.append(_line(arm, budget, [_read(path)["summary"] for path in paths]))
+    return found
+
+
+def _line(arm: str, budget: int, summaries: Sequence[dict[str, Any]]) -> Line:
+    def each(name: str) -> tuple[Any, ...]:
+        return tuple(summary[name] for summary in summaries)
+
+    steps = each("steps")
+    iterations = tuple(min(count // ITERATION, budget) for count in steps)
+    stopped = any(count < budget * ITERATION for count in steps)
+    return Line(arm, budget, iterations, each("success"), each("return"), each("wall_seconds"), each("llm_tokens"), stopped)
+
+
+def cells(line: Line) -> tuple[str, ...]:
+    """The cells under `COLUMNS`: means over the seeds, with the lowest and the highest where they differ."""
+    ended = f" of {line.budget:,}" if line.stopped else ""
+    return (
+        line.arm,
+        f"{line.budget:,}",
+        f"{_mean(line.iterations):,.0f}{ended}",
+        _spread(line.success, percent),
+        _spread(line.returns, lambda value: f"{value:.2f}"),
+        duration(_mean(line.wall_seconds)),
+        f"{_mean(line.tokens):,.0f}",
+    )
+
+
+def notes(study: Study, found: Sequence[Line]) -> list[str]:
+    """How to read the table, and what was not done in full."""
+    seeds = ", ".join(map(str, study.seeds))
+    said = [
+        f"{TASK}, of seeds {seeds} the means, with the lowest and the highest in brackets. An iteration is "
+        f"{ITERATION} environment steps. Success and return: greedy, {study.episodes} fixed-seed episodes. Tokens: computed "
+        "while training; answers remembered from earlier runs cost none."
+    ]
+    if any(line.stopped and line.arm != GLAM for line in found):
+        said.append(f"Beyond {IN_FULL} iterations a run of the loop ends once its student has held {percent(STOP_AT)}.")
+    for line in found:
+        if line.stopped and line.arm == GLAM:
+            took, done = _mean(line.wall_seconds), _mean(line.iterations)
+            said.append(
+                f"glam was stopped after {duration(took)} with {done:,.0f} of {line.budget:,} iterations done: all of them would "
+                f"take about {duration(took / max(done, 1) * line.budget)} a seed on this machine."
+            )
+    return said
+
+
+def markdown(study: Study) -> str:
+    """The table as GitHub shows it, with its notes and the command that makes it."""
+    found = lines(study)
+    rule = [":--", *["--:"] * (len(COLUMNS) - 1)]
+    table = "\n".join(f"| {' | '.join(row)} |" for row in (COLUMNS, rule, *map(cells, found)))
+    command = f"```\ncoteach case-study --seeds {len(study.seeds)} --glam-minutes {study.glam_minutes:g}\n```"
+    return "\n\n".join([table, *notes(study, found), command]) + "\n"
+
+
+def plain(found: Sequence[Line]) -> list[dict[str, Any]]:
+    """The table for machines."""
+    return [dataclasses.asdict(line) for line in found]
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
+
+
+def _spread(values: Sequence[float], text: Callable[[float], str]) -> str:
+    """`97 % [95 %, 99 %]`; the value alone where all are the same."""
+    if min(values) == max(values):
+        return text(values[0])
+    return f"{text(_mean(values))} [{text(min(values))}, {text(max(values))}]"
+
+
+def _read(path: Path) -> Result:
+    """One result; CoteachError where the file is not one."""
+    try:
+        result: Result = json.loads(path.read_text(encoding="utf-8"))
+        if {"config", "summary"} <= result.keys() and "success" in result["summary"]:
+            return result
+    except (OSError, ValueError, AttributeError, TypeError):
+        pass
+    raise CoteachError(f"{path} is not the result of a run: delete it, and the run is made again")

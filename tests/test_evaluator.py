@@ -1,0 +1,88 @@
+"""The evaluator: what a few outcomes say about situations never met, and where it knows that it does not know."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from coteach.evaluator import Evaluator, Pairs, blank
+from coteach.grounding.base import Situation, Situations
+
+TRIED = ("red", "green", "blue")
+UNTRIED = ("grey", "pink", "white")
+
+
+def go_to(colour: str, colours: tuple[str, ...]) -> Situation:
+    """The mission names one of the balls that can be seen."""
+    seen = ", ".join(f"a {c} ball" for c in colours)
+    return Situation(f"Mission: go to the {colour} ball. You see {seen}.", tuple(f"go to the {c} ball" for c in colours))
+
+
+def taught(rounds: int = 40) -> Evaluator:
+    """An evaluator that saw every option tried among balls of the first colours: the one named is worth 0.9, others nothing."""
+    situations = Situations()
+    for colours in (TRIED, UNTRIED):
+        for colour in colours:
+            situations.number(go_to(colour, colours))
+    evaluator = Evaluator(situations, 3, seed=0)
+    evaluator.grow(6)
+    worth, tries = np.zeros((6, 3)), np.zeros((6, 3))
+    worth[:3], tries[:3] = 0.9 * np.eye(3), 20.0
+    for _ in range(rounds):
+        evaluator.learn(worth, tries, np.full((6, 3), 1 / 3), np.zeros(6, dtype=np.bool_), steps=12)
+    evaluator.refresh(np.arange(6))
+    return evaluator
+
+
+def test_words_that_both_share_are_blanked_out() -> None:
+    assert blank("go to the red ball", "Mission: go to the red ball") == ("* * * *", "mission: * * * *")
+    assert blank("pick up the blue key", "a locked blue door") == ("pick up * key", "locked * door")
+
+
+def test_the_same_relation_between_other_words_is_the_same_pair() -> None:
+    pairs = Pairs(Situations())
+    assert (
+        pairs._pair("go to the red ball", "Mission: go to the red ball")[1]
+        == pairs._pair("pick up the blue key", "Mission: pick up the blue key")[1]
+    )
+
+
+def test_doing_what_the_mission_says_is_learned_for_colours_never_tried() -> None:
+    mean = taught().mean[3:]
+    assert (mean.argmax(axis=1) == [0, 1, 2]).all()
+
+
+def test_it_is_sure_where_it_was_taught_and_doubts_what_is_new() -> None:
+    doubt = taught().doubt
+    assert doubt[:3].max() < 0.1 < doubt[3:].mean()
+
+
+def test_it_doubts_what_it_has_never_seen_the_like_of() -> None:
+    evaluator = taught()
+    strange = evaluator.situations.number(Situation("Mission: bake bread. You see an oven.", ("light fire", "knead dough")))
+    evaluator.grow(strange + 1)
+    assert evaluator.doubt[strange].tolist() == [0.5] * 3, "nothing is known before it has looked"
+    evaluator.refresh(np.array([strange]))
+    assert evaluator.doubt[strange, :2].mean() > 3 * evaluator.doubt[:3].mean()
+
+
+def test_the_echo_repeats_the_teachers_answers() -> None:
+    evaluator = taught()
+    says = np.array([[0.1, 0.2, 0.7]] * 6)
+    answered = np.arange(6) < 4
+    for _ in range(40):
+        evaluator.learn(np.zeros((6, 3)), np.ones((6, 3)), says, answered, steps=12)
+    evaluator.refresh(np.arange(6))
+    assert evaluator.echo.sum(axis=1) == pytest.approx(1.0)
+    assert np.abs(evaluator.echo[:4] - says[:4]).max() < 0.1
+
+
+def test_it_goes_on_from_a_checkpoint_as_it_would_have(tmp_path: Path) -> None:
+    one = taught(rounds=3)
+    one.save(tmp_path)
+    other = Evaluator(one.situations, 3, seed=9)
+    other.load(tmp_path)
+    for evaluator in (one, other):
+        evaluator.learn(np.eye(6)[:, :3], np.ones((6, 3)), np.full((6, 3), 1 / 3), np.ones(6, dtype=np.bool_), steps=3)
+        evaluator.refresh(np.arange(6))
+    assert np.array_equal(one.mean, other.mean) and np.array_equal(one.echo, other.echo)
