@@ -35,8 +35,8 @@ class Stubborn:
 def advice_of(arm: str, count: int = 3) -> tuple[Advice, AbstractModel, Stubborn]:
     situations, teacher, model = Situations(), Stubborn([0.1, 0.8, 0.1]), AbstractModel(4, 0.99)
     for i in range(count):
-        situations.number(Situation(f"situation {i}", OPTIONS))
-    advice = Advice(situations, teacher, ARMS[arm], EvidenceConfig(), model, Evaluator(situations, 4, seed=0))  # type: ignore[arg-type]
+        situations.number(Situation(f"Mission: leave. This is room {i}.", OPTIONS))
+    advice = Advice(situations, teacher, ARMS[arm], EvidenceConfig(), 4.0, model, Evaluator(situations, 4, seed=0))  # type: ignore[arg-type]
     advice.visit(np.arange(count).repeat(np.arange(1, count + 1)))
     advice.calls = 10
     return advice, model, teacher
@@ -49,7 +49,11 @@ def test_no_situation_is_asked_about_twice_under_the_same_weights() -> None:
         advice.calls = calls
         asked.append(advice.ask())
     assert asked == [2, 1, 0]
-    assert sorted(teacher.asked) == ["situation 0", "situation 1", "situation 2"]
+    assert sorted(teacher.asked) == [
+        "Mission: leave. This is room 0.",
+        "Mission: leave. This is room 1.",
+        "Mission: leave. This is room 2.",
+    ]
     advice.forget()
     advice.calls = 10
     assert advice.ask() == 3
@@ -60,21 +64,22 @@ def test_calls_go_to_the_situations_met_most_and_not_beyond_their_number() -> No
     advice.calls = 1
     advice.ask()
     advice.ask()
-    assert teacher.asked == ["situation 2"] and advice.calls == 0
+    assert teacher.asked == ["Mission: leave. This is room 2."] and advice.calls == 0
 
 
 def test_a_situation_met_while_leading_is_judged_at_once_and_asked_about_while_there_are_calls() -> None:
     advice, _, teacher = advice_of("mutual")
     advice.calls = 1
-    first = advice.lead(np.array([0, 1, 0]))
+    met, bold = np.array([0, 1, 0]), np.array([True, True, False])
+    first = advice.lead(met, bold)
     assert len(teacher.asked) == 1 and first.shape == (3, 4)
     assert first.sum(axis=1) == pytest.approx(1.0) and (first[:, 3] == 0).all(), "there is no fourth option"
-    assert np.array_equal(advice.lead(np.array([0, 1, 0])), first) and len(teacher.asked) == 1
+    assert np.array_equal(advice.lead(met, bold), first) and len(teacher.asked) == 1
 
 
 def test_until_the_teacher_answered_its_advice_is_uniform() -> None:
     advice, model, _ = advice_of("no-share")
-    advice.improve(sharpness=4.0)
+    advice.improve()
     assert advice.leading[0] == pytest.approx([1 / 3, 1 / 3, 1 / 3, 0], abs=1e-6)
 
 
@@ -89,7 +94,7 @@ def test_evidence_overrules_the_teacher_only_where_the_arm_reweighs() -> None:
         advice.ask()
         for outcome in proof():
             model.add(outcome)
-        advice.improve(sharpness=4.0)
+        advice.improve()
         assert advice.shown[2].argmax() == best, arm
         assert advice.shown[0].argmax() == 1, "no evidence there: the teacher speaks alone"
 
@@ -99,9 +104,9 @@ def test_lessons_are_what_worked_where_the_teacher_is_wrong() -> None:
     advice.ask()
     for outcome in [*proof(), *[Outcome(0, 0, 0, failed=True)] * 30]:
         model.add(outcome)
-    advice.improve(sharpness=4.0)
+    advice.improve()
     lessons = advice.lessons(limit=5)
-    assert [lesson.situation.text for lesson in lessons] == ["situation 2"], "failures alone teach nothing"
+    assert [lesson.situation.text for lesson in lessons] == ["Mission: leave. This is room 2."], "failures alone teach nothing"
     assert lessons[0].target.argmax() == 2 and lessons[0].target.sum() == pytest.approx(1.0)
 
 
@@ -111,7 +116,7 @@ def test_a_teacher_that_says_what_worked_is_not_taught() -> None:
     for outcome in proof():
         model.add(outcome)
     advice.ask()
-    advice.improve(sharpness=4.0)
+    advice.improve()
     assert advice.lessons(limit=5) == []
 
 
@@ -119,20 +124,20 @@ def test_no_call_is_spent_where_the_evidence_has_decided() -> None:
     advice, model, teacher = advice_of("no-share")
     for outcome in proof():
         model.add(outcome)
-    advice.improve(sharpness=4.0)
+    advice.improve()
     assert advice.ask() == 2
-    assert "situation 2" not in teacher.asked
+    assert "Mission: leave. This is room 2." not in teacher.asked
 
 
 def test_what_was_learned_in_one_situation_is_guessed_for_others_where_the_arm_shares() -> None:
     for arm, best in (("mutual", 2), ("no-share", 1)):
-        advice, model, _ = advice_of(arm)
+        advice, _, _ = advice_of(arm)
         advice.ask()
         for outcome in [*proof(), *[Outcome(2, 0, 2, failed=True)] * 30]:
-            model.add(outcome)
+            advice.witness(outcome)
         for _ in range(30):
             advice.visits[:] = 5.0
-            advice.improve(sharpness=4.0)
+            advice.improve()
         assert advice.shown[0].argmax() == best, arm
 
 
@@ -144,7 +149,7 @@ def test_the_echo_speaks_for_the_teacher_where_it_was_not_asked() -> None:
         advice.model.add(outcome)
     for _ in range(30):
         advice.visits[:] = 5.0
-        advice.improve(sharpness=4.0)
+        advice.improve()
     unasked = np.flatnonzero(~advice.answered)
     assert len(unasked) == 40
     assert (advice.leading[unasked].argmax(axis=1) == 1).all() and advice.prior[unasked, :3].std() < 1e-6

@@ -28,10 +28,10 @@ def exams(curve: Curve, *successes: float, begin: int = 100) -> None:
 
 def test_a_level_is_reached_over_three_exams_in_a_row_and_once() -> None:
     curve = Curve()
-    exams(curve, 0.0, 1.0, 0.5, 0.9, 1.0)
-    assert curve.steps_to == {0.80: 500, 0.95: None}, "0.5 + 0.9 + 1.0 are 0.8 on average"
+    exams(curve, 0.0, 1.0, 0.4, 1.0, 1.0)
+    assert curve.steps_to == {0.80: 400, 0.95: None}, "1.0 + 0.4 + 1.0 are 0.8 on average"
     exams(curve, 1.0, 1.0, 0.0, begin=1000)
-    assert curve.steps_to == {0.80: 500, 0.95: 1000}
+    assert curve.steps_to == {0.80: 400, 0.95: 1000}
 
 
 def test_exams_come_after_each_round_at_first_and_ever_more_rarely() -> None:

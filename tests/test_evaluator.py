@@ -29,7 +29,10 @@ def taught(rounds: int = 40) -> Evaluator:
     worth, tries = np.zeros((6, 3)), np.zeros((6, 3))
     worth[:3], tries[:3] = 0.9 * np.eye(3), 20.0
     for _ in range(rounds):
-        evaluator.learn(worth, tries, np.full((6, 3), 1 / 3), np.zeros(6, dtype=np.bool_), steps=12)
+        evaluator.learn(worth, tries, np.ones(6), np.full((6, 3), 1 / 3), np.zeros(6, dtype=np.bool_), steps=12)
+    for number in (0, 1, 2) * 60:
+        for slot in range(3):
+            evaluator.witness(number, slot)
     evaluator.refresh(np.arange(6))
     return evaluator
 
@@ -71,7 +74,7 @@ def test_the_echo_repeats_the_teachers_answers() -> None:
     says = np.array([[0.1, 0.2, 0.7]] * 6)
     answered = np.arange(6) < 4
     for _ in range(40):
-        evaluator.learn(np.zeros((6, 3)), np.ones((6, 3)), says, answered, steps=12)
+        evaluator.learn(np.zeros((6, 3)), np.ones((6, 3)), np.ones(6), says, answered, steps=12)
     evaluator.refresh(np.arange(6))
     assert evaluator.echo.sum(axis=1) == pytest.approx(1.0)
     assert np.abs(evaluator.echo[:4] - says[:4]).max() < 0.1
@@ -83,6 +86,8 @@ def test_it_goes_on_from_a_checkpoint_as_it_would_have(tmp_path: Path) -> None:
     other = Evaluator(one.situations, 3, seed=9)
     other.load(tmp_path)
     for evaluator in (one, other):
-        evaluator.learn(np.eye(6)[:, :3], np.ones((6, 3)), np.full((6, 3), 1 / 3), np.ones(6, dtype=np.bool_), steps=3)
+        evaluator.learn(
+            np.eye(6)[:, :3], np.ones((6, 3)), np.ones(6), np.full((6, 3), 1 / 3), np.ones(6, dtype=np.bool_), steps=3
+        )
         evaluator.refresh(np.arange(6))
     assert np.array_equal(one.mean, other.mean) and np.array_equal(one.echo, other.echo)

@@ -1,12 +1,25 @@
 """The student's network: what goes in, what comes out, how it begins."""
 
+import numpy as np
 import torch
 
-from coteach.student.network import ActorCritic
+from coteach.student.network import ActorCritic, SetFeatures
+
+
+def planes(rows, size=60, seed=0):
+    return (np.random.default_rng(seed).random((rows, size)) < 0.2).astype(np.uint8)
 
 
 def features(rows, size=60, seed=0):
-    return (torch.rand(rows, size, generator=torch.Generator().manual_seed(seed)) < 0.2).to(torch.uint8)
+    return SetFeatures.of(planes(rows, size, seed))
+
+
+def dense(lists):
+    """The planes that the lists stand for."""
+    rows = np.zeros((len(lists), lists.size), dtype=np.uint8)
+    for row in range(len(lists)):
+        rows[row, lists.ones[lists.starts[row] : lists.starts[row + 1]]] = 1
+    return rows
 
 
 def network(seed=0, hidden=32):
@@ -27,7 +40,7 @@ def test_it_begins_close_to_the_uniform_policy_but_not_at_it():
 
 def test_rows_are_independent():
     rows = features(8)
-    together, alone = network()(rows), [network()(row[None]) for row in rows]
+    together, alone = network()(rows), [network()(rows.rows(np.array([i]))) for i in range(8)]
     torch.testing.assert_close(together[0], torch.cat([logits for logits, _ in alone]))
     torch.testing.assert_close(together[1], torch.cat([values for _, values in alone]))
 
@@ -48,17 +61,17 @@ def test_the_critic_cannot_move_the_actors_own_layers():
 
 
 def test_the_sum_of_columns_is_the_dense_product_in_both_directions():
-    rows = features(50)
+    rows = planes(50)
     rows[3] = 0
     rows[:, 7] = 0
     student = network()
     weight = student.shared.weight.detach().double().requires_grad_()
-    dense = rows.double() @ weight + student.shared.bias.detach()
+    product = torch.from_numpy(rows).double() @ weight + student.shared.bias.detach()
     upstream = torch.randn(50, 32, generator=torch.Generator().manual_seed(1))
-    dense.backward(upstream.double())
-    ours = student.shared(rows)
+    product.backward(upstream.double())
+    ours = student.shared(SetFeatures.of(rows))
     ours.backward(upstream)
-    torch.testing.assert_close(ours.double(), dense, atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(ours.double(), product, atol=1e-6, rtol=1e-5)
     torch.testing.assert_close(student.shared.weight.grad.double(), weight.grad, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(student.shared.bias.grad, upstream.sum(dim=0), atol=1e-5, rtol=1e-5)
 
@@ -66,3 +79,22 @@ def test_the_sum_of_columns_is_the_dense_product_in_both_directions():
 def test_no_rows_are_no_rows():
     logits, values = network()(features(0))
     assert logits.shape == (0, 7) and values.shape == (0,)
+
+
+def test_lists_are_the_features_however_they_are_arranged():
+    first, second = planes(9), planes(5, seed=1)
+    first[[0, 4, 8]] = 0
+    joined, at = SetFeatures.joined([SetFeatures.of(first), SetFeatures.of(second)]), np.array([13, 0, 8, 9, 2, 2])
+    both = np.concatenate([first, second])
+    assert np.array_equal(dense(joined), both)
+    assert np.array_equal(dense(joined.rows(at)), both[at])
+    assert np.array_equal(dense(joined.transposed()), both.T)
+    assert len(joined.rows(at[:0])) == 0
+
+
+def test_only_what_is_wanted_of_a_row_is_computed():
+    student, rows = network(), features(10)
+    logits, values = student(rows)
+    some_logits, some_values = student(rows, acting=slice(4, None), valued=slice(7))
+    torch.testing.assert_close(some_logits, logits[4:])
+    torch.testing.assert_close(some_values, values[:7])

@@ -10,7 +10,8 @@ from torch.nn import functional as F
 
 from coteach.config import StudentConfig
 from coteach.errors import CoteachError, RunFailed
-from coteach.student.ppo import Batch, Imitation, Learner, explained_variance, gae, guidance_loss, ppo_loss
+from coteach.student.network import SetFeatures
+from coteach.student.ppo import Batch, Imitation, Learner, divergence, explained_variance, gae, ppo_loss
 
 sb3 = pytest.importorskip("stable_baselines3")
 FEATURES, ACTIONS = 40, 5
@@ -161,7 +162,7 @@ class _Policy(torch.nn.Module):
         self.network, self.optimizer = network, optimizer
 
     def evaluate_actions(self, observations, actions):
-        logits, values = self.network(observations)
+        logits, values = self.network(SetFeatures.of(observations.numpy()))
         distribution = torch.distributions.Categorical(logits=logits)
         return values[:, None], distribution.log_prob(actions), distribution.entropy()
 
@@ -211,15 +212,50 @@ def test_a_ratio_beyond_the_clip_range_gives_no_gradient():
     assert logprobs.grad[0] == 0 and logprobs.grad[1] != 0
 
 
-def test_guidance_is_the_weighted_mean_divergence_from_the_target():
-    logits = torch.randn(3, 4, generator=torch.Generator().manual_seed(0))
-    target = torch.tensor([[0.7, 0.3, 0.0, 0.0], [0.25, 0.25, 0.25, 0.25], [0.0, 0.0, 0.0, 0.0]])
-    policy = F.log_softmax(logits, dim=-1)
-    pairs = zip(target[:2], policy.exp()[:2], strict=True)
-    each = [torch.distributions.kl_divergence(categorical(q), categorical(p)) for q, p in pairs]
-    expected = (2.0 * each[0] + 0.5 * each[1]) / 3
-    torch.testing.assert_close(guidance_loss(logits, target, torch.tensor([2.0, 0.5, 0.0])), expected)
-    assert guidance_loss(target[:2].clamp(min=1e-9).log(), target[:2], torch.ones(2)) == pytest.approx(0, abs=1e-6)
+def test_the_divergence_is_that_of_torch_and_its_derivative_the_difference():
+    logits = torch.randn(3, 4, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    target = torch.tensor([[0.7, 0.3, 0.0, 0.0], [0.25, 0.25, 0.25, 0.25], [0.0, 0.0, 1.0, 0.0]])
+    log_policy = F.log_softmax(logits, dim=-1)
+    pairs = zip(target, log_policy.exp(), strict=True)
+    far = divergence(log_policy, target)
+    torch.testing.assert_close(
+        far, torch.stack([torch.distributions.kl_divergence(categorical(q), categorical(p)) for q, p in pairs])
+    )
+    far.sum().backward()
+    torch.testing.assert_close(logits.grad, (log_policy.exp() - target).detach())
+    assert divergence(target[1:2].log(), target[1:2]) == pytest.approx(0, abs=1e-6)
+
+
+def test_the_gradient_is_that_of_the_losses_sum():
+    """Of all terms at once: surrogate, entropy, guidance, imitation, and the critic's error on own and led rows."""
+    student = learner(epochs=1, minibatch=64, max_grad_norm=100.0, value_weight=0.7)
+    batch, aside = some_batch(student, 64, weight=0.6, extra=30), some_batch(student, 50, seed=3)
+    batch.logprobs += np.random.default_rng(5).normal(size=64).astype(np.float32) * 0.3  # so that ratios are clipped
+    batch.weight[::3] = 0
+    replayed = Imitation(aside.features, aside.target, np.linspace(0, 2, 50, dtype=np.float32))
+    twin = learner().network
+    twin.load_state_dict(student.network.state_dict())
+    student.update(batch, lambda rows: replayed)
+    expected(twin, batch, replayed, student.config).backward()
+    for ours, theirs in zip(student.network.parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(ours.grad, theirs.grad, atol=1e-6, rtol=1e-4)
+
+
+def expected(network, batch, replayed, config):
+    """The loss of one update as a formula, for autograd."""
+    tensor = torch.from_numpy
+    logits, values = network(SetFeatures.of(np.concatenate([batch.features, batch.value_features, replayed.features])))
+    log_policy = F.log_softmax(logits[:64], dim=-1)
+    ratio = (log_policy.gather(1, tensor(batch.actions)[:, None])[:, 0] - tensor(batch.logprobs)).exp()
+    advantages = (batch.advantages - batch.advantages.mean()) / batch.advantages.std(ddof=1)
+    surrogate = torch.min(ratio * tensor(advantages), ratio.clamp(1 - config.clip, 1 + config.clip) * tensor(advantages))
+    error = values[:94] - tensor(np.concatenate([batch.returns, batch.value_returns]))
+    entropy = -(log_policy.exp() * log_policy).sum(dim=-1).mean()
+    guidance = sum(
+        (tensor(rows.weight) * F.kl_div(policy, tensor(rows.target), reduction="none").sum(dim=-1)).mean()
+        for rows, policy in ((batch, log_policy), (replayed, F.log_softmax(logits[94:], dim=-1)))
+    )
+    return -surrogate.mean() + config.value_weight * (error**2).mean() - config.entropy * entropy + guidance
 
 
 def categorical(probabilities):
@@ -247,7 +283,7 @@ def test_a_guided_student_takes_up_the_advice():
     assert (student.greedy(batch.features) == batch.target.argmax(axis=1)).mean() > 0.95
 
 
-def test_replayed_rows_are_distilled_and_asked_for_by_the_minibatch():
+def test_replayed_rows_are_distilled_and_asked_for_by_the_round():
     student = learner(learning_rate=1e-2, minibatch=64)
     features = some_features(500, seed=9)
     target = np.eye(ACTIONS, dtype=np.float32)[features[:, :ACTIONS].argmax(axis=1)]
@@ -259,7 +295,7 @@ def test_replayed_rows_are_distilled_and_asked_for_by_the_minibatch():
 
     for _ in range(60):
         student.update(some_batch(student, rows=128), replay)
-    assert asked == [64] * (2 * 2 * 60)
+    assert asked == [2 * 128] * 60, "once a round, for both passes"
     assert (student.greedy(features[:64]) == target[:64].argmax(axis=1)).mean() > 0.95
 
 

@@ -68,7 +68,7 @@ class Table:
         self.share = share
         self.collector.assign_all(share)
 
-    def oracle(self, numbers: NDArray[np.int64]) -> NDArray[np.float64]:
+    def oracle(self, numbers: NDArray[np.int64], bold: NDArray[np.bool_]) -> NDArray[np.float64]:
         """The expert's option in these situations, without doubt."""
         advice = np.zeros((len(numbers), self.grounding.max_options))
         situations = [self.grounding.situations[int(number)] for number in numbers]
@@ -196,10 +196,11 @@ def test_an_option_that_never_ends_fails_for_lack_of_patience() -> None:
 
 def test_situations_that_nobody_gave_advice_for_are_led_at_random() -> None:
     table = Table(share=1.0)
-    slots = table.grounding.max_options
-    rollout = table.collector.collect(
-        100, Acting(lambda rows: np.full(rows, LEFT)), lambda numbers: np.zeros((len(numbers), slots)), 1.0
-    )
+
+    def nothing(numbers: NDArray[np.int64], bold: NDArray[np.bool_]) -> NDArray[np.float64]:
+        return np.zeros((len(numbers), table.grounding.max_options))
+
+    rollout = table.collector.collect(100, Acting(lambda rows: np.full(rows, LEFT)), nothing, 1.0)
     followed = Counter((o.situation, o.slot) for o in rollout.outcomes if o.duration is not None)
     busiest = Counter(situation for situation, _ in followed.elements()).most_common(1)[0][0]
     assert len([slot for situation, slot in followed if situation == busiest]) > 1

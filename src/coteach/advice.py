@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from coteach.config import EvidenceConfig
 from coteach.evaluator import Evaluator
-from coteach.evidence import AbstractModel, reweigh, trust
+from coteach.evidence import AbstractModel, Outcome, reweigh, trust
 from coteach.experiments.arms import Arm
 from coteach.grounding.base import Situations
 from coteach.guidance import sharpen
@@ -42,6 +42,9 @@ KNOWN = 10.0
 EVALUATOR_STEPS = 12
 """Optimiser steps of the evaluator per round."""
 
+LEAST_PROMISE = 0.1
+"""Value from which on a way to a reward counts as known."""
+
 ENOUGH_ANSWERS = 32
 """Of the teacher, before the evaluator's echo of them stands in for those it was not asked for."""
 
@@ -60,10 +63,12 @@ class Advice:
         teacher: Teacher,
         arm: Arm,
         evidence: EvidenceConfig,
+        sharpness: float,
         model: AbstractModel,
         evaluator: Evaluator,
     ) -> None:
-        self.situations, self.teacher, self.arm, self.evidence = situations, teacher, arm, evidence
+        self.situations, self.teacher, self.arm = situations, teacher, arm
+        self.evidence, self.sharpness = evidence, sharpness
         self.model, self.evaluator, self.max_options = model, evaluator, model.max_options
         self.calls = 0
         """Situations about which the teacher may still be asked in this round."""
@@ -102,8 +107,11 @@ class Advice:
         self.model.grow(new)
         self.evaluator.grow(new)
 
-    def lead(self, numbers: NDArray[np.int64]) -> Array:
-        """(N, K) by what the teacher leads in these situations; those met for the first time are judged at once."""
+    def lead(self, numbers: NDArray[np.int64], bold: NDArray[np.bool_]) -> Array:
+        """(N, K) by what the teacher leads in these situations; those met for the first time are judged at once.
+
+        bold: (N,) True for what may turn out best, False for what the student is shown.
+        """
         self.grow()
         new = np.unique(numbers)
         new = new[~self.judged[new]]
@@ -113,7 +121,12 @@ class Advice:
             self.reckon(new)
             if self.consult(self.worth_asking(new)):
                 self.reckon(new)
-        return self.leading[numbers]
+        return np.where(bold[:, None], self.leading[numbers], self.shown[numbers])
+
+    def witness(self, outcome: Outcome) -> None:
+        """Count what became of an option."""
+        self.model.add(outcome)
+        self.evaluator.witness(outcome.situation, outcome.slot)
 
     def visit(self, situation: NDArray[np.int64]) -> None:
         """Count the rows of a rollout; older visits fade, so that calls go where the agent is now."""
@@ -148,18 +161,15 @@ class Advice:
         """The teacher has new weights: every situation may be asked again (the old answer serves until then)."""
         self.asked[:] = False
 
-    def improve(self, sharpness: float) -> None:
-        """Reweigh the prior by the evidence (an arm that does not reweigh keeps the prior).
-
-        While no way to a reward is known from a situation, novelty guides the student too; once one is, what was
-        shown to work.
-        """
+    def improve(self) -> None:
+        """Learn from the evidence so far and reweigh the prior by it, in every situation."""
         self.grow()
-        self.evaluator.learn(np.clip(self.model.worth(), 0.0, 1.0), self.model.tries, self.prior, self.answered, EVALUATOR_STEPS)
+        worth = np.clip(self.model.worth(), 0.0, 1.0)
+        self.evaluator.learn(worth, self.model.tries, self.visits, self.prior, self.answered, EVALUATOR_STEPS)
         self.evaluator.refresh(np.flatnonzero(self.visits >= 1.0))
-        self.reconsider(sharpness)
+        self.reconsider()
 
-    def reconsider(self, sharpness: float) -> None:
+    def reconsider(self) -> None:
         """Solve the abstract model and improve the advice for every situation."""
         everything = np.arange(len(self.prior))
         best, worst = self.bounds(everything)
@@ -168,11 +178,13 @@ class Advice:
         proven = self.model.solve(mask, optimism, worst, hopeful=False)
         self.reckon(everything, self.q, proven)
         self.judged[:] = True
-        self.shown = sharpen(np.where(proven.max(axis=1, initial=0.0)[:, None] > 0, self.proven, self.leading), sharpness)
-        self.value = (self.shown * proven).sum(axis=1)
 
     def reckon(self, numbers: NDArray[np.int64], hopeful: Array | None = None, proven: Array | None = None) -> None:
-        """Improve the advice for these situations by Q, (N, K) each; where there is none yet, by the evaluator's opinion."""
+        """Improve the advice for these situations by Q, (N, K) each; where there is none yet, by the evaluator's opinion.
+
+        While no way to a reward is known from a situation, novelty guides the student too; once one is, what was
+        shown to work. An arm that does not reweigh keeps the prior.
+        """
         prior = self.expected(numbers)
         mask = prior > 0
         best, worst = self.bounds(numbers)
@@ -180,8 +192,12 @@ class Advice:
         proven = np.where(mask, worst, 0.0) if proven is None else proven
         outcomes = self.model.tries[numbers].sum(axis=1) + KNOWN * np.where(mask, self.known(numbers), 0.0).sum(axis=1)
         self.weight[numbers] = weight = trust(outcomes, mask.sum(axis=1).astype(float), self.evidence.trust)
-        self.leading[numbers] = reweigh(prior, hopeful, weight) if self.arm.reweigh else prior
-        self.proven[numbers] = reweigh(prior, proven, weight) if self.arm.reweigh else prior
+        leading = reweigh(prior, hopeful, weight) if self.arm.reweigh else prior
+        improved = reweigh(prior, proven, weight) if self.arm.reweigh else prior
+        way = proven.max(axis=1, initial=0.0) > LEAST_PROMISE
+        shown = sharpen(np.where(way[:, None], improved, leading), self.sharpness)
+        self.leading[numbers], self.proven[numbers], self.shown[numbers] = leading, improved, shown
+        self.value[numbers] = (shown * proven).sum(axis=1)
 
     def expected(self, numbers: NDArray[np.int64]) -> Array:
         """(N, K) the teacher's own advice; where it was not asked, what it would say as far as the evaluator can tell."""

@@ -59,7 +59,8 @@ class Curve:
         for episode in episodes:
             if episode.success and not episode.led:
                 self._lengths.append(episode.length)
-            (self._led if episode.led else self._student).append(episode.success)
+            if not episode.bold:
+                (self._led if episode.led else self._student).append(episode.success)
             self.episodes += 1
         self._late = int((under_way > np.quantile(self._lengths, USUAL)).sum()) if self._lengths else len(under_way)
 
@@ -85,7 +86,7 @@ class Curve:
 
     @property
     def led(self) -> float | None:
-        """Success of recent teacher-led episodes in [0, 1]."""
+        """Success of recent teacher-led episodes in [0, 1], bold ones left out."""
         return sum(self._led) / len(self._led) if self._led else None
 
     @property

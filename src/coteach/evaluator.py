@@ -2,8 +2,10 @@
 
 A table of outcomes knows nothing about a new situation; the words of a situation and an option say how it resembles others.
 Every clause of the text is compared with the option: once as it is, and once with the words they share blanked out, so that
-"go to the red ball" beside "Mission: go to the red ball" is the same pair as "pick up the key" beside "Mission: pick up the key". Several small networks are trained on these pairs; where they disagree the evaluator does not know
-(deep ensembles: Lakshminarayanan et al. 2017, arXiv 1612.01474). One more echoes the LLM's answers, until it can be asked.
+"go to the red ball" beside "Mission: go to the red ball" is the same pair as "pick up the key" beside "Mission: pick up the key".
+Several small networks are trained on these pairs; where they disagree the evaluator does not know (deep ensembles:
+Lakshminarayanan et al. 2017, arXiv 1612.01474), nor where an option's relation to the task, the text's first sentence, is
+new. One more network echoes the LLM's answers, until it can be asked.
 """
 
 from __future__ import annotations
@@ -59,7 +61,9 @@ class Pairs:
         return self._options[number]
 
     def _bag(self, option: str, clauses: Sequence[str]) -> NDArray[np.int64]:
-        bag = {row for clause in clauses for row in self._pair(option, clause)}
+        """Its first row says how the option relates to the first clause, which by convention is the task."""
+        relation = self._pair(option, clauses[1] if len(clauses) > 1 else "")[1]
+        bag = dict.fromkeys([relation, *(row for clause in clauses for row in self._pair(option, clause))])
         return np.fromiter(bag, dtype=np.int64, count=len(bag))
 
     def _pair(self, option: str, clause: str) -> tuple[int, int]:
@@ -82,7 +86,7 @@ def _hash(option: str, clause: str) -> int:
 
 
 class Networks(nn.Module):
-    """(bag of pairs) -> `MEMBERS + 1` logits: hidden = relu(sum of the pairs' rows / sqrt(their number)), one linear unit each."""
+    """Bags of pairs -> `MEMBERS + 1` logits: hidden = relu(sum of the pairs' rows / sqrt(their number)), one linear unit each."""
 
     def __init__(self, generator: torch.Generator) -> None:
         super().__init__()
@@ -113,6 +117,8 @@ class Evaluator:
         self.networks = Networks(self._generator)
         self.optimizer = torch.optim.Adam(self.networks.parameters(), lr=LEARNING_RATE, fused=True)
         self.mean, self.doubt = np.zeros((0, max_options)), np.zeros((0, max_options))
+        self.related = np.zeros(TABLE)
+        """Outcomes of every relation between an option and the task, by row of the table."""
         self.echo = np.zeros((0, max_options))
         """(S, K) what the LLM would say, rows sum to 1; meaningless before `learn` has seen answers."""
 
@@ -124,18 +130,28 @@ class Evaluator:
             self.mean, self.doubt = np.vstack([self.mean, blank_rows]), np.vstack([self.doubt, blank_rows])
             self.echo = np.vstack([self.echo, np.zeros((missing, self.max_options))])
 
-    def learn(self, worth: Array, tries: Array, prior: Array, asked: NDArray[np.bool_], steps: int) -> None:
-        """A few optimiser steps: members towards `worth` (S, K) in [0, 1] where `tries` > 0, the echo towards `prior` where `asked`."""
-        cells = np.argwhere(tries[: len(worth)] > 0)
-        answered = np.flatnonzero(asked)
+    def witness(self, number: int, slot: int) -> None:
+        """An option had an outcome: its relation to the task is no longer so new."""
+        self.related[self.pairs.of(number)[slot][0]] += 1.0
+
+    def learn(self, worth: Array, tries: Array, visits: Array, prior: Array, answered: NDArray[np.bool_], steps: int) -> None:
+        """A few optimiser steps: members towards `worth` (S, K) in [0, 1] where `tries` (S, K) > 0, the echo towards `prior`.
+
+        visits: (S,) how much each situation is met at present: half of the rows are drawn from those, or what is new would be
+        one row among many. answered: (S,) where `prior` (S, K) is the LLM's.
+        """
+        cells = np.argwhere(tries > 0)
+        asked = np.flatnonzero(answered)
         if not len(cells):
             return
         chance = np.sqrt(np.minimum(tries[cells[:, 0], cells[:, 1]], 25.0))
+        lately = chance * (visits[cells[:, 0]] >= 1.0)
+        chance = chance / chance.sum() + lately / max(lately.sum(), 1e-9)
         for _ in range(steps):
             chosen = cells[self._rng.choice(len(cells), min(ROWS, len(cells)), p=chance / chance.sum())]
             loss = self._judge_loss(chosen, worth[chosen[:, 0], chosen[:, 1]])
-            if len(answered):
-                loss = loss + self._echo_loss(self._rng.choice(answered, min(ROWS // 8, len(answered)), replace=False), prior)
+            if len(asked):
+                loss = loss + self._echo_loss(self._rng.choice(asked, min(ROWS // 8, len(asked)), replace=False), prior)
             self.optimizer.zero_grad()
             torch.autograd.backward(loss)
             self.optimizer.step()
@@ -149,7 +165,9 @@ class Evaluator:
         logits = self.networks(*bags).double()
         value = logits[:, :MEMBERS].sigmoid().numpy()
         owner = chosen[place]
-        self.mean[owner, slot], self.doubt[owner, slot] = value.mean(axis=1), value.std(axis=1)
+        relation = bags[0].numpy()[bags[1].numpy().cumsum() - bags[1].numpy()]
+        new = 0.5 / np.sqrt(1.0 + self.related[relation])
+        self.mean[owner, slot], self.doubt[owner, slot] = value.mean(axis=1), np.maximum(value.std(axis=1), new)
         self.echo[chosen] = _spread(logits[:, MEMBERS], place, slot, self.echo[chosen].shape).softmax(dim=1).numpy()
 
     def save(self, folder: Path) -> None:
@@ -159,7 +177,7 @@ class Evaluator:
         for index, moments in self.optimizer.state_dict()["state"].items():
             state |= {f"optimizer.{index}.{name}": value.clone() for name, value in moments.items()}
         state["generator"] = self._generator.get_state()
-        state |= {name: torch.from_numpy(getattr(self, name)) for name in ("mean", "doubt", "echo")}
+        state |= {name: torch.from_numpy(getattr(self, name)) for name in ("mean", "doubt", "echo", "related")}
         safetensors.torch.save_file(state, folder / FILE)
         (folder / "generator.json").write_text(json.dumps(self._rng.bit_generator.state), encoding="utf-8")
 
@@ -175,7 +193,8 @@ class Evaluator:
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
         self._generator.set_state(state["generator"])
-        self.mean, self.doubt, self.echo = (state[name].numpy().copy() for name in ("mean", "doubt", "echo"))
+        for name in ("mean", "doubt", "echo", "related"):
+            setattr(self, name, state[name].numpy().copy())
         self._rng.bit_generator.state = json.loads((folder / "generator.json").read_text(encoding="utf-8"))
 
     def _judge_loss(self, chosen: NDArray[np.int64], worth: Array) -> Tensor:

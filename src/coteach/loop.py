@@ -122,7 +122,7 @@ class Loop:
         players.count(rollout.outcomes)
 
         # 4. Reweigh (student -> teacher, at once): the evidence overrules the advice.
-        advice.improve(config.guidance.sharpness)
+        advice.improve()
 
         # 5. Guide (teacher -> student): PPO on the student's own rows, drawn towards the advice there and on replayed rows.
         weight = heed * config.guidance.weight if arm.guide else 0.0

@@ -69,7 +69,9 @@ class Players:
         self.teacher = make_teacher(spec, config.teacher, memory)
         self.model = AbstractModel(slots, config.student.gamma)
         evaluator = Evaluator(self.situations, slots, seed)
-        self.advice = Advice(self.situations, self.teacher, self.arm, config.evidence, self.model, evaluator)
+        self.advice = Advice(
+            self.situations, self.teacher, self.arm, config.evidence, config.guidance.sharpness, self.model, evaluator
+        )
 
     def begin_student(self, seed: int) -> None:
         """A student that has learned nothing."""
@@ -101,7 +103,7 @@ class Players:
             if self.arm.shuffle:
                 wrong = int(self.rng.integers(len(self.situations)))
                 outcome = replace(outcome, situation=wrong, slot=outcome.slot % len(self.situations[wrong].options))
-            self.model.add(outcome)
+            self.advice.witness(outcome)
 
     def observe_returns(self, situation: NDArray[np.int64], returns: NDArray[np.float32]) -> None:
         """Keep what the student's own rows returned in each situation, older rounds fading."""
@@ -196,4 +198,4 @@ class Players:
         self.teacher.books = Books(**knowledge["books"])
         self.rng.bit_generator.state = knowledge["generator"]
         self.advice.evaluator.load(folder / "evaluator")
-        self.advice.reconsider(self.config.guidance.sharpness)
+        self.advice.reconsider()

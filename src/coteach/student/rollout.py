@@ -20,7 +20,7 @@ from coteach.leading import Leader
 from coteach.leading import Outcome as End
 from coteach.tasks import Step, VectorTask
 
-Advise = Callable[[NDArray[np.int64]], NDArray[np.float64]]
+Advise = Callable[[NDArray[np.int64], NDArray[np.bool_]], NDArray[np.float64]]
 
 
 class Actor(Protocol):
@@ -33,11 +33,12 @@ class Actor(Protocol):
 
 @dataclass(frozen=True)
 class Episode:
-    """A finished episode. `success`: its return was positive."""
+    """A finished episode. `success`: its return was positive; `bold`: led by what may turn out best (see `Collector`)."""
 
     led: bool
     reward: float
     length: int
+    bold: bool = False
 
     @property
     def success(self) -> bool:
@@ -91,13 +92,17 @@ class Rollout:
 
 
 class Collector:
-    """Steps one task's environments from round to round; episodes go on across rounds."""
+    """Steps one task's environments from round to round; episodes go on across rounds.
+
+    Every other led episode is `bold`: the teacher tries what may turn out best. In the others it does what it would show the
+    student, so that their success says what that is worth.
+    """
 
     def __init__(self, task: VectorTask, grounding: Grounding, patience: int, rng: np.random.Generator) -> None:
         self.task, self.grounding, self.rng = task, grounding, rng
         n = task.num_envs
         self.leader = Leader(n, grounding.max_options, patience)
-        self.led = np.zeros(n, dtype=np.bool_)
+        self.led, self.bold = np.zeros(n, dtype=np.bool_), np.zeros(n, dtype=np.bool_)
         self.steps = 0
         """Environment steps taken over all environments, restarts not counted."""
         self._done, self._terminal = np.zeros(n, dtype=np.bool_), np.zeros(n, dtype=np.bool_)
@@ -108,8 +113,8 @@ class Collector:
     def collect(self, steps: int, student: Actor, advise: Advise, led_share: float) -> Rollout:
         """Take `steps` steps in every environment.
 
-        advise: gives (M, K) probabilities by which the teacher leads in situations (M,). led_share: share of the
-        environments that the teacher should lead.
+        advise: gives (M, K) probabilities by which the teacher leads in situations (M,), boldly or not (M,).
+        led_share: share of the environments that the teacher should lead.
         """
         rollout = Rollout.empty(steps, self.task.num_envs, self.grounding.feature_size, self.grounding.max_options)
         for t in range(steps):
@@ -142,7 +147,7 @@ class Collector:
         """The controllers' actions in teacher-led environments (-1 elsewhere); what ended on this step is counted."""
         probabilities = np.zeros((self.task.num_envs, self.grounding.max_options))
         if self.led.any():
-            probabilities[self.led] = advise(self._now.situation[self.led])
+            probabilities[self.led] = advise(self._now.situation[self.led], self.bold[self.led])
         actions = self.leader.choose(self._now, probabilities, self.led, self._done, self.rng)
         ended = self.leader.ended
         for i in range(len(ended)):
@@ -161,8 +166,9 @@ class Collector:
         """Decide who leads the episodes that begin now, so that the share is kept."""
         wanted = round(led_share * self.task.num_envs)
         for env in np.flatnonzero(restarted):
-            self.led[env] = False
+            self.led[env] = self.bold[env] = False
             self.led[env] = self.led.sum() < wanted
+            self.bold[env] = self.led[env] and 2 * self.bold.sum() < self.led.sum()
 
     def _account(self, rollout: Rollout, t: int, step: Step, before: Grounded) -> None:
         rollout.rewards[t], rollout.terminated[t], rollout.truncated[t] = step.reward, step.terminated, step.truncated
@@ -175,7 +181,8 @@ class Collector:
         self._terminal = step.terminated & valid
         self._hindsight(rollout, step, before)
         for env in np.flatnonzero(self._done):
-            rollout.episodes.append(Episode(bool(rollout.led[t, env]), float(self._reward[env]), int(self._length[env])))
+            led, bold = bool(rollout.led[t, env]), bool(self.bold[env])
+            rollout.episodes.append(Episode(led, float(self._reward[env]), int(self._length[env]), bold))
             self._reward[env], self._length[env] = 0.0, 0
 
     def _hindsight(self, rollout: Rollout, step: Step, before: Grounded) -> None:
