@@ -105,7 +105,7 @@ def test_lessons_are_what_worked_where_the_teacher_is_wrong() -> None:
     for outcome in [*proof(), *[Outcome(0, 0, 0, failed=True)] * 30]:
         model.add(outcome)
     advice.improve()
-    lessons = advice.lessons(limit=5)
+    lessons = advice.lessons(5, np.random.default_rng(0))
     assert [lesson.situation.text for lesson in lessons] == ["Mission: leave. This is room 2."], "failures alone teach nothing"
     assert lessons[0].target.argmax() == 2 and lessons[0].target.sum() == pytest.approx(1.0)
 
@@ -117,7 +117,7 @@ def test_a_teacher_that_says_what_worked_is_not_taught() -> None:
         model.add(outcome)
     advice.ask()
     advice.improve()
-    assert advice.lessons(limit=5) == []
+    assert advice.lessons(5, np.random.default_rng(0)) == []
 
 
 def test_no_call_is_spent_where_the_evidence_has_decided() -> None:

@@ -50,6 +50,15 @@ ENOUGH_ANSWERS = 32
 
 LEAST_ECHO = 1e-3
 
+CREDITS = (0.0, 0.25, 0.5, 0.75, 1.0)
+"""Powers of the prior that are compared."""
+
+CREDIT_RATE = 0.5
+"""How fast the credit follows what they say."""
+
+ENOUGH_JUDGED = 5
+"""Situations in which the teacher's answers can be judged, before its credit changes."""
+
 REHEARSAL = 0.5
 """Added to a lesson's disagreement (nats): what the teacher knows already is rehearsed, or it would be forgotten."""
 
@@ -70,6 +79,8 @@ class Advice:
         self.situations, self.teacher, self.arm = situations, teacher, arm
         self.evidence, self.sharpness = evidence, sharpness
         self.model, self.evaluator, self.max_options = model, evaluator, model.max_options
+        self.credit = 1.0
+        """In [0, 1]: the power to which the prior is raised, so far as it has proved right where the evidence could tell."""
         self.calls = 0
         """Situations about which the teacher may still be asked in this round."""
         empty = np.zeros((0, self.max_options))
@@ -84,6 +95,8 @@ class Advice:
         self.asked = np.zeros(0, dtype=np.bool_)
         """(S,) the teacher was asked under its present weights; `answered`: under any."""
         self.answered = self.asked
+        self.taught = self.asked
+        """(S,) it was once tuned towards the improved advice there."""
         self.judged = self.asked
         """(S,) there is advice by which to lead."""
         self.visits = np.zeros(0)
@@ -100,7 +113,7 @@ class Advice:
         self.prior = np.vstack([self.prior, rows])
         for name in ("leading", "shown", "proven", "q"):
             setattr(self, name, np.vstack([getattr(self, name), np.zeros_like(rows)]))
-        for name in ("asked", "answered", "judged"):
+        for name in ("asked", "answered", "taught", "judged"):
             setattr(self, name, np.append(getattr(self, name), np.zeros(new - old, dtype=np.bool_)))
         self.visits, self.value = np.append(self.visits, np.zeros(new - old)), np.append(self.value, np.zeros(new - old))
         self.weight = np.append(self.weight, np.full(new - old, np.inf))
@@ -176,6 +189,8 @@ class Advice:
         mask, optimism = self.prior > 0, self.evidence.optimism
         self.q = self.model.solve(mask, optimism, best, hopeful=True)
         proven = self.model.solve(mask, optimism, worst, hopeful=False)
+        if self.arm.reweigh and self.arm.prior != "uniform":
+            self.give_credit(proven)
         self.reckon(everything, self.q, proven)
         self.judged[:] = True
 
@@ -187,17 +202,32 @@ class Advice:
         """
         prior = self.expected(numbers)
         mask = prior > 0
+        prior = sharpen(prior, self.credit) if self.arm.reweigh else prior
         best, worst = self.bounds(numbers)
         hopeful = np.where(mask, best, 0.0) if hopeful is None else hopeful
         proven = np.where(mask, worst, 0.0) if proven is None else proven
-        outcomes = self.model.tries[numbers].sum(axis=1) + KNOWN * np.where(mask, self.known(numbers), 0.0).sum(axis=1)
-        self.weight[numbers] = weight = trust(outcomes, mask.sum(axis=1).astype(float), self.evidence.trust)
+        self.weight[numbers] = weight = trust(self.outcomes(numbers), mask.sum(axis=1).astype(float), self.evidence.trust)
         leading = reweigh(prior, hopeful, weight) if self.arm.reweigh else prior
         improved = reweigh(prior, proven, weight) if self.arm.reweigh else prior
         way = proven.max(axis=1, initial=0.0) > LEAST_PROMISE
         shown = sharpen(np.where(way[:, None], improved, leading), self.sharpness)
         self.leading[numbers], self.proven[numbers], self.shown[numbers] = leading, improved, shown
         self.value[numbers] = (shown * proven).sum(axis=1)
+
+    def give_credit(self, proven: Array) -> None:
+        """How far the teacher's own answers are to be believed: the power under which they best foretell what was shown to work.
+
+        Judged on the situations met of late in which a way to a reward is known, without those that it was taught about.
+        """
+        known = self.answered & ~self.taught & (self.visits >= 1.0) & (proven.max(axis=1, initial=0.0) > LEAST_PROMISE)
+        numbers = np.flatnonzero(known & ((self.prior > 0).sum(axis=1) > 1))
+        if len(numbers) < ENOUGH_JUDGED:
+            return
+        prior = self.prior[numbers]
+        weight = trust(self.outcomes(numbers), (prior > 0).sum(axis=1).astype(float), self.evidence.trust)
+        target = reweigh(sharpen(prior, 0.0), proven[numbers], weight)
+        likelihood = [(target * np.log(np.maximum(sharpen(prior, power), 1e-12))).sum() for power in CREDITS]
+        self.credit += CREDIT_RATE * (CREDITS[int(np.argmax(likelihood))] - self.credit)
 
     def expected(self, numbers: NDArray[np.int64]) -> Array:
         """(N, K) the teacher's own advice; where it was not asked, what it would say as far as the evaluator can tell."""
@@ -223,22 +253,34 @@ class Advice:
             return np.zeros((len(numbers), self.max_options))
         return np.clip(1.0 - self.evaluator.doubt[numbers] / DOUBTFUL, 0.0, 1.0)
 
-    def lessons(self, limit: int) -> list[Lesson]:
-        """What to teach: the situations with most evidence from which something worked, where the teacher is wrong first.
+    def lessons(self, limit: int, rng: np.random.Generator) -> list[Lesson]:
+        """What to teach: situations drawn from those where a way to a reward is known, where the teacher is wrong first.
 
         The teacher is asked about them as it is now. Empty where it says nearly the same already.
         """
-        tries = self.model.tries.sum(axis=1)
-        taught = (self.value > 0) & ((self.prior > 0).sum(axis=1) > 1) & (tries >= LEAST_OUTCOMES)
-        evidence = np.where(taught, np.sqrt(tries), 0.0)
-        chosen = np.argsort(-evidence * (REHEARSAL + np.minimum(self.disagreement(), 1.0)), kind="stable")[:limit]
-        chosen = chosen[taught[chosen]]
-        self.consult(chosen[~self.asked[chosen]])
-        disagreement, evidence = self.disagreement()[chosen], evidence[chosen]
-        if disagreement @ evidence <= LEAST_DISAGREEMENT * evidence.sum():
+        everything = np.arange(len(self.prior))
+        outcomes = self.outcomes(everything)
+        known = (
+            (self.value > LEAST_PROMISE) & ((self.prior > 0).sum(axis=1) > 1) & (outcomes >= LEAST_OUTCOMES) & (self.visits > 0)
+        )
+        weight = np.where(known, np.sqrt(outcomes) * (REHEARSAL + np.minimum(self.disagreement(), 1.0)), 0.0)
+        count = min(limit, int(known.sum()))
+        if count == 0:
             return []
-        weights = evidence * (REHEARSAL + np.minimum(disagreement, 1.0))
+        chosen = rng.choice(everything, count, replace=False, p=weight / weight.sum())
+        self.consult(chosen[~self.asked[chosen]])
+        disagreement = self.disagreement()[chosen]
+        if disagreement.mean() <= LEAST_DISAGREEMENT:
+            return []
+        self.taught[chosen] = True
+        weights = np.sqrt(outcomes[chosen]) * (REHEARSAL + np.minimum(disagreement, 1.0))
         return [self.lesson(int(number), float(weight)) for number, weight in zip(chosen, weights, strict=True)]
+
+    def outcomes(self, numbers: NDArray[np.int64]) -> Array:
+        """(N,) outcomes counted in a situation, and those for which the evaluator's opinion counts."""
+        mask = self.prior[numbers] > 0
+        count: Array = self.model.tries[numbers].sum(axis=1) + KNOWN * np.where(mask, self.known(numbers), 0.0).sum(axis=1)
+        return count
 
     def lesson(self, number: int, weight: float) -> Lesson:
         """What the teacher should say in a situation."""

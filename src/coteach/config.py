@@ -47,8 +47,8 @@ class StudentConfig:
 
     hidden: int = setting(128, "width of the hidden layers", 8, 4096)
     learning_rate: float = setting(1e-3, "Adam's learning rate", 1e-7, 1.0)
-    epochs: int = setting(3, "passes over each round's student-led rows", 1, 50)
-    minibatch: int = setting(256, "rows per optimiser step", 16, 1_000_000)
+    epochs: int = setting(4, "passes over each round's student-led rows", 1, 50)
+    minibatch: int = setting(128, "rows per optimiser step", 16, 1_000_000)
     gamma: float = setting(0.99, "discount per step", 0.0, 1.0)
     gae_lambda: float = setting(0.95, "GAE's lambda", 0.0, 1.0)
     clip: float = setting(0.2, "PPO's clip range", 0.0, 1.0)

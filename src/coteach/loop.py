@@ -132,7 +132,7 @@ class Loop:
         if arm.tune and (rung.rounds + 1) % config.teacher.tune_every == 0:
             self.tell(rung, "tune")
             metrics |= players.tune()
-        return metrics | {"led_share": share, "guidance_weight": weight}
+        return metrics | {"led_share": share, "guidance_weight": weight, "credit": advice.credit}
 
     def guide(self, rollout: Rollout, weight: float) -> dict[str, float]:
         """One update of the student; `weight` is lambda. Teacher-led rows never enter PPO's ratio."""

@@ -61,6 +61,24 @@ def torch_device(name: str) -> torch.device:
     return torch.device("cuda" if name == "auto" and torch.cuda.is_available() else name.replace("auto", "cpu"))
 
 
+def fast_products() -> None:
+    """Let oneDNN multiply float32 matrices on this processor, where it is as exact as the default: nearly twice as fast on some.
+
+    The setting allows it to round to bfloat16, which it does where the processor multiplies those natively; there
+    the default stays.
+    """
+    import torch
+
+    chosen: Any = getattr(torch.backends.mkldnn, "matmul", None)
+    if chosen is None:  # an older torch
+        return
+    left, right = (torch.linspace(-1.0, 1.0, 256 * 512).sin().view(shape) for shape in ((256, 512), (512, 256)))
+    exact = left.double() @ right.double()
+    chosen.fp32_precision = "bf16"
+    if float((left @ right - exact).abs().max()) > 1e-3:
+        chosen.fp32_precision = "none"
+
+
 def processor() -> str:
     """The processor's name."""
     try:

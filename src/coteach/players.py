@@ -76,7 +76,7 @@ class Players:
     def begin_student(self, seed: int) -> None:
         """A student that has learned nothing."""
         size = MiniGridGrounding.feature_size
-        self.student = Learner(self.config.student, size, ACTIONS, seed)
+        self.student = Learner(self.config.student, size, ACTIONS, seed, MiniGridGrounding.habits(ACTIONS))
         self.replay = Replay(self.config.guidance.replay_rows, size, MiniGridGrounding.max_options)
         self._own_value, self._own_rows = np.zeros(0), np.zeros(0)
 
@@ -123,7 +123,7 @@ class Players:
 
     def tune(self) -> dict[str, Any]:
         """Move the LLM towards the advice that proved right; its other answers are asked for again where they still matter."""
-        lessons = self.advice.lessons(limit=LESSONS * self.config.teacher.tune_situations)
+        lessons = self.advice.lessons(LESSONS * self.config.teacher.tune_situations, self.rng)
         if not lessons:
             return {}
         report = self.teacher.tune(lessons, seed=self.draw_seed())
@@ -173,6 +173,8 @@ class Players:
             "prior": [row[row > 0].tolist() for row in self.advice.prior],
             "asked": self.advice.asked.tolist(),
             "answered": self.advice.answered.tolist(),
+            "taught": self.advice.taught.tolist(),
+            "credit": self.advice.credit,
             "visits": self.advice.visits.tolist(),
             "books": asdict(self.teacher.books),
             "own": [self._own_value.tolist(), self._own_rows.tolist()],
@@ -192,9 +194,10 @@ class Players:
         self.advice.grow()
         for i, row in enumerate(knowledge["prior"]):
             self.advice.prior[i, : len(row)] = row
-        for name in ("asked", "answered", "visits"):
+        for name in ("asked", "answered", "taught", "visits"):
             getattr(self.advice, name)[:] = knowledge[name]
         self._own_value, self._own_rows = (np.array(values) for values in knowledge["own"])
+        self.advice.credit = knowledge["credit"]
         self.teacher.books = Books(**knowledge["books"])
         self.rng.bit_generator.state = knowledge["generator"]
         self.advice.evaluator.load(folder / "evaluator")

@@ -63,11 +63,20 @@ class SetFeatures:
 class ActorCritic(nn.Module):
     """SetFeatures of B rows -> logits (B, A) float32 and values (B,) float32.
 
+    Beside the towers each feature adds to the logits what `habits` (F, A) says, which is not learned (default: nothing).
+
     A row with n features set costs 2 * (n H + 2 H^2 + H (A + 1)) operations forwards and as many again backwards for
     the weights, and 4 H^2 more for what flows back to the first layer; the H^2 half as often without logits or a value.
     """
 
-    def __init__(self, feature_size: int, num_actions: int, hidden: int, generator: torch.Generator | None = None) -> None:
+    def __init__(
+        self,
+        feature_size: int,
+        num_actions: int,
+        hidden: int,
+        generator: torch.Generator | None = None,
+        habits: NDArray[np.float32] | None = None,
+    ) -> None:
         super().__init__()
         self.shared = ColumnSum(feature_size, hidden)
         self.actor = nn.Linear(hidden, hidden)
@@ -78,11 +87,14 @@ class ActorCritic(nn.Module):
             _initialise(layer, 2**0.5, generator)
         _initialise(self.policy, 0.01, generator)  # begins close to uniform
         _initialise(self.value, 1.0, generator)
+        fixed = torch.zeros(feature_size, num_actions) if habits is None else torch.from_numpy(habits)
+        self.register_buffer("habits", fixed)
 
     def forward(self, features: SetFeatures, acting: slice = ALL, valued: slice = ALL) -> tuple[Tensor, Tensor]:
         """Logits of the rows `acting` and values of the rows `valued`."""
         cells = torch.relu(self.shared(features))
-        logits: Tensor = self.policy(torch.relu(self.actor(cells[acting])))
+        habit = _sum_rows(self.habits, features)[acting]  # type: ignore[arg-type]
+        logits: Tensor = self.policy(torch.relu(self.actor(cells[acting]))) + habit
         values: Tensor = self.value(torch.relu(self.critic(cells[valued])))
         return logits, values.squeeze(-1)
 

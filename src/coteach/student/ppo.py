@@ -144,12 +144,14 @@ def _one_thread() -> Iterator[None]:
 class Learner:
     """The student: acts, and learns from batches. Everything random in it comes from `seed`."""
 
-    def __init__(self, config: StudentConfig, feature_size: int, num_actions: int, seed: int) -> None:
+    def __init__(
+        self, config: StudentConfig, feature_size: int, num_actions: int, seed: int, habits: NDArray[np.float32] | None = None
+    ) -> None:
         self.config = config
         self.sizes = {"feature_size": feature_size, "num_actions": num_actions, "hidden": config.hidden}
         self.device = torch_device(config.device)
         self._generator = torch.Generator().manual_seed(seed)
-        self.network = ActorCritic(feature_size, num_actions, config.hidden, self._generator).to(self.device)
+        self.network = ActorCritic(feature_size, num_actions, config.hidden, self._generator, habits).to(self.device)
         self.optimizer = torch.optim.Adam(self.network.parameters(), lr=config.learning_rate, eps=1e-5, fused=True)
 
     @_one_thread()

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from coteach.errors import CoteachError
-from coteach.machine import torch_device
+from coteach.machine import fast_products, torch_device
 from coteach.teacher import embedded
 
 SMOLLM2 = "HuggingFaceTB/SmolLM2-135M-Instruct"
@@ -55,6 +55,7 @@ def _load(source: str, base: str, device: str) -> LoadedModel:
     from transformers.utils import logging
 
     where = torch_device(device)
+    fast_products()
     bars = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:

@@ -63,6 +63,8 @@ X, Y, HEADING = range(3)
 ACTED, FRONT_BEFORE, MASK_BEFORE, FRONT, MASK, HELD_BEFORE, HELD, BESIDE = range(8)
 EVENTS = BESIDE + 8
 
+TRIED_MOST = 32
+
 
 class Belief(NamedTuple):
     """Arrays over N environments, changed in place by `update`.
@@ -76,6 +78,8 @@ class Belief(NamedTuple):
     done:  (N,) int64, bit k: part k of the mission is done.
     seen:  (N,) int64, bit kind * 6 + colour: such a thing was ever known.
     part:  (N,) int64, the mission part at hand; `part_before`: the one at the step before.
+    tried: (N, 2, 64, 64, 4, 7) uint8 [hands full, row, column, heading, action]: how often, up to `TRIED_MOST`, it was done
+           there since something new was learned or a door was opened.
     event: (N, 16) int64: the last action (-1: none), the cell in front before and now with location bits, what was held
            before and now, and, if something was put down, codes and location bits of the four cells beside it.
     """
@@ -90,6 +94,7 @@ class Belief(NamedTuple):
     seen: NDArray[np.int64]
     part: NDArray[np.int64]
     part_before: NDArray[np.int64]
+    tried: NDArray[np.uint8]
     event: NDArray[np.int64]
 
 
@@ -103,7 +108,8 @@ def empty_belief(num_envs: int) -> Belief:
     cells, moved = np.zeros(grid, dtype=np.uint8), np.zeros(grid, dtype=np.uint8)
     pose, bounds, held, room = _zeros(num_envs, 3), _zeros(num_envs, 4), _zeros(num_envs, 2), _zeros(num_envs, 4)
     done, seen, part, part_before = (_zeros(num_envs) for _ in range(4))
-    return Belief(cells, moved, pose, bounds, held, room, done, seen, part, part_before, _zeros(num_envs, EVENTS))
+    tried = np.zeros((num_envs, 2, SIDE, SIDE, 4, 7), dtype=np.uint8)
+    return Belief(cells, moved, pose, bounds, held, room, done, seen, part, part_before, tried, _zeros(num_envs, EVENTS))
 
 
 @compiled
@@ -147,8 +153,15 @@ def _reset(b: Belief, n: int) -> None:
     b.room[n, 0] = b.room[n, 2] = 0
     b.room[n, 1] = b.room[n, 3] = SIDE
     b.done[n] = b.seen[n] = b.part[n] = b.part_before[n] = 0
+    b.tried[n] = 0
     b.event[n] = 0
     b.event[n, ACTED] = -1
+
+
+@compiled
+def forget_tried(b: Belief, n: int) -> None:
+    """What was tried so far says little any more."""
+    b.tried[n, :, b.bounds[n, 2] : b.bounds[n, 3] + 1, b.bounds[n, 0] : b.bounds[n, 1] + 1] = 0
 
 
 @compiled
@@ -322,6 +335,8 @@ def update(
         b.event[n, BESIDE:] = 0
         b.event[n, HELD_BEFORE] = b.held[n, 0]
         _look_ahead(b, n, FRONT_BEFORE)
+        tried = b.tried[n, int(b.held[n, 0] != 0), b.pose[n, Y], b.pose[n, X], b.pose[n, HEADING]]
+        tried[action] = min(tried[action] + 1, TRIED_MOST)
         _move(b, n, action, image, crowded)
     if crowded:
         _forget_obstacles(b, n)

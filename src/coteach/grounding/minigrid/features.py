@@ -40,25 +40,30 @@ from coteach.grounding.minigrid.encoding import (
     VERB,
     WALL,
     compiled,
+    portable,
 )  # fmt: skip
-from coteach.grounding.minigrid.planner import Plan, Scratch
+from coteach.grounding.minigrid.planner import Plan, Scratch, blocks
 
 CROP, AHEAD, BEHIND_ROWS, ASIDE = 9, 6, 2, 4
 CELLS = CROP * CROP
 PLANES = (
     "unseen", "wall", "door", "open door", "locked door", "key", "ball", "box", "goal", "lava",
-    "mission colour", "mission kind", "mission object", "second object", "carried colour",
+    "mission colour", "mission kind", "mission object", "second object", "carried colour", "locked colour", "in the way",
 )  # fmt: skip
-(_UNSEEN, _WALL, _DOOR, _OPEN, _LOCKED, _KEY, _BALL, _BOX, _GOAL, _LAVA, _COLOUR, _KIND, _OBJECT, _SECOND, _CARRIED) = range(15)
+(
+    _UNSEEN, _WALL, _DOOR, _OPEN, _LOCKED, _KEY, _BALL, _BOX, _GOAL, _LAVA,
+    _COLOUR, _KIND, _OBJECT, _SECOND, _CARRIED, _FITTING, _BLOCKING,
+) = range(17)  # fmt: skip
 _KINDS = ("object", "key", "ball", "box", "door", "goal")
 _PLACES = ("on the left", "on the right", "in front", "behind")
-_COMPASS = ("mission object", "second object", "key", "shut door", "frontier")
+_COMPASS = ("mission object", "second object", "key that fits", "shut door", "thing in the way", "frontier")
 _SECTORS = ("ahead", "ahead right", "right", "behind right", "behind", "behind left", "left", "ahead left")
 _RANGES = ("near", "middling", "far")
 
+_COUNTS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
 _VECTOR = (
     *(f"carried: {kind}" for kind in ("key", "ball", "box")),
-    "carried: mission object", "carried: second object",
+    "carried: mission object", "carried: second object", "carried: fits a locked door",
     *(f"verb: {verb}" for verb in ("go to", "pick up", "open", "put next to", "reach")),
     *(f"object: {kind}" for kind in _KINDS), "object: has colour", *(f"object: {place}" for place in _PLACES),
     *(f"second: {kind}" for kind in _KINDS), "second: has colour", *(f"second: {place}" for place in _PLACES),
@@ -66,19 +71,36 @@ _VECTOR = (
     *(f"turned: {turn}" for turn in ("not", "right", "back", "left")),
     *(f"{what} {where}" for what in _COMPASS for where in (*_SECTORS, *_RANGES)),
     *(f"last action: {action}" for action in ACTION_NAMES), "last action changed nothing",
+    *(f"done here {count} times: {action}" for action in ACTION_NAMES for count in _COUNTS),
 )  # fmt: skip
 NAMES = (*(f"{plane} at row {cell // CROP} column {cell % CROP}" for plane in PLANES for cell in range(CELLS)), *_VECTOR)
 SIZE = len(NAMES)
 
 _START = len(PLANES) * CELLS
 _HELD_AT = _START
-_VERB_AT = _HELD_AT + 5
+_VERB_AT = _HELD_AT + 6
 _OBJECT_AT = _VERB_AT + 5
 _SECOND_AT = _OBJECT_AT + 11
 _PART_AT = _SECOND_AT + 11
 _TURN_AT = _PART_AT + PARTS + 2
 _COMPASS_AT = _TURN_AT + 4
 _LAST_AT = _COMPASS_AT + 11 * len(_COMPASS)
+_TRIED_AT = _LAST_AT + 8
+
+
+RELUCTANCE = 1.0
+"""What each further of `_COUNTS` takes from the logit of doing the same again in the same place, before anything was learned."""
+
+
+def reluctance(num_actions: int) -> NDArray[np.float32]:
+    """(F, A) what each feature adds to the logits at first: who has done something here in vain had better try something else.
+
+    Without it a greedy student that errs once may turn left and right, or pick up and drop, for ever.
+    """
+    logits = np.zeros((SIZE, num_actions), dtype=np.float32)
+    for action in range(num_actions):
+        logits[_TRIED_AT + action * len(_COUNTS) : _TRIED_AT + (action + 1) * len(_COUNTS), action] = -RELUCTANCE
+    return logits
 
 
 @compiled
@@ -106,7 +128,7 @@ def _compass(row: NDArray[np.uint8], which: int, ahead: int, right: int) -> None
 
 
 @compiled
-def _thing_planes(row: NDArray[np.uint8], cell: int, code: int, part: NDArray[np.int8], held: int) -> None:
+def _thing_planes(row: NDArray[np.uint8], cell: int, code: int, part: NDArray[np.int8], held: int, locked: int) -> None:
     kind, colour = divmod(code - THING, COLOURS)
     if kind >= OPEN:
         row[_DOOR * CELLS + cell] = 1
@@ -120,10 +142,29 @@ def _thing_planes(row: NDArray[np.uint8], cell: int, code: int, part: NDArray[np
     row[_COLOUR * CELLS + cell] = part[COLOUR] == colour
     row[_KIND * CELLS + cell] = (named == ANY and kind <= BOX) or (named > ANY and named - A_KEY == min(kind, OPEN))
     row[_CARRIED * CELLS + cell] = held != 0 and (held - THING) % COLOURS == colour
+    row[_FITTING * CELLS + cell] = locked >> colour & 1
 
 
 @compiled
-def _crop(b: Belief, n: int, parts: NDArray[np.int8], row: NDArray[np.uint8]) -> None:
+def _locked_colours(b: Belief, n: int) -> int:
+    """One bit for each colour in which a locked door is known."""
+    colours = 0
+    for y in range(b.bounds[n, 2], b.bounds[n, 3] + 1):
+        for x in range(b.bounds[n, 0], b.bounds[n, 1] + 1):
+            if b.cells[n, y, x] >= THING + LOCKED * COLOURS:
+                colours |= 1 << (b.cells[n, y, x] - THING) % COLOURS
+    return colours
+
+
+@compiled
+def _unlocks(held: int, locked: int) -> bool:
+    """Whether what is carried is a key to one of the locked doors."""
+    kind, colour = divmod(held - THING, COLOURS)
+    return bool(held != 0 and kind == KEY and locked >> colour & 1)
+
+
+@compiled
+def _crop(b: Belief, n: int, parts: NDArray[np.int8], locked: int, row: NDArray[np.uint8]) -> None:
     part, (other, column) = parts[b.part[n]], second_description(parts, b.part[n])
     x, y, h = b.pose[n, X], b.pose[n, Y], b.pose[n, HEADING]
     fx, fy, rx, ry = DX[h], DY[h], DX[(h + 1) & 3], DY[(h + 1) & 3]
@@ -139,15 +180,22 @@ def _crop(b: Belief, n: int, parts: NDArray[np.int8], row: NDArray[np.uint8]) ->
             if code in (GOAL, LAVA):
                 row[(_GOAL if code == GOAL else _LAVA) * CELLS + cell] = 1
             else:
-                _thing_planes(row, cell, code, part, b.held[n, 0])
+                _thing_planes(row, cell, code, part, b.held[n, 0], locked)
+                row[_BLOCKING * CELLS + cell] = blocks(b.cells[n], cx, cy, code)
             bits = location_bits(b, n, cx, cy)
             row[_OBJECT * CELLS + cell] = fits(part, KIND, code, bits)
             row[_SECOND * CELLS + cell] = fits(parts[other], column, code, bits)
 
 
 @compiled
-def _nearest(b: Belief, n: int, parts: NDArray[np.int8], best: NDArray[np.int64], row: NDArray[np.uint8]) -> None:
-    """The compass: mission object, second object, key, door that is not open; the nearest of each, as the crow flies."""
+def _nearest(b: Belief, n: int, parts: NDArray[np.int8], locked: int, best: NDArray[np.int64], row: NDArray[np.uint8]) -> None:
+    """The compass: the nearest, as the crow flies, of each of these.
+
+    Mission object; second object; key that fits a locked door (any while none is known); door that is not open (while a key
+    that fits one is carried, that one); thing that stands before a door.
+    """
+    held = b.held[n, 0]
+    key_colour = (held - THING) % COLOURS if _unlocks(held, locked) else -1
     part, (other, column) = parts[b.part[n]], second_description(parts, b.part[n])
     x, y, h = b.pose[n, X], b.pose[n, Y], b.pose[n, HEADING]
     best[:, 0] = 2 * SIDE
@@ -157,19 +205,23 @@ def _nearest(b: Belief, n: int, parts: NDArray[np.int8], best: NDArray[np.int64]
             if code < GOAL or code == LAVA:
                 continue
             far, bits = abs(cx - x) + abs(cy - y), location_bits(b, n, cx, cy)
-            for which in range(4):
+            for which in range(5):
                 if far >= best[which, 0] or far == 0:
                     continue
                 if which == 0:
                     found = fits(part, KIND, code, bits)
                 elif which == 1:
                     found = fits(parts[other], column, code, bits)
+                elif which == 4:
+                    found = portable(code) and blocks(b.cells[n], cx, cy, code)
                 else:
-                    kind = (code - THING) // COLOURS
-                    found = code >= THING and (kind == KEY if which == 2 else kind > OPEN)
+                    kind, colour = divmod(code - THING, COLOURS)
+                    fitting = kind == KEY and (locked == 0 or locked >> colour & 1 != 0)
+                    shut = kind == LOCKED and colour == key_colour if key_colour >= 0 else kind > OPEN
+                    found = code >= THING and (fitting if which == 2 else shut)
                 if found:
                     best[which, 0], best[which, 1], best[which, 2] = far, cx, cy
-    for which in range(4):
+    for which in range(5):
         if best[which, 0] < 2 * SIDE:
             dx, dy = best[which, 1] - x, best[which, 2] - y
             _compass(row, which, dx * DX[h] + dy * DY[h], dx * DX[(h + 1) & 3] + dy * DY[(h + 1) & 3])
@@ -190,8 +242,9 @@ def _description(row: NDArray[np.uint8], base: int, part: NDArray[np.int8], colu
 def write(b: Belief, n: int, parts: NDArray[np.int8], plan: Plan, s: Scratch, row: NDArray[np.uint8]) -> None:
     """Fill one row (F,) uint8 with 0 and 1 for environment n."""
     row[:] = 0
-    _crop(b, n, parts, row)
-    _nearest(b, n, parts, s.nearest, row)
+    locked = _locked_colours(b, n)
+    _crop(b, n, parts, locked, row)
+    _nearest(b, n, parts, locked, s.nearest, row)
     k = b.part[n]
     part, (other, column) = parts[k], second_description(parts, k)
     held, bits = b.held[n, 0], b.held[n, 1]
@@ -199,6 +252,7 @@ def write(b: Belief, n: int, parts: NDArray[np.int8], plan: Plan, s: Scratch, ro
         row[_HELD_AT + (held - THING) // COLOURS] = 1
         row[_HELD_AT + 3] = fits(part, KIND, held, bits)
         row[_HELD_AT + 4] = fits(parts[other], column, held, bits)
+        row[_HELD_AT + 5] = _unlocks(held, locked)
     if part[VERB] != NO_VERB:
         row[_VERB_AT + part[VERB] - 1] = 1
     _description(row, _OBJECT_AT, part, KIND)
@@ -211,6 +265,10 @@ def write(b: Belief, n: int, parts: NDArray[np.int8], plan: Plan, s: Scratch, ro
     if b.event[n, ACTED] >= 0:  # without these a greedy student that errs once may repeat it for ever
         row[_LAST_AT + b.event[n, ACTED]] = 1
         row[_LAST_AT + 7] = in_vain(b.event[n])
+    tried = b.tried[n, int(held != 0), b.pose[n, Y], b.pose[n, X], h]
+    for action in range(7):
+        for level in range(len(_COUNTS)):
+            row[_TRIED_AT + action * len(_COUNTS) + level] = tried[action] >= _COUNTS[level]
     if plan.explore[n] >= 0:
         dx, dy = plan.frontier[n, X] - b.pose[n, X], plan.frontier[n, Y] - b.pose[n, Y]
-        _compass(row, 4, dx * DX[h] + dy * DY[h], dx * DX[(h + 1) & 3] + dy * DY[(h + 1) & 3])
+        _compass(row, 5, dx * DX[h] + dy * DY[h], dx * DX[(h + 1) & 3] + dy * DY[(h + 1) & 3])

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from coteach.grounding.base import Grounded, Observation, Situations
 from coteach.grounding.minigrid import controllers as act
 from coteach.grounding.minigrid import features, key
-from coteach.grounding.minigrid.belief import Belief, empty_belief, update
+from coteach.grounding.minigrid.belief import Belief, empty_belief, forget_tried, just_opened, update
 from coteach.grounding.minigrid.book import book_of
 from coteach.grounding.minigrid.encoding import ACTION_NAMES, COLOURS, compiled
 from coteach.grounding.minigrid.planner import Plan, Scratch, empty_plan, scratch, search
@@ -33,6 +33,8 @@ def _perceive(
         known = act.knowledge(b, n, plan)
         learned[n] = known & ~b.seen[n] != 0 or (more_before and plan.explore[n] < 0)
         b.seen[n] |= known
+        if learned[n] or just_opened(b.event[n]):
+            forget_tried(b, n)
         key.write(b, n, plan, s, of_mission, mention[rows[n]], canonical[rows[n]], bare, keys, real)
         features.write(b, n, of_mission, plan, s, out[n])
 
@@ -98,6 +100,11 @@ class MiniGridGrounding:
     def belief(self) -> Belief:
         """What is believed about each environment (for drawing and for tests; changed in place by `observe`)."""
         return self._belief
+
+    @staticmethod
+    def habits(num_actions: int) -> NDArray[np.float32]:
+        """(F, A) what each feature adds to a student's logits before it has learned anything."""
+        return features.reluctance(num_actions)
 
     @staticmethod
     def feature_names() -> tuple[str, ...]:

@@ -127,12 +127,12 @@ def scratch() -> Scratch:
     return Scratch(
         np.zeros(_STATES, dtype=np.int32), np.zeros(_STATES, dtype=np.int8), np.zeros(_STATES, dtype=np.int32),
         np.zeros(_STATES, dtype=np.int32), np.zeros((SIDE, SIDE), dtype=np.int16), np.zeros(4, dtype=np.int64),
-        np.zeros(COLOURS, dtype=np.int64), np.zeros((4, 3), dtype=np.int64),
+        np.zeros(COLOURS, dtype=np.int64), np.zeros((5, 3), dtype=np.int64),
     )  # fmt: skip
 
 
 @compiled
-def _blocks(cells: NDArray[np.uint8], x: int, y: int, code: int) -> bool:
+def blocks(cells: NDArray[np.uint8], x: int, y: int, code: int) -> bool:
     """Whether a portable thing stands directly before a door (or this door has such a thing before it)."""
     for k in range(4):
         beside = cells[y + DY[k], x + DX[k]]
@@ -176,7 +176,7 @@ def _scan(b: Belief, n: int, part: NDArray[np.int8], plan: Plan, s: Scratch) -> 
                     targets += 1
                 continue
             tag = tag_of(part, code, location_bits(b, n, x, y)) if located else PLAIN
-            if tag == PLAIN and _blocks(b.cells[n], x, y, code):
+            if tag == PLAIN and blocks(b.cells[n], x, y, code):
                 tag = BLOCK
             sort = (code - THING) * TAGS + tag
             s.sort_at[y, x] = sort
