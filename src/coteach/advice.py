@@ -56,6 +56,9 @@ CREDITS = (0.0, 0.25, 0.5, 0.75, 1.0)
 CREDIT_RATE = 0.5
 """How fast the credit follows what they say."""
 
+LEAST_CREDIT = 0.25
+"""Share of the calls that is made however little the answers are worth: they may be worth more on other situations."""
+
 ENOUGH_JUDGED = 5
 """Situations in which the teacher's answers can be judged, before its credit changes."""
 
@@ -141,6 +144,10 @@ class Advice:
         self.model.add(outcome)
         self.evaluator.witness(outcome.situation, outcome.slot)
 
+    def allow(self, calls: int) -> None:
+        """How many situations the teacher may be asked about in this round: fewer of them, the less its answers are worth."""
+        self.calls = round(calls * max(self.credit, LEAST_CREDIT)) if self.arm.reweigh else calls
+
     def visit(self, situation: NDArray[np.int64]) -> None:
         """Count the rows of a rollout; older visits fade, so that calls go where the agent is now."""
         self.grow()
@@ -173,6 +180,7 @@ class Advice:
     def forget(self) -> None:
         """The teacher has new weights: every situation may be asked again (the old answer serves until then)."""
         self.asked[:] = False
+        self.credit = 1.0
 
     def improve(self) -> None:
         """Learn from the evidence so far and reweigh the prior by it, in every situation."""
@@ -219,7 +227,7 @@ class Advice:
 
         Judged on the situations met of late in which a way to a reward is known, without those that it was taught about.
         """
-        known = self.answered & ~self.taught & (self.visits >= 1.0) & (proven.max(axis=1, initial=0.0) > LEAST_PROMISE)
+        known = self.asked & ~self.taught & (self.visits >= 1.0) & (proven.max(axis=1, initial=0.0) > LEAST_PROMISE)
         numbers = np.flatnonzero(known & ((self.prior > 0).sum(axis=1) > 1))
         if len(numbers) < ENOUGH_JUDGED:
             return

@@ -70,7 +70,7 @@ class TeacherConfig:
     )
     lora_rank: int = setting(16, "rank of the LoRA adapter", 1, 1024)
     lora_learning_rate: float = setting(5e-4, "of the LoRA weights", 1e-7, 1.0)
-    tune_every: int = setting(12, "rounds between tunings", 1, 100_000)
+    tune_every: int = setting(10, "rounds between tunings (one more comes when a rung is over)", 1, 100_000)
     tune_steps: int = setting(12, "optimiser steps per tuning", 1, 10_000)
     tune_situations: int = setting(6, "situations per optimiser step", 1, 1024)
     anchor: float = setting(0.05, "weight of KL(untuned || tuned) while tuning", 0.0, 100.0)

@@ -108,7 +108,7 @@ class Loop:
 
         # 1. Collect: the student leads most environments, the teacher a share that shrinks as the student catches up.
         share = guidance.led_share(config.collect, heed) if arm.lead else 0.0
-        advice.calls = config.teacher.queries_per_round if arm.prior == "llm" else UNLIMITED
+        advice.allow(config.teacher.queries_per_round if arm.prior == "llm" else UNLIMITED)
         rollout = rung.collector.collect(config.collect.horizon, players.student, advice.lead, share)
         rung.curve.add(rollout.episodes, rung.collector.under_way)
 
@@ -193,6 +193,9 @@ class Loop:
             if rung.rounds % CHECKPOINT_ROUNDS == 0:
                 self.save(rung)
             self.tell(rung, "collect")
+        if self.players.arm.tune:  # what this rung taught, for the next one
+            self.tell(rung, "tune")
+            self.players.tune()
         spent = self.players.teacher.books.since(rung.books)
         rung.environments.close()
         self.tell(rung, "evaluate")
