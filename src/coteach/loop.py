@@ -193,9 +193,10 @@ class Loop:
             if rung.rounds % CHECKPOINT_ROUNDS == 0:
                 self.save(rung)
             self.tell(rung, "collect")
-        if self.players.arm.tune:  # what this rung taught, for the next one
-            self.tell(rung, "tune")
-            self.players.tune()
+        self.tell(rung, "tune")
+        began = time.perf_counter()
+        self.players.school()
+        rung.seconds += time.perf_counter() - began
         spent = self.players.teacher.books.since(rung.books)
         rung.environments.close()
         self.tell(rung, "evaluate")

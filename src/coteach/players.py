@@ -44,6 +44,9 @@ LESSONS = 4
 EXAM_LEVELS, EXAM_SEED = 100, 2_000_000
 """How many levels are kept for exams, and which: the same for every run of a task, so that exams can be compared."""
 
+SCHOOLING = 4
+"""Tunings when a rung is over, at most: the first ones make the LLM's advice worse before it gets better."""
+
 ACTIONS = 7
 """MiniGrid's primitive actions: the student's head is the same on every rung."""
 
@@ -134,6 +137,12 @@ class Players:
             "tune_drift": report.drift,
             "tune_lessons": report.lessons,
         }
+
+    def school(self) -> None:
+        """When a rung is over: tune until the LLM says what was shown to work there, or for so long."""
+        for _ in range(SCHOOLING if self.arm.tune else 0):
+            if not self.tune():
+                break
 
     def evaluate(self, who: Who, task: str, episodes: int | None = None, seed: int = SEED) -> Evaluation:
         """One player alone on the reference environments: the greedy student, or the teacher's own advice, no evidence in it."""

@@ -7,6 +7,7 @@ demand also with its options renamed by synonyms, and with a guard for what the 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -82,8 +83,11 @@ def _check_flags(args: argparse.Namespace) -> None:
 
 
 def _tuned_on(run: Run) -> set[str]:
-    """The rungs on which the LLM was tuned, at least once."""
-    return {run.config.tasks[row["rung"]] for row in run.metrics() if row.get("tune_lessons")}
+    """The rungs on which the LLM was tuned, at least once: in a round, or when the rung was over."""
+    path = run.folder / "summary.json"
+    over = json.loads(path.read_text(encoding="utf-8"))["rungs"] if path.is_file() else []
+    rounds = {run.config.tasks[row["rung"]] for row in run.metrics() if row.get("tune_lessons")}
+    return rounds | {rung["task"] for rung in over if rung["tune_seconds"] > 0}
 
 
 def _figures(result: Evaluation) -> Row:

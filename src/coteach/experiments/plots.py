@@ -1,8 +1,8 @@
 """The picture of a run: how student and teacher fared over the steps of each rung, and what the LLM was asked.
 
 Reads metrics.jsonl (one object a round) and writes PNG files into the run's `plots/`; no display is needed.
-Success is that of the last training episodes, as the loop logs it; rings say where
-the student first reached 80 and 95 %, as summary.json has it.
+The student alone is shown as exams saw it, with rings where it first reached 80 and 95 %, as summary.json has it; the
+thin line and the teacher's are the last training episodes, as the loop logs them.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ STUDENT, TEACHER, LLM, INK = "#0072b2", "#d55e00", "#009e73", "#555555"
 
 MARKS = (0.80, 0.95)
 
-ORDER = ("student-led", "teacher-led", "student first at 80 % and 95 %", "LLM tuned")
+ORDER = ("student alone (greedy)", "first at 80 % and 95 %", "student-led in training", "teacher-led in training", "LLM tuned")
 
 
 def plot_run(folder: Path) -> list[Path]:
@@ -64,7 +64,7 @@ def _draw(rungs: Sequence[Rounds], reached: Sequence[Sequence[int]], path: Path)
         _draw_queries(axes[1, column], rounds)
     # The rows share their scale: it is set when all rungs are drawn.
     axes[1, 0].set_ylim(0, 1.08 * max(1.0, *(np.nanmax(_column(rounds, "llm_queries"), initial=0.0) for rounds in rungs)))
-    axes[0, 0].set_ylabel("success of training episodes")
+    axes[0, 0].set_ylabel("success")
     axes[1, 0].set_ylabel("LLM queries\nso far")
     handles, labels = _legend(axes[0])
     figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False, fontsize=9)
@@ -77,13 +77,17 @@ def _draw_success(axes: Axes, rounds: Rounds, reached: Sequence[int]) -> None:
         axes.axvline(tuned, color=LLM, linewidth=0.8, alpha=0.45, zorder=0)
     for mark in MARKS:
         axes.axhline(mark, color=INK, linewidth=0.6, linestyle=(0, (2, 3)), zorder=0)
-    for who, colour in (("teacher", TEACHER), ("student", STUDENT)):
+    for who, colour, width, label in (("teacher", TEACHER, 1.4, ORDER[3]), ("student", STUDENT, 0.7, ORDER[2])):
         success = _column(rounds, f"success_{who}")
         if not np.isnan(success).all():
-            axes.plot(steps, success, color=colour, linewidth=1.8, label=f"{who}-led")
-    rings = np.interp(reached, steps, np.nan_to_num(_column(rounds, "success_student")))
-    axes.plot(reached, rings, "o", color=STUDENT, markerfacecolor="white", markeredgewidth=1.6, label=ORDER[2])
-    axes.plot([], [], color=LLM, linewidth=0.8, alpha=0.7, label=ORDER[3])
+            axes.plot(steps, success, color=colour, linewidth=width, label=label)
+    alone = _column(rounds, "success_alone")
+    examined = ~np.isnan(alone)
+    if examined.any():
+        axes.plot(steps[examined], alone[examined], color=STUDENT, linewidth=2.2, label=ORDER[0])
+        rings = np.interp(reached, steps[examined], alone[examined])
+        axes.plot(reached, rings, "o", color=STUDENT, markerfacecolor="white", markeredgewidth=1.6, label=ORDER[1])
+    axes.plot([], [], color=LLM, linewidth=0.8, alpha=0.7, label=ORDER[4])
     axes.set_title(str(rounds[0]["task"]), fontsize=10)
     axes.set_ylim(-0.02, 1.04)
     axes.yaxis.set_major_formatter(lambda share, _: f"{100 * share:.0f} %")
