@@ -153,3 +153,37 @@ def test_the_echo_speaks_for_the_teacher_where_it_was_not_asked() -> None:
     unasked = np.flatnonzero(~advice.answered)
     assert len(unasked) == 40
     assert (advice.leading[unasked].argmax(axis=1) == 1).all() and advice.prior[unasked, :3].std() < 1e-6
+
+
+def lecture(answer: list[float]) -> Advice:
+    """Advice after evidence from thirty situations in all of which the last option is right, and a teacher that says `answer`."""
+    advice, _, teacher = advice_of("no-share", count=30)
+    teacher.answer = np.array(answer)
+    advice.calls = 30
+    advice.ask()
+    for number in range(30):
+        for slot, reward in ((0, 0.0), (1, 0.0), (2, 0.9)):
+            for _ in range(5):
+                advice.witness(Outcome(number, slot, TERMINAL, reward=reward, duration=3))
+    for _ in range(5):
+        advice.visits[:] = 5.0
+        advice.improve()
+    return advice
+
+
+def test_the_teacher_gets_as_much_credit_as_its_answers_have_earned() -> None:
+    right, wrong = lecture([0.01, 0.01, 0.98]), lecture([0.01, 0.98, 0.01])
+    assert right.credit > 0.7 and wrong.credit < 0.1
+    right.allow(16)
+    wrong.allow(16)
+    assert right.calls > 10 and wrong.calls == 4, "who is wrong is asked less, but not never"
+    wrong.forget()
+    assert wrong.credit == 1.0, "new weights are judged anew"
+
+
+def test_what_a_teacher_was_taught_earns_it_no_credit() -> None:
+    advice = lecture([0.01, 0.98, 0.01])
+    advice.taught[:] = True
+    advice.credit = 1.0
+    advice.improve()
+    assert advice.credit == 1.0

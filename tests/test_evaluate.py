@@ -150,3 +150,11 @@ def test_a_video_that_cannot_be_written_is_told_in_one_line(tmp_path):
     with pytest.raises(RunFailed, match="cannot be written") as error:
         evaluate.write_gif(tmp_path / "file" / "episode.gif", [np.zeros((8, 8, 3), dtype=np.uint8)] * 2)
     assert "\n" not in str(error.value)
+
+
+def test_an_exam_is_one_episode_of_every_environment():
+    def exam(student):
+        environments = MinigridTask(TASK, [iter(range(seed, seed + 9)) for seed in (0, 10, 20)])
+        return evaluate.examine(student, environments, WayGrounding(3, 3))
+
+    assert exam(Walker()) == 1.0 and exam(Turner()) == 0.0

@@ -242,3 +242,44 @@ def test_parts_of_a_mission_are_ticked_off_in_order() -> None:
             break
     assert world.reward > 0
     assert "Done: open the red door." in texts[-2] and "Done" not in texts[0]
+
+
+def shown(world: World) -> set[str]:
+    """The student's features that are set."""
+    return {name for name, value in zip(MiniGridGrounding.feature_names(), world.now.features[0], strict=True) if value}
+
+
+def test_what_was_done_in_this_very_place_is_counted_until_something_new_is_learned() -> None:
+    world = World("MiniGrid-Empty-8x8-v0", 0)
+    assert not any(name.startswith("done here") for name in shown(world))
+    counts = []
+    for _ in range(8):  # the first turn round may show something new, the second shows the same
+        world.act(0)
+        counts.append({name for name in shown(world) if name.startswith("done here")})
+    assert not counts[0], "facing elsewhere, it has done nothing yet"
+    assert counts[7] == {"done here 1 times: left", "done here 2 times: left"}
+
+
+def test_a_habit_speaks_against_doing_the_same_again_and_against_nothing_else() -> None:
+    habits, names = MiniGridGrounding.habits(7), MiniGridGrounding.feature_names()
+    assert habits.shape == (len(names), 7)
+    for row, name in zip(habits, names, strict=True):
+        done = name.partition(" times: ")[2]
+        assert (row < 0).tolist() == [done != "" and action == done for action in e.ACTION_NAMES]
+
+
+def test_the_student_sees_which_key_fits_though_it_sees_no_colours() -> None:
+    fits = 0
+    for seed in range(12):
+        world = World("BabyAI-UnlockPickupDist-v0", seed)
+        for action in (0, 0, 0, 0):
+            world.act(action)
+        text, planes = world.situation.text, shown(world)
+        doors = [colour for colour in e.COLOUR_NAMES if f"a locked {colour} door" in text]
+        keys = [name for name in planes if name.startswith("key at ")]
+        for key in keys:
+            if doors and f"{doors[0]} key" in text and len(keys) == text.count(" key"):
+                fits += f"locked colour{key.removeprefix('key')}" in planes
+        if not doors:
+            assert not any(name.startswith("locked colour") for name in planes)
+    assert fits >= 3

@@ -295,3 +295,34 @@ def test_without_an_llm_the_student_learns_to_unlock_a_door(tmp_path: Path) -> N
         (summary,) = train(config, run)
     assert summary["steps"] <= 62_000
     assert summary["success"] >= 0.8, "greedy, alone, on the reference environments"
+
+
+@pytest.mark.parametrize("fresh", ["nothing", "teacher", "student"])
+def test_what_is_not_carried_over_begins_anew(fresh: str, tmp_path: Path) -> None:
+    played = Played(tmp_path, "mutual", f"fresh={fresh}")
+    players = played.players
+    before, tries, spent = weights(played.loop), players.model.tries.sum(), players.teacher.books.queries
+    players.next_rung()
+    assert same(before, weights(played.loop)) == (fresh != "student")
+    assert (players.model.tries.sum() == tries) == (fresh != "teacher") and tries > 0
+    assert players.teacher.books.queries == spent > 0, "what was spent stays on the books"
+    played.loop.play_round(Rung(1, load(None, [*SMALL, *SCHOOLING, f"tasks={UNLOCK},{UNLOCK}"]), players))
+
+
+def test_the_student_alone_is_examined_and_a_rung_ends_when_the_reference_confirms_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, run = begin(tmp_path / "run", "steps=30000", "arm=student-only", "stop_at=0.95")
+    confirmed = iter([0.9, 0.96])
+
+    def alone(self: Any, who: str, task: str) -> dict[str, float]:
+        return {"success": next(confirmed, 1.0), "return": 0.5} if who == "student" else {}
+
+    monkeypatch.setattr(coteach.players.Players, "examine", lambda self, task: 1.0)
+    monkeypatch.setattr(coteach.players.Players, "alone", alone)
+    with run:
+        (summary,) = train(config, run)
+    exams = [row["success_alone"] for row in run.metrics() if "success_alone" in row]
+    assert summary["held"] and summary["budget"] == 30_000 > summary["steps"]
+    assert len(exams) == len(summary["curve"]) == 6, "five in a row, refused once, confirmed at the next"
+    assert summary["steps_to_80"] == summary["steps_to_95"] == summary["curve"][2][0]

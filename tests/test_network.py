@@ -1,6 +1,7 @@
 """The student's network: what goes in, what comes out, how it begins."""
 
 import numpy as np
+import pytest
 import torch
 
 from coteach.student.network import ActorCritic, SetFeatures
@@ -98,3 +99,17 @@ def test_only_what_is_wanted_of_a_row_is_computed():
     some_logits, some_values = student(rows, acting=slice(4, None), valued=slice(7))
     torch.testing.assert_close(some_logits, logits[4:])
     torch.testing.assert_close(some_values, values[:7])
+
+
+def test_habits_add_to_the_logits_and_are_not_learned():
+    habits = np.zeros((60, 7), dtype=np.float32)
+    habits[3, 2] = -5.0
+    plain, wary = (ActorCritic(60, 7, 16, torch.Generator().manual_seed(0), given) for given in (None, habits))
+    rows = np.zeros((2, 60), dtype=np.uint8)
+    rows[1, 3] = 1
+    lists = SetFeatures.of(rows)
+    difference = wary(lists)[0] - plain(lists)[0]
+    assert torch.equal(difference[0], torch.zeros(7)) and difference[1].tolist() == pytest.approx(
+        [0, 0, -5, 0, 0, 0, 0], abs=1e-6
+    )
+    assert "habits" not in dict(wary.named_parameters()) and "habits" in wary.state_dict()

@@ -1,9 +1,9 @@
-"""The advice for every situation met, as arrays to look up: the teacher is asked between rounds, never within.
+"""The advice for every situation met, as arrays to look up.
 
 Rows are situations, columns option slots: `prior` is the teacher's own advice (uniform until it was asked),
 `leading` the improved advice by which it leads, `shown` the sharp advice that the student imitates and the LLM is tuned
-towards. Calls to the LLM are rationed to the situations that are met most often and that it was not asked about under its
-present weights.
+towards. Situations met for the first time while the teacher leads are judged at once. Calls to the LLM are rationed to where its
+answer would matter, most often met first, and it has as much say as its answers have proved right.
 """
 
 from __future__ import annotations
