@@ -42,6 +42,9 @@ KNOWN = 10.0
 EVALUATOR_STEPS = 12
 """Optimiser steps of the evaluator per round."""
 
+FORGOTTEN = 0.01
+"""Visits, fading by 0.7 a round, below which a situation's advice is left as it is: a dozen rounds after it was met once."""
+
 LEAST_PROMISE = 0.1
 """Value from which on a way to a reward counts as known."""
 
@@ -191,16 +194,16 @@ class Advice:
         self.reconsider()
 
     def reconsider(self) -> None:
-        """Solve the abstract model and improve the advice for every situation."""
-        everything = np.arange(len(self.prior))
-        best, worst = self.bounds(everything)
+        """Solve the abstract model, and improve the advice for every situation that was met of late (or has none yet)."""
+        best, worst = self.bounds(np.arange(len(self.prior)))
         mask, optimism = self.prior > 0, self.evidence.optimism
         self.q = self.model.solve(mask, optimism, best, hopeful=True)
         proven = self.model.solve(mask, optimism, worst, hopeful=False)
         if self.arm.reweigh and self.arm.prior != "uniform":
             self.give_credit(proven)
-        self.reckon(everything, self.q, proven)
-        self.judged[:] = True
+        recent = np.flatnonzero((self.visits > FORGOTTEN) | ~self.judged)
+        self.reckon(recent, self.q[recent], proven[recent])
+        self.judged[recent] = True
 
     def reckon(self, numbers: NDArray[np.int64], hopeful: Array | None = None, proven: Array | None = None) -> None:
         """Improve the advice for these situations by Q, (N, K) each; where there is none yet, by the evaluator's opinion.
