@@ -169,7 +169,7 @@ class Advice:
         if self.arm.reweigh:
             matters &= self.weight[numbers] > LEAST_WEIGHT
         waiting: NDArray[np.int64] = numbers[matters]
-        return waiting[np.argsort(-self.visits[waiting], kind="stable")][: self.calls]
+        return waiting[np.argsort(-self.visits[waiting], kind="stable")][: max(self.calls, 0)]
 
     def consult(self, chosen: NDArray[np.int64]) -> int:
         """Ask the teacher about these situations; returns how many."""
