@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 import coteach.players
 from coteach.config import Config, TeacherConfig, load
@@ -55,6 +56,12 @@ class Pupil:
         self.lessons += lessons
         self.books.tunings += 1
         return TuneReport(len(lessons), 1, 1.0, 0.5, 0.1, 0.0)
+
+    def snapshot(self) -> dict[str, Tensor]:
+        return {"tunings": torch.tensor(self.books.tunings)}
+
+    def restore(self, snapshot: Mapping[str, Tensor]) -> None:
+        self.books.tunings = int(snapshot["tunings"])
 
     def save(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -326,3 +333,31 @@ def test_the_student_alone_is_examined_and_a_rung_ends_when_the_reference_confir
     assert summary["held"] and summary["budget"] == 30_000 > summary["steps"]
     assert len(exams) == len(summary["curve"]) == 6, "five in a row, refused once, confirmed at the next"
     assert summary["steps_to_80"] == summary["steps_to_95"] == summary["curve"][2][0]
+
+
+def test_a_teacher_at_school_is_taught_where_it_went_and_keeps_its_best_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    played = Played(tmp_path, "mutual", "teacher.tune_every=100", rounds=4)
+    went = np.flatnonzero(played.players.advice.value > 0)[-2:]
+    grades = iter([0.2, 0.8, *[0.5] * 100])
+
+    def practise(self: Any, task: str) -> tuple[float, NDArray[np.float64]]:
+        met = np.zeros(len(self.situations))
+        met[went] = 7.0
+        return next(grades), met
+
+    monkeypatch.setattr(coteach.players.Players, "practise", practise)
+    played.players.school(UNLOCK)
+    situations = played.players.situations
+    assert {lesson.situation.text for lesson in played.teacher.lessons} <= {situations[int(i)].text for i in went}
+    assert len(played.teacher.lessons) > 1, "it was taught again and again"
+    assert played.teacher.books.tunings == 1, "the second grade was the best: the weights after the first tuning"
+    assert not played.players.advice.asked.any(), "what other weights said is to be asked again"
+
+
+def test_practice_is_the_teachers_advice_alone(tmp_path: Path) -> None:
+    players = Played(tmp_path, "mutual", rounds=1).players
+    success, met = players.practise(UNLOCK)
+    assert 0.0 <= success <= 1.0 and met.sum() >= 100, "every episode chose at least once"
+    assert players.advice.judged[met > 0].all()

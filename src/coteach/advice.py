@@ -131,16 +131,19 @@ class Advice:
 
         bold: (N,) True for what may turn out best, False for what the student is shown.
         """
-        self.grow()
-        new = np.unique(numbers)
-        new = new[~self.judged[new]]
-        if len(new):
-            self.judged[new] = True
-            self.evaluator.refresh(new)
+        new = self.acquaint(np.unique(numbers))
+        if len(new) and self.consult(self.worth_asking(new)):
             self.reckon(new)
-            if self.consult(self.worth_asking(new)):
-                self.reckon(new)
         return np.where(bold[:, None], self.leading[numbers], self.shown[numbers])
+
+    def acquaint(self, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Judge those situations that were met for the first time, by the evaluator's opinion; returns which."""
+        self.grow()
+        new = numbers[~self.judged[numbers]]
+        self.judged[new] = True
+        self.evaluator.refresh(new)
+        self.reckon(new)
+        return new
 
     def witness(self, outcome: Outcome) -> None:
         """Count what became of an option."""
@@ -264,27 +267,28 @@ class Advice:
             return np.zeros((len(numbers), self.max_options))
         return np.clip(1.0 - self.evaluator.doubt[numbers] / DOUBTFUL, 0.0, 1.0)
 
-    def lessons(self, limit: int, rng: np.random.Generator) -> list[Lesson]:
+    def lessons(self, limit: int, rng: np.random.Generator, met: Array | None = None) -> list[Lesson]:
         """What to teach: situations drawn from those where a way to a reward is known, where the teacher is wrong first.
 
-        The teacher is asked about them as it is now. Empty where it says nearly the same already.
+        met: (S,) how often the teacher came by when it acted alone: what is wrong there is what it fails by. Without it
+        the evidence says where the students were, and nothing is taught once the teacher says nearly the same.
+        The teacher is asked about the lessons as it is now.
         """
         everything = np.arange(len(self.prior))
         outcomes = self.outcomes(everything)
-        known = (
-            (self.value > LEAST_PROMISE) & ((self.prior > 0).sum(axis=1) > 1) & (outcomes >= LEAST_OUTCOMES) & (self.visits > 0)
-        )
-        weight = np.where(known, np.sqrt(outcomes) * (REHEARSAL + np.minimum(self.disagreement(), 1.0)), 0.0)
+        often = np.sqrt(outcomes * (self.visits > 0) if met is None else met)
+        known = (self.value > LEAST_PROMISE) & ((self.prior > 0).sum(axis=1) > 1) & (outcomes >= LEAST_OUTCOMES) & (often > 0)
+        weight = np.where(known, often * (REHEARSAL + np.minimum(self.disagreement(), 1.0)), 0.0)
         count = min(limit, int(known.sum()))
         if count == 0:
             return []
         chosen = rng.choice(everything, count, replace=False, p=weight / weight.sum())
         self.consult(chosen[~self.asked[chosen]])
         disagreement = self.disagreement()[chosen]
-        if disagreement.mean() <= LEAST_DISAGREEMENT:
+        if met is None and disagreement.mean() <= LEAST_DISAGREEMENT:
             return []
         self.taught[chosen] = True
-        weights = np.sqrt(outcomes[chosen]) * (REHEARSAL + np.minimum(disagreement, 1.0))
+        weights = often[chosen] * (REHEARSAL + np.minimum(disagreement, 1.0))
         return [self.lesson(int(number), float(weight)) for number, weight in zip(chosen, weights, strict=True)]
 
     def outcomes(self, numbers: NDArray[np.int64]) -> Array:

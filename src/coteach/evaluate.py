@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -94,16 +95,17 @@ class TeacherAlone:
     advise: asked once for a situation, in one call for all that are new on a step.
     sample: draw options from the advice instead of taking the most probable.
 
-    Where no option can be followed, a primitive action is drawn.
+    Where no option can be followed, a primitive action is drawn. `chosen` counts by situation how often an option was chosen.
     """
 
     def __init__(
-        self, advise: Advise, grounding: Grounding, environments: MinigridTask, patience: int, seed: int, sample: bool = False
+        self, advise: Advise, grounding: Grounding, environments: VectorTask, patience: int, seed: int, sample: bool = False
     ) -> None:
         self.advise, self.situations, self.sample = advise, grounding.situations, sample
         self.num_actions = environments.num_actions
         self.leader = Leader(environments.num_envs, grounding.max_options, patience)
         self.rng = np.random.default_rng(seed)
+        self.chosen: Counter[int] = Counter()
         self._advice: dict[int, NDArray[np.float64]] = {}
         self._nothing = np.zeros(grounding.max_options)
 
@@ -113,6 +115,7 @@ class TeacherAlone:
         self._ask(np.unique(now.situation[led & ~done]))
         probabilities = np.stack([self._advice.get(number, self._nothing) for number in now.situation.tolist()])
         actions = self.leader.choose(now, probabilities, led, done, self.rng if self.sample else None)
+        self.chosen.update(now.situation[(self.leader.slot >= 0) & (self.leader.age == 1)].tolist())
         anything = self.rng.integers(0, self.num_actions, len(actions))
         return np.where(actions >= 0, actions, anything)
 
@@ -143,16 +146,18 @@ def evaluate_teacher(
     return _evaluate(environments, grounding, controller, episodes, seed)
 
 
-def examine(student: Student, environments: VectorTask, grounding: Grounding) -> float:
-    """Success of the greedy student over the first episode of every environment, which are then closed."""
+def examine(controller: Controller, environments: VectorTask, grounding: Grounding) -> float:
+    """Success of `controller` over the first episode of every environment, which are then closed."""
     count = environments.num_envs
     under_way, returns = np.ones(count, dtype=np.bool_), np.zeros(count)
+    done = ~under_way
     now = grounding.observe(environments.reset(), None, under_way)
     while under_way.any():
-        actions = student.greedy(now.features)
+        actions = controller.act(now, ~under_way & ~done, done)
         step = environments.step(actions)
         returns += np.where(under_way, step.reward, 0.0)
-        under_way &= ~(step.terminated | step.truncated)
+        done = under_way & (step.terminated | step.truncated)
+        under_way &= ~done
         now = grounding.observe(step.observation, actions, step.restarted)
     environments.close()
     return float((returns > 0).mean())

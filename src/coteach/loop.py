@@ -195,7 +195,7 @@ class Loop:
             self.tell(rung, "collect")
         self.tell(rung, "tune")
         began = time.perf_counter()
-        self.players.school()
+        self.players.school(rung.task)
         rung.seconds += time.perf_counter() - began
         spent = self.players.teacher.books.since(rung.books)
         rung.environments.close()

@@ -19,7 +19,17 @@ from numpy.typing import NDArray
 from coteach import tasks
 from coteach.advice import Advice
 from coteach.config import Config
-from coteach.evaluate import SEED, Evaluation, evaluate_student, evaluate_teacher, examine, record_student, record_teacher
+from coteach.evaluate import (
+    SEED,
+    Evaluation,
+    StudentAlone,
+    TeacherAlone,
+    evaluate_student,
+    evaluate_teacher,
+    examine,
+    record_student,
+    record_teacher,
+)
 from coteach.evaluator import Evaluator
 from coteach.evidence import AbstractModel, Outcome
 from coteach.experiments.arms import ARMS
@@ -44,8 +54,14 @@ LESSONS = 4
 EXAM_LEVELS, EXAM_SEED = 100, 2_000_000
 """How many levels are kept for exams, and which: the same for every run of a task, so that exams can be compared."""
 
-SCHOOLING = 4
+SCHOOL_LESSONS = 8
+"""... when a rung is over."""
+
+SCHOOLING = 10
 """Tunings when a rung is over, at most: the first ones make the LLM's advice worse before it gets better."""
+
+SCHOOLED = 0.95
+"""Success of the LLM alone at which it has learned enough."""
 
 ACTIONS = 7
 """MiniGrid's primitive actions: the student's head is the same on every rung."""
@@ -124,9 +140,13 @@ class Players:
         surpassed = known & (value > 0) & (own > value + MARGIN)
         return q, there & ~surpassed
 
-    def tune(self) -> dict[str, Any]:
-        """Move the LLM towards the advice that proved right; its other answers are asked for again where they still matter."""
-        lessons = self.advice.lessons(LESSONS * self.config.teacher.tune_situations, self.rng)
+    def tune(self, met: NDArray[np.float64] | None = None) -> dict[str, Any]:
+        """Move the LLM towards the advice that proved right; its other answers are asked for again where they still matter.
+
+        met: (S,) how often it came by each situation when it acted alone, if that is known.
+        """
+        limit = (LESSONS if met is None else SCHOOL_LESSONS) * self.config.teacher.tune_situations
+        lessons = self.advice.lessons(limit, self.rng, met)
         if not lessons:
             return {}
         report = self.teacher.tune(lessons, seed=self.draw_seed())
@@ -138,11 +158,36 @@ class Players:
             "tune_lessons": report.lessons,
         }
 
-    def school(self) -> None:
-        """When a rung is over: tune until the LLM says what was shown to work there, or for so long."""
-        for _ in range(SCHOOLING if self.arm.tune else 0):
-            if not self.tune():
+    def school(self, task: str) -> None:
+        """When a rung is over: the LLM plays it alone, and is tuned where that leads it, until it is good enough.
+
+        Advice is followed blindly, so one wrong situation that everyone passes through decides; which one that is shows
+        only where the LLM itself goes, now and before (DAgger: Ross et al. 2011, arXiv 1011.0686). Its best weights are kept.
+        """
+        if not (self.arm.tune and self.teacher.tunable):
+            return
+        best, kept, met = -1.0, self.teacher.snapshot(), np.zeros(0)
+        for lesson in range(SCHOOLING + 1):
+            success, now = self.practise(task)
+            met = np.append(met, np.zeros(len(now) - len(met))) + now
+            if success > best:
+                best, kept = success, self.teacher.snapshot()
+            if best >= SCHOOLED or lesson == SCHOOLING or not self.tune(met):
                 break
+        if success < best:
+            self.teacher.restore(kept)
+            self.advice.forget()
+
+    def practise(self, task: str) -> tuple[float, NDArray[np.float64]]:
+        """The LLM's advice alone on levels kept for nothing else: its success, and how often it chose in each situation (S,)."""
+        environments = tasks.make(task, self.config.engine, EXAM_LEVELS, self.draw_seed())
+        grounding = self.ground(EXAM_LEVELS, environments.num_actions)
+        alone = TeacherAlone(self.teacher.advise, grounding, environments, self.config.collect.option_patience, self.draw_seed())
+        success = examine(alone, environments, grounding)
+        self.advice.acquaint(np.array(sorted(alone.chosen), dtype=np.int64))
+        met = np.zeros(len(self.situations))
+        met[list(alone.chosen)] = list(alone.chosen.values())
+        return success, met
 
     def evaluate(self, who: Who, task: str, episodes: int | None = None, seed: int = SEED) -> Evaluation:
         """One player alone on the reference environments: the greedy student, or the teacher's own advice, no evidence in it."""
@@ -155,7 +200,7 @@ class Players:
         """Success of the student alone, greedy, on the levels kept for exams, stepped by the engine that trains."""
         environments = tasks.make(task, self.config.engine, EXAM_LEVELS, EXAM_SEED)
         grounding = MiniGridGrounding(EXAM_LEVELS, self._exam_situations, environments.num_actions)
-        return examine(self.student, environments, grounding)
+        return examine(StudentAlone(self.student), environments, grounding)
 
     def record(self, who: Who, task: str, seed: int = SEED) -> list[NDArray[np.uint8]]:
         """The frames of one episode of `evaluate`."""

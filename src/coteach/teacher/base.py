@@ -7,13 +7,14 @@ teacher (the design's step 6). Implementations: `local.LocalTeacher` (a causal L
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from coteach.grounding.base import Situation
 
@@ -73,6 +74,14 @@ class Teacher(Protocol):
 
     def tune(self, lessons: Sequence[Lesson], seed: int) -> TuneReport:
         """Move the teacher towards the improved advice; later `advise` calls use the new weights."""
+        ...
+
+    def snapshot(self) -> Mapping[str, Tensor]:
+        """A copy of what was learned so far, for `restore`; empty before anything was."""
+        ...
+
+    def restore(self, snapshot: Mapping[str, Tensor]) -> None:
+        """Go back to what `snapshot` gave."""
         ...
 
     def save(self, folder: Path) -> None:

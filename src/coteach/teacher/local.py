@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from coteach.config import TeacherConfig
 from coteach.errors import RunFailed
@@ -114,6 +115,18 @@ class LocalTeacher:
         self._bias.update({option: float(score[0]) for option, score in zip(unknown, scores, strict=True)})
         return np.array([self._bias[option] for option in options])
 
+    def snapshot(self) -> dict[str, Tensor]:
+        """A copy of the LoRA weights, for `restore`; empty before any tuning."""
+        return {name: weight.detach().clone() for name, weight in self.adapter.weights().items()}
+
+    def restore(self, snapshot: Mapping[str, Tensor]) -> None:
+        """Go back to what `snapshot` gave."""
+        if snapshot:
+            tuning.assign(self.adapter.weights(), snapshot)
+        else:
+            self.adapter.remove()
+        self._weights_changed()
+
     def save(self, folder: Path) -> None:
         """Write the adapter (PEFT's format) into `folder`; nothing where the teacher was not tuned."""
         self.adapter.save(folder)
@@ -139,8 +152,7 @@ class LocalTeacher:
 
     def _descend(self, cases: list[tuning.Case], plan: tuning.Plan, situations: list[Situation]) -> tuple[int, list[Scores]]:
         """Steps taken and the advice afterwards; weights that give no finite advice are taken back (no steps)."""
-        weights, tokens = self.adapter.weights(), self._tuned.tokens
-        kept = {name: weight.detach().clone() for name, weight in weights.items()}
+        weights, kept, tokens = self.adapter.weights(), self.snapshot(), self._tuned.tokens
         try:
             steps = tuning.descend(self._tuned, weights, cases, plan, self.config)
         finally:  # also where the user interrupts
@@ -150,8 +162,7 @@ class LocalTeacher:
             return steps, self.advise(situations)
         except RunFailed:
             warnings.warn("tuning the teacher gave weights that are not finite: it keeps those from before", stacklevel=4)
-            tuning.assign(weights, kept)
-            self._weights_changed()
+            self.restore(kept)
             return 0, self.advise(situations)
 
     def _advise(self, situations: Sequence[Situation], tuned: bool) -> list[Scores]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from coteach.errors import CoteachError
 from coteach.grounding.base import Situation
@@ -35,6 +36,13 @@ class ScriptedTeacher:
     def tune(self, lessons: Sequence[Lesson], seed: int) -> TuneReport:
         """Not possible: `tunable` is False."""
         raise CoteachError(f"teacher {self.name!r} cannot be tuned: use a language model (smollm2, hf:..., gguf:...)")
+
+    def snapshot(self) -> dict[str, Tensor]:
+        """Nothing is learned, nothing is copied."""
+        return {}
+
+    def restore(self, snapshot: Mapping[str, Tensor]) -> None:
+        """Nothing was learned, nothing is put back."""
 
     def save(self, folder: Path) -> None:
         """Nothing is learned, nothing is written."""
