@@ -37,9 +37,11 @@ def write(teacher: LocalTeacher, players: Players, summary: dict[str, Any], fold
 
     The teacher's adapter is merged for good: it must not be asked any more.
     """
+    from coteach.teacher.models import EXPORTED
+
     origin = Origin.of(teacher, players, summary)
     folder.mkdir()
-    (folder / "coteach.json").write_text(json.dumps(_asked(teacher, players), indent=2) + "\n", encoding="utf-8")
+    (folder / EXPORTED).write_text(json.dumps(_asked(teacher, players), indent=2) + "\n", encoding="utf-8")
     with contextlib.redirect_stderr(io.StringIO()):  # progress bars
         teacher.adapter.merge().save_pretrained(folder)
     teacher.tokenizer.save_pretrained(folder)
