@@ -141,6 +141,11 @@ def test_the_tuned_teachers_weights_are_others_under_the_same_names(exported: Pa
     assert base.keys() == tuned.keys() and moved and all("layers" in name for name in moved)
 
 
+def test_readers_of_older_configurations_find_the_rotary_base(exported: Path) -> None:
+    config = json.loads((exported / "teacher" / "config.json").read_text())
+    assert config["rope_theta"] == config["rope_parameters"]["rope_theta"] > 0
+
+
 @pytest.mark.parametrize("rows", [1, 7, 300])
 def test_onnx_acts_as_the_student_does(exported: Path, players: Players, rows: int) -> None:
     size = players.student.sizes["feature_size"]

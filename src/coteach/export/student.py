@@ -105,6 +105,7 @@ def _policy(network: ActorCritic) -> ModelProto:
             output_names=["logits"],
             dynamic_shapes={"features": {0: "N"}},
             opset_version=OPSET,
+            dynamo=True,
             verbose=False,
         )
     assert program is not None

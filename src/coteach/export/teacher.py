@@ -44,11 +44,21 @@ def write(teacher: LocalTeacher, players: Players, summary: dict[str, Any], fold
     (folder / EXPORTED).write_text(json.dumps(_asked(teacher, players), indent=2) + "\n", encoding="utf-8")
     with contextlib.redirect_stderr(io.StringIO()):  # progress bars
         teacher.adapter.merge().save_pretrained(folder)
+    _tell_older_readers(folder / "config.json")
     teacher.tokenizer.save_pretrained(folder)
     (folder / "README.md").write_text(model_card(origin, players.config, summary), encoding="utf-8")
     before, after = (percent(summary[f"teacher_success_{when}"]) for when in ("before", "after"))
     tuned = f"tuned on {', '.join(origin.tuned_on)}" if origin.tuned_on else "never tuned: the weights are the base model's"
     return f"{origin.base}, {tuned}; success of its advice alone {before} before, {after} after, on {summary['task']}"
+
+
+def _tell_older_readers(path: Path) -> None:
+    """Give config.json the rotary base under its former name too: whoever reads only that one takes 10,000 without a word."""
+    config = json.loads(path.read_text(encoding="utf-8"))
+    rotary = config.get("rope_parameters") or {}
+    if "rope_theta" in rotary:
+        config["rope_theta"] = rotary["rope_theta"]
+        path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
 def _asked(teacher: LocalTeacher, players: Players) -> dict[str, Any]:
