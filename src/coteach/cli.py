@@ -14,7 +14,7 @@ from types import ModuleType
 from typing import Any, NoReturn
 
 import coteach
-from coteach.commands import ask, bench, case_study, compare, doctor, evaluate, ladder, tasks, train, watch
+from coteach.commands import ask, bench, case_study, compare, doctor, evaluate, export, ladder, tasks, train, watch
 from coteach.commands.common import seed_of
 from coteach.errors import CoteachError, RunFailed, unknown
 
@@ -29,6 +29,7 @@ VERBS: dict[str, ModuleType] = {
     "tasks": tasks,
     "bench": bench,
     "doctor": doctor,
+    "export": export,
 }
 
 DESCRIPTION = "An LLM (the teacher) and an RL agent (the student) that make each other better at planning tasks."

@@ -184,6 +184,7 @@ class MinigridTask:
         """Begin an episode in every environment."""
         for env in range(self.num_envs):
             self._restart(env)
+        self._over[:] = False
         return self._observation()
 
     def step(self, actions: NDArray[np.int64]) -> Step:

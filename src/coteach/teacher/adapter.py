@@ -80,6 +80,13 @@ class Adapter:
             self._peft = None
             self.model.requires_grad_(False)
 
+    def merge(self) -> Any:
+        """The model with what was learned folded into its own weights, for good: it is then the untuned one no more."""
+        if self.exists:
+            self.model = self._peft.merge_and_unload()
+            self._peft = None
+        return self.model
+
     def save(self, folder: Path) -> None:
         """Write the adapter into `folder`, each file in one step; nothing where nothing was learned."""
         if not self.exists:

@@ -65,7 +65,7 @@ class LocalTeacher:
         packed = self._reads_tries()
         self._tuned, self._untuned = Scorer(self.model, self.prefix, packed), Scorer(self.model, self.prefix, packed)
         self._model_mark, self._adapter_mark = weights_fingerprint(self.model), ""
-        self._bias: dict[str, float] = {}
+        self._bias = dict(loaded.bias)
 
     @classmethod
     def from_spec(cls, spec: str, config: TeacherConfig, memory: AdviceMemory | None = None) -> LocalTeacher:

@@ -7,7 +7,8 @@ because half precision is several times slower there, elsewhere because scores a
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+import json
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +21,21 @@ from coteach.teacher import embedded
 
 SMOLLM2 = "HuggingFaceTB/SmolLM2-135M-Instruct"
 
+EXPORTED = "coteach.json"
+"""In the folder of an exported teacher: how to ask it."""
+
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A causal LM in evaluation mode and its tokenizer; `base` names the model for those who get its adapter."""
+    """A causal LM in evaluation mode and its tokenizer; `base` names the model for those who get its adapter.
+
+    bias: of an exported teacher, the calibration of its options: they are the model's from before it was tuned.
+    """
 
     model: Any
     tokenizer: Any
     base: str
+    bias: dict[str, float] = field(default_factory=dict)
 
 
 def load_model(spec: str, device: str = "auto") -> LoadedModel:
@@ -61,6 +69,8 @@ def _load(source: str, base: str, device: str) -> LoadedModel:
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=True)
         model = AutoModelForCausalLM.from_pretrained(source, local_files_only=True, dtype=torch.float32)
+        exported = Path(source, EXPORTED)
+        bias = json.loads(exported.read_text(encoding="utf-8"))["bias"] if exported.is_file() else {}
     except Exception as error:  # which error it is depends on what is missing or damaged
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         way_out = "" if Path(source).is_dir() else f"; nothing is downloaded here, fetch it first: hf download {base}"
@@ -68,7 +78,7 @@ def _load(source: str, base: str, device: str) -> LoadedModel:
     finally:
         if bars:
             logging.enable_progress_bar()
-    return LoadedModel(model.to(where).eval().requires_grad_(False), tokenizer, base)
+    return LoadedModel(model.to(where).eval().requires_grad_(False), tokenizer, base, bias)
 
 
 def weights_fingerprint(model: torch.nn.Module, samples: int = 256) -> str:

@@ -6,6 +6,8 @@ a dictionary look-up per environment turns keys into situations; a second pass f
 
 from __future__ import annotations
 
+import hashlib
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -110,6 +112,11 @@ class MiniGridGrounding:
     def feature_names() -> tuple[str, ...]:
         """What each of the F features says."""
         return features.NAMES
+
+    @staticmethod
+    def feature_layout() -> str:
+        """Tells layouts of the features apart: a student can only read the one that it was trained on."""
+        return hashlib.sha256("\n".join(features.NAMES).encode()).hexdigest()[:16]
 
     def observe(self, observation: Observation, actions: NDArray[np.int64] | None, restarted: NDArray[np.bool_]) -> Grounded:
         """Take in one step of all environments (see `base.Grounding.observe`)."""

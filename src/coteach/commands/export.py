@@ -1,0 +1,41 @@
+"""`coteach export`: a finished run's teacher as a Hugging Face folder, its student as safetensors, JSON and ONNX."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from coteach.commands.common import add_run, load_players, print_json
+from coteach.progress import print_table
+from coteach.run import Run
+
+HELP = "write a run's teacher as a Hugging Face folder, and its student as safetensors and ONNX"
+
+EXAMPLE = """\
+example:
+  coteach export runs/demo --to exported
+  python examples/exported_student.py exported/student      (plays it with onnxruntime, without PyTorch)
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `coteach export`."""
+    add_run(parser)
+    parser.add_argument("--to", metavar="DIR", type=Path, required=True, help="a folder that does not exist yet, or is empty")
+    parser.epilog = EXAMPLE
+
+
+def run(args: argparse.Namespace) -> int:
+    """Export and say what is where."""
+    with Run.open(args.run_folder) as folder:
+        from coteach import export
+
+        export.check(folder, args.to)  # before the LLM is loaded
+        exported = export.export(folder, load_players(folder), args.to)
+    if args.json:
+        print_json({"run": str(args.run_folder), "to": str(args.to)} | exported.as_json())
+    else:
+        for name, part in (("teacher", exported.teacher), ("student", exported.student)):
+            print(f"{name}: {part.says}" if part.folder else f"no {name}: {part.says}")
+        print_table(("file", "MB"), [(str(args.to / name), f"{size / 1e6:.2f}") for name, size in exported.files.items()])
+    return 0

@@ -1,0 +1,135 @@
+"""The student as files that need no code of ours: its weights as safetensors, what they mean as JSON, its policy as ONNX.
+
+The ONNX model is the policy in plain products: features (N, F) uint8 -> logits (N, A) float32, habits included. The action
+with the largest logit is the greedy student's.
+"""
+
+from __future__ import annotations
+
+import copy
+import importlib.util
+import json
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import coteach
+from coteach.config import Config
+from coteach.errors import CoteachError
+from coteach.experiments.arms import ARMS
+from coteach.progress import percent
+
+if TYPE_CHECKING:
+    from onnx import GraphProto, ModelProto
+
+    from coteach.players import Players
+    from coteach.student.network import ActorCritic
+
+OPSET = 18
+"""The oldest that PyTorch's exporter writes by itself."""
+
+
+def missing(config: Config) -> str:
+    """Why a run has no student; empty where it has one. CoteachError where there is one that cannot be written."""
+    if not ARMS[config.arm].learn:
+        return f"the arm {config.arm!r} trains no student"
+    for package in ("onnx", "onnxscript"):
+        if importlib.util.find_spec(package) is None:
+            raise CoteachError(f"the student's ONNX file needs the package {package}: pip install 'coteach[export]'")
+    return ""
+
+
+def write(players: Players, summary: dict[str, Any], folder: Path) -> str:
+    """Write student.safetensors, student.json and student.onnx into the new `folder`; returns a line about them."""
+    import safetensors.torch
+
+    folder.mkdir()
+    network = copy.deepcopy(players.student.network).cpu().requires_grad_(False)
+    safetensors.torch.save_file(network.state_dict(), folder / "student.safetensors")
+    (folder / "student.json").write_text(json.dumps(_described(players, summary), indent=2) + "\n", encoding="utf-8")
+    (folder / "student.onnx").write_bytes(_policy(network).SerializeToString())
+    return f"success alone {percent(summary['success'])} on {summary['task']}"
+
+
+def _described(players: Players, summary: dict[str, Any]) -> dict[str, Any]:
+    """What one has to know to use the weights, and how good they are."""
+    from coteach.evaluate import SEED
+
+    config, sizes = players.config, players.student.sizes
+    grounding = players.ground(1, sizes["num_actions"])
+    return {
+        "task": summary["task"],
+        "actions": list(grounding.action_names),
+        "feature_layout": grounding.feature_layout(),
+        **sizes,
+        "success": summary["success"],
+        "return": summary["return"],
+        "episodes": config.episodes,
+        "first_seed": SEED,
+        "trained_on": config.tasks[-1:] if config.fresh == "student" else config.tasks,
+        "steps": sum(rung["steps"] for rung in summary["rungs"]),
+        "arm": config.arm,
+        "seed": config.seed,
+        "coteach": coteach.__version__,
+    }
+
+
+def _policy(network: ActorCritic) -> ModelProto:
+    """The network's policy as an ONNX model; the number of rows is free."""
+    import torch
+    from torch import Tensor, nn
+
+    class Policy(nn.Module):
+        """`ActorCritic`'s logits, its sums over lists of set features as products with rows of 0 and 1."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = network
+
+        def forward(self, features: Tensor) -> Tensor:
+            """Logits (N, A) float32 of features (N, F) uint8."""
+            rows, shared = features.float(), self.network.shared
+            cells = torch.relu(rows @ shared.weight + shared.bias)
+            logits: Tensor = self.network.policy(torch.relu(self.network.actor(cells))) + rows @ self.network.get_buffer("habits")
+            return logits
+
+    example = torch.zeros(2, network.shared.weight.shape[0], dtype=torch.uint8)
+    with _quiet():
+        program = torch.onnx.export(
+            Policy().eval(),
+            (example,),
+            input_names=["features"],
+            output_names=["logits"],
+            dynamic_shapes={"features": {0: "N"}},
+            opset_version=OPSET,
+            dynamo=True,
+            verbose=False,
+        )
+    assert program is not None
+    model: ModelProto = program.model_proto
+    _strip(model.graph)
+    return model
+
+
+def _strip(graph: GraphProto) -> None:
+    """Take out the exporter's notes, among them this machine's paths."""
+    for part in (graph, *graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer):
+        part.ClearField("metadata_props")
+        part.ClearField("doc_string")
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """The exporter logs what it does not need (torchvision) and warns of PyTorch's own affairs."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
