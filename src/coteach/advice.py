@@ -160,7 +160,7 @@ class Advice:
         self.visits = 0.7 * self.visits + np.bincount(situation.ravel(), minlength=len(self.visits))
 
     def ask(self) -> int:
-        """Ask the teacher, as far as its calls go, about the situations that are visited most; returns how many."""
+        """Ask the teacher, as far as its calls go, about the situations that are visited most; returns how many it answered."""
         return self.consult(self.worth_asking(np.flatnonzero(self.visits > 0.5)))
 
     def worth_asking(self, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -175,13 +175,16 @@ class Advice:
         return waiting[np.argsort(-self.visits[waiting], kind="stable")][: max(self.calls, 0)]
 
     def consult(self, chosen: NDArray[np.int64]) -> int:
-        """Ask the teacher about these situations; returns how many."""
+        """Ask the teacher about these situations; returns how many it answered (the others are asked about again)."""
         answers = self.teacher.advise([self.situations[int(i)] for i in chosen]) if len(chosen) else []
-        for i, answer in zip(chosen, answers, strict=True):
-            self.prior[i, : len(answer)] = answer
-        self.asked[chosen] = self.answered[chosen] = True
         self.calls -= len(chosen)
-        return len(chosen)
+        heard = 0
+        for i, answer in zip(chosen, answers, strict=True):
+            if answer is not None:
+                self.prior[i, : len(answer)] = answer
+                self.asked[i] = self.answered[i] = True
+                heard += 1
+        return heard
 
     def forget(self) -> None:
         """The teacher has new weights: every situation may be asked again (the old answer serves until then)."""

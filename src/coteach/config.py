@@ -62,8 +62,8 @@ class StudentConfig:
 class TeacherConfig:
     """The LLM: which one, how often asked, how tuned."""
 
-    spec: str = setting("smollm2", "smollm2 | hf:<id or folder> | gguf:<file> | uniform | oracle")
-    temperature: float = setting(2.0, "of the softmax over calibrated option scores", 0.01, 100.0)
+    spec: str = setting("smollm2", "smollm2 | hf:<id or folder> | gguf:<file> | openai:<model>@<base url> | uniform | oracle")
+    temperature: float = setting(2.0, "of the softmax over calibrated option scores (local LLMs)", 0.01, 100.0)
     device: str = setting("auto", "auto, cpu or cuda", choices=("auto", "cpu", "cuda"))
     queries_per_round: int = setting(
         16, "situations the LLM is asked about in a round, at most (lessons of a tuning come on top)", 0, 100_000
@@ -74,6 +74,13 @@ class TeacherConfig:
     tune_steps: int = setting(12, "optimiser steps per tuning", 1, 10_000)
     tune_situations: int = setting(6, "situations per optimiser step", 1, 1024)
     anchor: float = setting(0.05, "weight of KL(untuned || tuned) while tuning", 0.0, 100.0)
+    samples: int = setting(6, "openai: replies per situation where the server tells no log-probabilities", 1, 1000)
+    concurrency: int = setting(8, "openai: calls under way at once", 1, 1000)
+    deadline: float = setting(30.0, "openai: seconds that a call may take, retries included", 0.1, 3600.0)
+    price_in: float = setting(0.0, "openai: US dollars for a million tokens of questions", 0.0, 1e6)
+    price_out: float = setting(0.0, "openai: US dollars for a million tokens of replies", 0.0, 1e6)
+    budget_tokens: int = setting(0, "openai: tokens that the run may use; 0: no limit", 0)
+    budget_money: float = setting(0.0, "openai: US dollars that the run may cost; 0: no limit", 0.0, 1e9)
 
 
 @dataclass
@@ -153,6 +160,11 @@ def validate(config: Config) -> None:
         raise unknown("arm", config.arm, ARMS)
     if not config.tasks:
         raise CoteachError("tasks is empty: expected at least one task id; `coteach tasks` lists them")
+    if config.teacher.budget_money and not (config.teacher.price_in or config.teacher.price_out):
+        raise CoteachError(
+            f"teacher.budget_money={config.teacher.budget_money}: without prices nothing is counted; "
+            "set teacher.price_in and teacher.price_out (US dollars for a million tokens)"
+        )
     low, high = config.collect.led_share_min, config.collect.led_share_max
     if low > high:
         raise CoteachError(f"collect.led_share_min={low} exceeds collect.led_share_max={high}: lower the one or raise the other")

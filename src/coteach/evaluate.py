@@ -30,8 +30,8 @@ ENVIRONMENTS = 50
 
 Ground = Callable[[int, int], Grounding]
 """Makes a grounding for (environments, primitive actions)."""
-Advise = Callable[[list[Situation]], Sequence[NDArray[np.floating]]]
-"""Answers situations with one distribution over the options of each."""
+Advise = Callable[[list[Situation]], Sequence[NDArray[np.floating] | None]]
+"""Answers situations with one distribution over the options of each; None where there is no answer."""
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,8 @@ class TeacherAlone:
         answers = self.advise([self.situations[number] for number in new]) if new else []
         for number, answer in zip(new, answers, strict=True):
             row = self._nothing.copy()
-            row[: len(answer)] = answer
+            count = len(self.situations[number].options)
+            row[:count] = 1.0 / count if answer is None else answer
             self._advice[number] = row
 
 

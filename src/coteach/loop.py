@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
-from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +81,7 @@ class Rung:
         return {
             "index": self.index,
             "before": self.before,
-            "books": self.books and asdict(self.books),
+            "books": self.books and self.books.totals(),
             "rounds": self.rounds,
             "steps": self.steps,
             "seconds": self.seconds,
@@ -182,7 +181,7 @@ class Loop:
         if rung.books is None:
             self.tell(rung, "evaluate")
             rung.before = self.players.alone("teacher", rung.task)
-            rung.books = replace(self.players.teacher.books)
+            rung.books = self.players.teacher.books.copy()
         while not rung.over:
             began = time.perf_counter()
             with self.signals.deferred():
@@ -200,7 +199,9 @@ class Loop:
         spent = self.players.teacher.books.since(rung.books)
         rung.environments.close()
         self.tell(rung, "evaluate")
-        return rung_summary(rung, self.config, self.players, spent)
+        summary = rung_summary(rung, self.config, self.players, spent)
+        self.run.log_calls(rung.index, rung.rounds, self.players.teacher.books.take_journal())
+        return summary
 
     def train(self, resumed: dict[str, Any] | None = None) -> list[dict[str, Any]]:
         """Climb all rungs; returns one summary a rung. On Ctrl-C or SIGTERM everything is saved first."""
@@ -246,8 +247,9 @@ class Loop:
         return rung.steps + sum(int(summary["steps"]) for summary in self.summaries if summary["rung"] != rung.index)
 
     def log(self, rung: Rung, metrics: dict[str, Any]) -> None:
-        """One line of metrics.jsonl."""
-        seconds = time.perf_counter() - self.began
+        """One line of metrics.jsonl, and the LLM's calls since the last."""
+        seconds, books = time.perf_counter() - self.began, self.players.teacher.books
+        self.run.log_calls(rung.index, rung.rounds, books.take_journal())
         self.run.log(
             {
                 "rung": rung.index,
@@ -257,7 +259,10 @@ class Loop:
                 "success_student": rung.curve.student,
                 "success_teacher": rung.curve.led,
                 "situations": len(self.players.situations),
-                "llm_queries": self.players.teacher.books.queries,
+                "llm_queries": books.queries,
+                "llm_tokens": books.tokens,
+                "llm_money": books.money,
+                "llm_failures": books.failures,
                 "wall_seconds": seconds,
                 "steps_per_second": rung.rate,
             }
@@ -266,6 +271,7 @@ class Loop:
 
     def tell(self, rung: Rung, phase: str) -> None:
         """Show where the run stands."""
+        books = self.players.teacher.books
         if self.report is not None:
             self.report(
                 Progress(
@@ -277,9 +283,12 @@ class Loop:
                     phase,
                     rung.curve.student,
                     rung.curve.led,
-                    self.players.teacher.books.queries,
+                    books.queries,
                     time.perf_counter() - self.began,
                     rung.rate,
+                    books.tokens,
+                    books.money,
+                    books.failures,
                 )
             )
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -143,8 +143,12 @@ class Players:
     def tune(self, met: NDArray[np.float64] | None = None) -> dict[str, Any]:
         """Move the LLM towards the advice that proved right; its other answers are asked for again where they still matter.
 
+        A teacher whose weights are out of reach is left as it is: it is corrected by the evidence alone.
+
         met: (S,) how often it came by each situation when it acted alone, if that is known.
         """
+        if not self.teacher.tunable:
+            return {}
         limit = (LESSONS if met is None else SCHOOL_LESSONS) * self.config.teacher.tune_situations
         lessons = self.advice.lessons(limit, self.rng, met)
         if not lessons:
@@ -230,7 +234,7 @@ class Players:
             "taught": self.advice.taught.tolist(),
             "credit": self.advice.credit,
             "visits": self.advice.visits.tolist(),
-            "books": asdict(self.teacher.books),
+            "books": self.teacher.books.totals(),
             "own": [self._own_value.tolist(), self._own_rows.tolist()],
             "generator": self.rng.bit_generator.state,
         }

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 def rung_summary(rung: Rung, config: Config, players: Players, spent: Books) -> dict[str, Any]:
     """One rung's summary, both players evaluated alone now.
 
-    spent: the LLM's costs while training.
+    spent: the LLM's costs while training; `llm_total` has everything since the run began, evaluations included.
     """
     after = players.alone("teacher", rung.task)
     student = players.alone("student", rung.task) if players.arm.learn else after
@@ -48,8 +48,13 @@ def rung_summary(rung: Rung, config: Config, players: Players, spent: Books) -> 
         "teacher_return_after": after.get("return"),
         "situations": len(players.situations),
         "llm_queries": spent.queries,
+        "llm_memory_hits": spent.memory_hits,
         "llm_tokens": spent.tokens,
+        "llm_tokens_in": spent.tokens_in,
+        "llm_tokens_out": spent.tokens_out,
         "llm_seconds": round(spent.seconds, 3),
+        "llm_money": spent.money,
+        "llm_total": players.teacher.books.totals(),
         "tune_seconds": round(spent.tune_seconds, 3),
         "train_seconds": round(rung.seconds, 3),
         "wall_seconds": round(rung.age, 3),

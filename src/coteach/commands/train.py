@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import dataclasses
 import json
+import re
 import shlex
 import shutil
 import sys
@@ -15,8 +16,9 @@ from typing import Any
 
 from coteach import config as configuration
 from coteach.commands.common import print_json
-from coteach.config import Config
+from coteach.config import Config, TeacherConfig
 from coteach.errors import CoteachError, RunFailed
+from coteach.experiments.arms import ARMS
 from coteach.progress import COLUMNS, duration, make_display, print_table, summary_rows
 from coteach.run import Run
 
@@ -27,6 +29,7 @@ examples:
   coteach train --task MiniGrid-UnlockPickup-v0 --steps 100000
   coteach train --config configs/demo.toml --out runs/mine student.epochs=3
   coteach train --resume runs/mine
+  coteach train --teacher openai:qwen3@http://127.0.0.1:8080/v1 --budget 200000tokens
 
 fields of the configuration, set in --config or as FIELD=VALUE:
 """
@@ -49,7 +52,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", metavar="FILE", type=Path, help="TOML file; flags and FIELD=VALUE have the last word")
     parser.add_argument("--task", metavar="ID", action="append", help="a task; repeat for rungs (`coteach tasks` lists them)")
     parser.add_argument("--arm", help="mutual, one-way, no-llm, uniform, student-only, llm-only or oracle")
-    parser.add_argument("--teacher", metavar="SPEC", help="smollm2, hf:<id or folder>, gguf:<file>, uniform or oracle")
+    parser.add_argument(
+        "--teacher", metavar="SPEC", help="smollm2, hf:<id or folder>, gguf:<file>, openai:<model>@<base url>, uniform, oracle"
+    )
+    parser.add_argument(
+        "--budget", metavar="LIMIT", help="what an openai: teacher may cost: 50000tokens, or 2.50usd (with prices)"
+    )
     parser.add_argument("--engine", help="envpool, minigrid or auto: what steps the environments")
     parser.add_argument("--steps", metavar="N", help="environment steps per rung")
     parser.add_argument("--envs", metavar="N", help="parallel environments")
@@ -98,9 +106,18 @@ def default_folder(config: Config) -> Path:
 
 def _flags(args: argparse.Namespace) -> list[str]:
     given = [f"tasks={json.dumps(args.task)}"] if args.task else []
+    given += [_budget(args.budget)] if args.budget is not None else []
     return given + [
         f"{field}={value}" for flag, fields in FLAGS.items() if (value := getattr(args, flag)) is not None for field in fields
     ]
+
+
+def _budget(text: str) -> str:
+    """`--budget` as a setting of the configuration; a number without its unit could be either."""
+    found = re.fullmatch(r"(\d+)tokens|(\d+(?:\.\d+)?)usd", text.strip())
+    if found is None or float(found[1] or found[2]) == 0:
+        raise CoteachError(f"--budget {text!r}: expected tokens or US dollars, more than none: 50000tokens, or 2.50usd")
+    return f"teacher.budget_tokens={found[1]}" if found[1] else f"teacher.budget_money={found[2]}"
 
 
 def _check_tasks(config: Config) -> None:
@@ -114,6 +131,8 @@ def _check_tasks(config: Config) -> None:
 def _train(run: Run, resume: bool, made: Sequence[Path]) -> list[dict[str, Any]]:
     """Train; where nothing was learned, the run folder and the folders `made` for it are gone again."""
     print(f"run directory: {run.folder}", file=sys.stderr)
+    if ARMS[run.config.arm].tune and run.config.teacher.spec.startswith("openai:"):
+        print("the teacher's weights are out of reach: it is corrected by the evidence, but not tuned", file=sys.stderr)
     try:
         with make_display() as display:
             from coteach import loop  # slow to import: the display is there first
@@ -146,4 +165,25 @@ def _report(run: Run, summaries: Sequence[Mapping[str, Any]], as_json: bool) -> 
         f"{duration(wall)} in all, {duration(training)} of it training, of that {(asking + tuning) / max(training, 1e-9):.0%} "
         f"asking and tuning the LLM; at most {summaries[-1]['peak_memory_mib'] / 1024:.1f} GiB of memory"
     )
+    if said := _costs(summaries[-1]["llm_total"], run.config.teacher):
+        print(said)
     print(f"curves: {', '.join(str(path) for path in plots)}; GIFs: {run.folder / 'videos'}; everything else: {run.folder}")
+
+
+def _costs(total: Mapping[str, Any], teacher: TeacherConfig) -> str:
+    """What a remote teacher cost over the whole run, evaluations included, and what went wrong; empty for others."""
+    if not teacher.spec.startswith("openai:") or not (total["calls"] or total["memory_hits"]):
+        return ""
+    money = f", ${total['money']:.4f}" if total["money"] else ""
+    said = (
+        f"LLM, evaluations included: {total['queries']:,} situations answered in {total['calls']:,} calls "
+        f"({total['tokens_in']:,} tokens in, {total['tokens_out']:,} out{money}), {total['memory_hits']:,} from memory; "
+        f"{total['failures']:,} calls failed, {total['unreadable']:,} replies could not be read"
+    )
+    budget = (
+        teacher.budget_tokens and f"{teacher.budget_tokens:,} tokens" or teacher.budget_money and f"${teacher.budget_money:.2f}"
+    )
+    if total["unanswered"]:
+        why = f"the budget of {budget} was spent or it failed" if budget else "it failed"
+        said += f"; {total['unanswered']:,} times it was not heard ({why}): there its advice counts as uniform"
+    return said

@@ -10,7 +10,6 @@ import time
 import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +22,7 @@ from coteach.grounding.base import Situation
 from coteach.teacher import prompt as prompts
 from coteach.teacher import tuning
 from coteach.teacher.adapter import Adapter
-from coteach.teacher.base import Books, Lesson, TuneReport
+from coteach.teacher.base import Books, Call, Explanation, Lesson, TuneReport
 from coteach.teacher.memory import AdviceMemory, memory_key
 from coteach.teacher.models import LoadedModel, load_model, weights_fingerprint
 from coteach.teacher.scoring import Scorer, reads_tries
@@ -32,17 +31,6 @@ LEAST = 1e-9  # probability that every option keeps
 _PROBE = Situation("Mission: go to the red ball. You see a red ball.", ("go to the red ball", "go to the box"))
 
 Scores = NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class Explanation:
-    """How an answer came about: what the model read, and for each option its score, the calibrated score and the advice."""
-
-    prompt: str
-    options: tuple[str, ...]
-    score: Scores
-    calibrated: Scores
-    advice: Scores
 
 
 class LocalTeacher:
@@ -157,7 +145,7 @@ class LocalTeacher:
             steps = tuning.descend(self._tuned, weights, cases, plan, self.config)
         finally:  # also where the user interrupts
             self._weights_changed()
-            self.books.tokens += self._tuned.tokens - tokens
+            self.books.tokens_in += self._tuned.tokens - tokens
         try:
             return steps, self.advise(situations)
         except RunFailed:
@@ -200,8 +188,9 @@ class LocalTeacher:
         tokens = scorer.tokens
         with nullcontext() if tuned else self.adapter.off():
             scores = scorer.score(asked)
-        self.books.tokens += scorer.tokens - tokens
-        self.books.seconds += time.perf_counter() - begun
+        seconds = time.perf_counter() - begun
+        self.books.enter(Call("ok", len(situations), tokens_in=scorer.tokens - tokens, seconds=seconds))
+        self.books.seconds += seconds
         if not all(np.isfinite(score).all() for score in scores):
             raise RunFailed(f"teacher {self.name!r} answers with numbers that are not finite: its weights are damaged")
         return scores

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from coteach.config import TeacherConfig
-from coteach.errors import unknown
+from coteach.errors import CoteachError, unknown
 from coteach.teacher.base import Teacher
 from coteach.teacher.memory import AdviceMemory
 from coteach.teacher.scripted import LiarTeacher, OracleTeacher, UniformTeacher
 
-SPECS = ("smollm2", "hf:<id or folder>", "gguf:<file>", "uniform", "oracle", "liar")
+SPECS = ("smollm2", "hf:<id or folder>", "gguf:<file>", "openai:<model>@<base url>", "uniform", "oracle", "liar")
 
 
 def make_teacher(spec: str, config: TeacherConfig, memory: AdviceMemory | None = None) -> Teacher:
@@ -20,7 +20,13 @@ def make_teacher(spec: str, config: TeacherConfig, memory: AdviceMemory | None =
     if spec == "liar":
         return LiarTeacher()
     kind, _, name = spec.partition(":")
+    if kind == "openai":
+        from coteach.teacher.remote import RemoteTeacher
+
+        return RemoteTeacher(spec, config, memory)
     if spec == "smollm2" or (kind in ("hf", "gguf") and name):
+        if config.budget_tokens or config.budget_money:
+            raise CoteachError(f"teacher {spec!r} runs on this machine: a budget is for openai:<model>@<base url>; leave it out")
         from coteach.teacher.local import LocalTeacher
 
         return LocalTeacher.from_spec(spec, config, memory)
