@@ -181,6 +181,7 @@ class Loop:
         if rung.books is None:
             self.tell(rung, "evaluate")
             rung.before = self.players.alone("teacher", rung.task)
+            self.log_calls(rung)
             rung.books = self.players.teacher.books.copy()
         while not rung.over:
             began = time.perf_counter()
@@ -200,7 +201,7 @@ class Loop:
         rung.environments.close()
         self.tell(rung, "evaluate")
         summary = rung_summary(rung, self.config, self.players, spent)
-        self.run.log_calls(rung.index, rung.rounds, self.players.teacher.books.take_journal())
+        self.log_calls(rung)
         return summary
 
     def train(self, resumed: dict[str, Any] | None = None) -> list[dict[str, Any]]:
@@ -246,10 +247,14 @@ class Loop:
         """Environment steps over all rungs so far."""
         return rung.steps + sum(int(summary["steps"]) for summary in self.summaries if summary["rung"] != rung.index)
 
+    def log_calls(self, rung: Rung) -> None:
+        """A line of calls.jsonl for each of the LLM's calls since the last time."""
+        self.run.log_calls(rung.index, rung.rounds, self.players.teacher.books.take_journal())
+
     def log(self, rung: Rung, metrics: dict[str, Any]) -> None:
         """One line of metrics.jsonl, and the LLM's calls since the last."""
         seconds, books = time.perf_counter() - self.began, self.players.teacher.books
-        self.run.log_calls(rung.index, rung.rounds, books.take_journal())
+        self.log_calls(rung)
         self.run.log(
             {
                 "rung": rung.index,

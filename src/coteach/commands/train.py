@@ -12,7 +12,7 @@ import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from coteach import config as configuration
 from coteach.commands.common import print_json
@@ -21,6 +21,9 @@ from coteach.errors import CoteachError, RunFailed
 from coteach.experiments.arms import ARMS
 from coteach.progress import COLUMNS, duration, make_display, print_table, summary_rows
 from coteach.run import Run
+
+if TYPE_CHECKING:
+    from coteach.teacher.base import Books
 
 HELP = "teach a student, rung by rung"
 
@@ -153,6 +156,7 @@ def _train(run: Run, resume: bool, made: Sequence[Path]) -> list[dict[str, Any]]
 
 def _report(run: Run, summaries: Sequence[Mapping[str, Any]], as_json: bool) -> None:
     from coteach.experiments.plots import plot_run
+    from coteach.teacher.base import Books
 
     plots = plot_run(run.folder)
     if as_json:
@@ -165,25 +169,22 @@ def _report(run: Run, summaries: Sequence[Mapping[str, Any]], as_json: bool) -> 
         f"{duration(wall)} in all, {duration(training)} of it training, of that {(asking + tuning) / max(training, 1e-9):.0%} "
         f"asking and tuning the LLM; at most {summaries[-1]['peak_memory_mib'] / 1024:.1f} GiB of memory"
     )
-    if said := _costs(summaries[-1]["llm_total"], run.config.teacher):
+    if said := _costs(Books(**summaries[-1]["llm_total"]), run.config.teacher):
         print(said)
     print(f"curves: {', '.join(str(path) for path in plots)}; GIFs: {run.folder / 'videos'}; everything else: {run.folder}")
 
 
-def _costs(total: Mapping[str, Any], teacher: TeacherConfig) -> str:
+def _costs(books: Books, teacher: TeacherConfig) -> str:
     """What a remote teacher cost over the whole run, evaluations included, and what went wrong; empty for others."""
-    if not teacher.spec.startswith("openai:") or not (total["calls"] or total["memory_hits"]):
+    if not teacher.spec.startswith("openai:") or not (books.calls or books.memory_hits):
         return ""
-    money = f", ${total['money']:.4f}" if total["money"] else ""
+    money = f", ${books.money:.4f}" if books.money else ""
     said = (
-        f"LLM, evaluations included: {total['queries']:,} situations answered in {total['calls']:,} calls "
-        f"({total['tokens_in']:,} tokens in, {total['tokens_out']:,} out{money}), {total['memory_hits']:,} from memory; "
-        f"{total['failures']:,} calls failed, {total['unreadable']:,} replies could not be read"
+        f"LLM, evaluations included: {books.queries:,} situations answered in {books.calls:,} calls "
+        f"({books.tokens_in:,} tokens in, {books.tokens_out:,} out{money}), {books.memory_hits:,} from memory; "
+        f"{books.failures:,} calls failed, {books.unreadable:,} replies could not be read"
     )
-    budget = (
-        teacher.budget_tokens and f"{teacher.budget_tokens:,} tokens" or teacher.budget_money and f"${teacher.budget_money:.2f}"
-    )
-    if total["unanswered"]:
-        why = f"the budget of {budget} was spent or it failed" if budget else "it failed"
-        said += f"; {total['unanswered']:,} times it was not heard ({why}): there its advice counts as uniform"
+    if books.unanswered:
+        why = "its budget was spent" if books.reached(teacher.budget_tokens, teacher.budget_money) else "it failed"
+        said += f"; {books.unanswered:,} times it was not heard ({why}), there its advice counts as uniform"
     return said

@@ -80,6 +80,10 @@ class Books:
         self.unreadable += call.outcome == "unreadable"
         self.journal.append(call)
 
+    def reached(self, tokens: int, money: float) -> bool:
+        """Whether a budget is spent; 0 is no limit."""
+        return 0 < tokens <= self.tokens or 0 < money <= self.money
+
     def take_journal(self) -> list[Call]:
         """The calls since it was last taken."""
         taken = list(self.journal)

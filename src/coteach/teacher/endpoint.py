@@ -8,6 +8,7 @@ however slowly the server drips. The key is read from the environment and is str
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import threading
 import weakref
@@ -53,7 +54,7 @@ class Endpoint:
         self._client = _client(url, self._key or _NO_KEY, deadline)
         self._loop = asyncio.new_event_loop()
         threading.Thread(target=self._loop.run_forever, name=f"coteach {url}", daemon=True).start()
-        weakref.finalize(self, self._loop.call_soon_threadsafe, self._loop.stop)
+        weakref.finalize(self, _leave, self._loop, self._client).atexit = False
 
     def wait(self, work: Coroutine[Any, Any, T]) -> T:
         """Run `work` to its end; an interrupt ends it."""
@@ -93,7 +94,9 @@ class Endpoint:
         text = (str(error).strip().splitlines() or [""])[0]
         if isinstance(error, BaseException):
             text = text or type(error).__name__
-        return (text.replace(self._key, "***") if self._key else text)[:200]
+        for part in self._key.split():  # a key with a line break in it is refused, and shown, in parts
+            text = text.replace(part, "***")
+        return text[:200]
 
 
 def parse(spec: str) -> tuple[str, str]:
@@ -119,3 +122,14 @@ def _client(url: str, key: str, deadline: float) -> Any:
     except ImportError:
         raise CoteachError("teacher 'openai:...': the client is not installed; run: pip install 'coteach[remote]'") from None
     return openai.AsyncOpenAI(base_url=url, api_key=key, timeout=deadline, max_retries=RETRIES)
+
+
+def _leave(loop: asyncio.AbstractEventLoop, client: Any) -> None:
+    """Close the connections, then the loop that they belong to."""
+
+    async def close() -> None:
+        with contextlib.suppress(Exception):
+            await client.close()
+        loop.stop()
+
+    asyncio.run_coroutine_threadsafe(close(), loop)

@@ -90,8 +90,7 @@ class RemoteTeacher(FixedTeacher):
     @property
     def spent(self) -> bool:
         """Whether the budget is."""
-        tokens, money = self.config.budget_tokens, self.config.budget_money
-        return 0 < tokens <= self.books.tokens or 0 < money <= self.books.money
+        return self.books.reached(self.config.budget_tokens, self.config.budget_money)
 
     def _scores(self, situations: Sequence[Situation]) -> list[Scores | None]:
         """Log of the advice, from memory where it is there, else from the server."""
@@ -100,8 +99,9 @@ class RemoteTeacher(FixedTeacher):
         known: dict[str, Scores | None] = {
             key: score for key, score in self.memory.get_many(list(wanted)).items() if score.size == len(wanted[key].options)
         }
+        self.books.memory_hits += sum(key in known for key in keys)
+        known |= {key: np.zeros(1) for key, situation in wanted.items() if len(situation.options) == 1}
         missing = [key for key in wanted if key not in known]
-        self.books.memory_hits += len(keys) - len(missing)
         if missing:
             began = time.perf_counter()
             answers = dict(zip(missing, self._ask([wanted[key] for key in missing]), strict=True))
@@ -168,8 +168,6 @@ class RemoteTeacher(FixedTeacher):
     async def _answer(self, situation: Situation) -> Scores:
         """(len(options),) log of the advice: the geometric mean over two orders of the options."""
         slots = list(range(len(situation.options)))
-        if len(slots) == 1:
-            return np.zeros(1)
         score = np.zeros(len(slots))
         try:
             for order in (slots, slots[::-1]):
@@ -191,7 +189,7 @@ class RemoteTeacher(FixedTeacher):
             return await self._votes(situation, order, -(-self.config.samples // 2))
 
         def lost(reply: replies.Reply) -> str:
-            return reply.texts[0] if reply.top and replies.shares(reply.top, names) is None else ""
+            return (reply.texts[0] or "(empty)") if reply.top and replies.shares(reply.top, names) is None else ""
 
         question = replies.question(situation, names, order)
         reply = await self._post(question, lost, max_tokens=1, logprobs=True, top_logprobs=TOP)

@@ -27,7 +27,7 @@ READ = 20_000
 """Characters at a reply's end that are read: an answer stands there, after any amount of thought."""
 
 _THOUGHT = re.compile(r"<think>.*?(</think>|\Z)", re.DOTALL)
-_FIRST_WORD = re.compile(r"[\W_]*([^\W_]+)(.?)", re.DOTALL)
+_FIRST_WORD = re.compile(r"[\W_]*+([^\W_]++)(?!\.\d)(.?)", re.DOTALL)
 _NUMBER = re.compile(r"(?<![\w.])\d{1,3}(?![\w]|\.\d)")
 
 
