@@ -184,8 +184,9 @@ class Players:
 
     def practise(self, task: str) -> tuple[float, NDArray[np.float64]]:
         """The LLM's advice alone on levels kept for nothing else: its success, and how often it chose in each situation (S,)."""
-        environments = tasks.make(task, self.config.engine, EXAM_LEVELS, self.draw_seed())
-        grounding = self.ground(EXAM_LEVELS, environments.num_actions)
+        levels = min(EXAM_LEVELS, self.config.episodes)
+        environments = tasks.make(task, self.config.engine, levels, self.draw_seed())
+        grounding = self.ground(levels, environments.num_actions)
         alone = TeacherAlone(self.teacher.advise, grounding, environments, self.config.collect.option_patience, self.draw_seed())
         success = examine(alone, environments, grounding)
         self.advice.acquaint(np.array(sorted(alone.chosen), dtype=np.int64))
