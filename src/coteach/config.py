@@ -56,6 +56,9 @@ class StudentConfig:
     entropy: float = setting(0.002, "weight of the entropy bonus", 0.0, 1.0)
     value_weight: float = setting(0.5, "weight of the value loss", 0.0, 10.0)
     max_grad_norm: float = setting(0.5, "gradient norm is clipped here", 0.0, 100.0)
+    learned_options: list[str] = setting(
+        [], "beginnings of options, for example pick up: the student learns to carry them out, whatever controllers there are"
+    )
     device: str = setting("auto", "auto, cpu or cuda", choices=("auto", "cpu", "cuda"))
 
 

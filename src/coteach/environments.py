@@ -157,11 +157,13 @@ class Environment:
         def ground(num_envs: int, situations: Situations, _: int) -> OptionGrounding:
             return OptionGrounding(num_envs, situations, describe, offer, encoder, names, slots, self.task)
 
-        return Family(self.task, encoder.layout, names, slots, self.instruction, ground, None, typical)
+        return Family(self.task, encoder.layout, names, slots, self.instruction, ground, None, self.options is not None, typical)
 
     def _family_of_grounding(self, ground: Ground, count: int) -> Family:
         probe = ground(1, Situations(), count)
-        return Family(self.task, probe.layout, tuple(probe.action_names), probe.max_options, self.instruction, ground)
+        return Family(
+            self.task, probe.layout, tuple(probe.action_names), probe.max_options, self.instruction, ground, unscripted=True
+        )
 
     @cached_property
     def _checked_actions(self) -> tuple[str, ...]:

@@ -91,6 +91,15 @@ class AbstractModel:
             self._followed[c, o] += 1.0
             self._steps[c, o] += outcome.duration
 
+    def fade(self, cells: NDArray[np.bool_], share: float) -> None:
+        """Forget all but `share` of the outcomes of these (S, K) options: they are not carried out as they were."""
+        for name in ("tries", "failures", "successes", "_followed", "_steps"):
+            getattr(self, name)[: len(cells)][cells] *= share
+        for (c, o, _), link in self._links.items():
+            if c < len(cells) and cells[c, o]:
+                self._counts[link] *= share
+                self._rewards[link] *= share
+
     def discounts(self) -> Array:
         """(S, K): discount over one option, from its mean duration where it was followed."""
         duration = np.where(self._followed > 0, self._steps / np.maximum(self._followed, 1.0), self.typical)

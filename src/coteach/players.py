@@ -36,6 +36,7 @@ from coteach.experiments.arms import ARMS
 from coteach.grounding.base import Grounding, Situation, Situations
 from coteach.guidance import action_targets
 from coteach.machine import cores
+from coteach.student.executor import Executor, LearnedControllers
 from coteach.student.ppo import Learner
 from coteach.student.replay import Replay
 from coteach.teacher import make_teacher
@@ -58,6 +59,9 @@ SCHOOL_LESSONS = 8
 
 SCHOOLING = 10
 """Tunings when a rung is over, at most: the first ones make the LLM's advice worse before it gets better."""
+
+FADING = 0.9
+"""Share of the outcomes of options without a controller that is kept from round to round."""
 
 SCHOOLED = 0.95
 """Success of the LLM alone at which it has learned enough."""
@@ -93,6 +97,16 @@ class Players:
         """A student that has learned nothing."""
         family = self.family
         self.student = Learner(self.config.student, family.layout, len(family.action_names), seed, family.habits)
+        self.executor: Executor | None = None
+        if family.unscripted or self.config.student.learned_options:
+            self.executor = Executor(
+                family.layout,
+                len(family.action_names),
+                self.config.student.hidden,
+                seed,
+                self.situations,
+                self.config.student.learned_options,
+            )
         self.replay = Replay(self.config.guidance.replay_rows, family.layout, family.max_options)
         self._own_value, self._own_rows = np.zeros(0), np.zeros(0)
 
@@ -105,9 +119,13 @@ class Players:
         elif self.config.fresh == "student":
             self.begin_student(self.draw_seed())
 
-    def ground(self, num_envs: int, num_actions: int) -> Grounding:
-        """A grounding for `num_envs` environments that numbers situations together with all others."""
-        return self.family.ground(num_envs, self.situations, num_actions)
+    def ground(self, num_envs: int, num_actions: int, learn: bool = False) -> Grounding:
+        """A grounding for `num_envs` environments that numbers situations together with all others.
+
+        learn: the student learns from what is seen there how to carry out the options that have no controller.
+        """
+        grounding = self.family.ground(num_envs, self.situations, num_actions)
+        return grounding if self.executor is None else LearnedControllers(grounding, self.executor, learn)
 
     def draw_seed(self) -> int:
         """A seed for something new, from the one generator."""
@@ -120,6 +138,13 @@ class Players:
                 wrong = int(self.rng.integers(len(self.situations)))
                 outcome = replace(outcome, situation=wrong, slot=outcome.slot % len(self.situations[wrong].options))
             self.advice.witness(outcome)
+
+    def learn_options(self) -> dict[str, float]:
+        """The student learns to carry out the options without a controller; what is known of these fades, as it changes."""
+        if self.executor is None:
+            return {}
+        self.model.fade(self.executor.met, FADING)
+        return self.executor.learn()
 
     def observe_returns(self, situation: NDArray[np.int64], returns: NDArray[np.float32]) -> None:
         """Keep what the student's own rows returned in each situation, older rounds fading."""
@@ -217,6 +242,8 @@ class Players:
         self.advice.grow()  # evaluations meet situations too
         self.advice.evaluator.save(folder / "evaluator")
         self.student.save(folder / "student")
+        if self.executor is not None:
+            self.executor.save(folder / "student")
         self.teacher.save(folder / "teacher")
         knowledge = {
             "situations": [[s.text, s.options, s.expert] for s in self.situations],
@@ -236,6 +263,8 @@ class Players:
     def load(self, folder: Path) -> None:
         """Take up what `save` wrote."""
         self.student.load(folder / "student")
+        if self.executor is not None:
+            self.executor.load(folder / "student")
         if (folder / "teacher").is_dir():
             self.teacher.load(folder / "teacher")
         knowledge = json.loads((folder / "knowledge.json").read_text(encoding="utf-8"))

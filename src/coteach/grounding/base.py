@@ -112,6 +112,7 @@ class Grounded:
                of the situation of the step *before* (whoever led). 0 on the first row of an episode.
     failed:    (N,) int64: likewise, the last step showed that slot k cannot be done now (for example
                the door was toggled and stayed locked).
+    unscripted: (N, K) True where there is such a slot, but no controller for it: the student learns to carry it out.
     """
 
     features: NDArray[Any]
@@ -119,6 +120,7 @@ class Grounded:
     actions: NDArray[np.int8]
     completed: NDArray[np.int64]
     failed: NDArray[np.int64]
+    unscripted: NDArray[np.bool_] | None = None
 
 
 class Grounding(Protocol):
@@ -155,6 +157,7 @@ class Family:
     instruction:      the sentence at the head of the LLM's prompt.
     ground:           makes a grounding.
     habits:           (F, A) what each feature adds to the student's logits before it has learned anything, or None.
+    unscripted:       whether there may be options without a controller.
     typical_duration: steps that an option takes, where it was never followed to its end.
     """
 
@@ -165,4 +168,5 @@ class Family:
     instruction: str
     ground: Ground
     habits: NDArray[np.float32] | None = None
+    unscripted: bool = False
     typical_duration: float = TYPICAL_DURATION

@@ -29,21 +29,24 @@ class Option:
     """Something worth doing that takes a step or more.
 
     name:       how the teacher knows it, for example "open the door".
-    controller: observation -> the action that carries it on, or None where there is no way to go on.
+    controller: observation -> the action that carries it on, or None where there is no way to go on. No controller at all: the
+                student learns to carry it out.
     completed:  the event that completes it, whoever brought it about.
     failed:     the event that shows that it cannot be done now; None: nothing shows that but time.
     """
 
     name: str
-    controller: Callable[[Any], int | None]
+    controller: Callable[[Any], int | None] | None
     completed: Event
     failed: Event | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not self.name.strip():
             raise CoteachError(f"option {self.name!r}: expected a name in words, by which the teacher chooses it")
-        if not callable(self.controller):
-            raise CoteachError(f"option {self.name!r} has no controller: give controller=(observation) -> action, or None")
+        if self.controller is not None and not callable(self.controller):
+            raise CoteachError(
+                f"option {self.name!r}: controller={self.controller!r}: expected (observation) -> action, or None to have it learned"
+            )
         if not callable(self.completed):
             raise CoteachError(f"option {self.name!r} has no event: give completed=(before, action, after) -> bool")
         if self.failed is not None and not callable(self.failed):
@@ -89,15 +92,17 @@ class OptionGrounding:
             for env in np.flatnonzero(~restarted).tolist():
                 events[:, env] = self._judge(env, int(actions[env]), observation[env])
         controls = np.full((count, self.max_options), -1, dtype=np.int8)
+        unscripted = np.zeros((count, self.max_options), dtype=np.bool_)
         numbers = np.empty(count, dtype=np.int64)
         for env, seen in enumerate(observation):
             options = self._options(seen)
             names = tuple(option.name for option in options)
             numbers[env] = self.situations.number(Situation(self._text(seen), names))
             controls[env, : len(options)] = [self._action(option, seen) for option in options]
+            unscripted[env, : len(options)] = [option.controller is None for option in options]
             self._seen[env], self._offered[env] = seen, options
         rows = np.stack([self._encoder.encode(seen) for seen in observation])
-        return Grounded(rows, numbers, controls, events[0], events[1])
+        return Grounded(rows, numbers, controls, events[0], events[1], unscripted)
 
     def _judge(self, env: int, action: int, after: Any) -> tuple[int, int]:
         """Bits of the options that the step completed, and of those that it showed to be impossible."""
@@ -139,7 +144,7 @@ class OptionGrounding:
             raise CoteachError(f"{where} option {twice!r} is offered twice: expected different names")
 
     def _action(self, option: Option, seen: Any) -> int:
-        action = option.controller(seen)
+        action = option.controller(seen) if option.controller else None
         if action is None:
             return -1
         if not 0 <= action < len(self.action_names):
