@@ -93,6 +93,8 @@ class GuidanceConfig:
     """How the advice enters the student's loss."""
 
     weight: float = setting(1.0, "lambda, the weight of KL(q || pi), at the start of a rung", 0.0, 100.0)
+    hint: float = setting(0.0, "share of the episodes in which the advice is also an input of the student", 0.0, 1.0)
+    subgoal: float = setting(0.0, "weight of the shaped reward where an advised option completes", 0.0, 10.0)
     sharpness: float = setting(4.0, "power to which the improved advice is raised before imitation", 0.0, 100.0)
     replay: float = setting(1.0, "replayed rows distilled per row of PPO", 0.0, 100.0)
     replay_rows: int = setting(32_768, "rows kept for replay", 0, 10_000_000)

@@ -138,11 +138,13 @@ class Loop:
     def guide(self, rollout: Rollout, weight: float) -> dict[str, float]:
         """One update of the student; `weight` is lambda. Teacher-led rows never enter PPO's ratio."""
         players, config = self.players, self.config.student
+        potential = players.advice.value[rollout.situation] * self.config.guidance.subgoal
+        rewards = guidance.shaped(rollout.rewards, potential, rollout.terminated, config.gamma)
         advantages, returns = gae(
-            rollout.rewards, rollout.values, rollout.terminated, rollout.truncated, rollout.valid, config.gamma, config.gae_lambda
+            rewards, rollout.values, rollout.terminated, rollout.truncated, rollout.valid, config.gamma, config.gae_lambda
         )
         own, led = rollout.valid & ~rollout.led, rollout.valid & rollout.led
-        players.observe_returns(rollout.situation[:-1][own], returns[own])
+        players.observe_returns(rollout.situation[:-1][own], (returns + potential[:-1])[own])
         target, heeded = players.targets(rollout.situation[:-1][own], rollout.controls[:-1][own])
         batch = Batch(
             features=rollout.features[:-1][own],

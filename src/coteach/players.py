@@ -37,6 +37,7 @@ from coteach.grounding.base import Grounding, Situation, Situations
 from coteach.guidance import action_targets
 from coteach.machine import cores
 from coteach.student.executor import Executor, LearnedControllers
+from coteach.student.hints import Hinted, hint_size
 from coteach.student.ppo import Learner
 from coteach.student.replay import Replay
 from coteach.teacher import make_teacher
@@ -95,8 +96,12 @@ class Players:
 
     def begin_student(self, seed: int) -> None:
         """A student that has learned nothing."""
-        family = self.family
-        self.student = Learner(self.config.student, family.layout, len(family.action_names), seed, family.habits)
+        family, layout, habits = self.family, self.family.layout, self.family.habits
+        if self.config.guidance.hint:
+            more = hint_size(len(family.action_names))
+            layout = layout.widened(more)
+            habits = None if habits is None else np.pad(habits, ((0, more), (0, 0)))
+        self.student = Learner(self.config.student, layout, len(family.action_names), seed, habits)
         self.executor: Executor | None = None
         if family.unscripted or self.config.student.learned_options:
             self.executor = Executor(
@@ -107,7 +112,7 @@ class Players:
                 self.situations,
                 self.config.student.learned_options,
             )
-        self.replay = Replay(self.config.guidance.replay_rows, family.layout, family.max_options)
+        self.replay = Replay(self.config.guidance.replay_rows, layout, family.max_options)
         self._own_value, self._own_rows = np.zeros(0), np.zeros(0)
 
     def next_rung(self) -> None:
@@ -122,10 +127,23 @@ class Players:
     def ground(self, num_envs: int, num_actions: int, learn: bool = False) -> Grounding:
         """A grounding for `num_envs` environments that numbers situations together with all others.
 
-        learn: the student learns from what is seen there how to carry out the options that have no controller.
+        learn: the student learns there: to carry out options that have no controller, and with hints.
         """
-        grounding = self.family.ground(num_envs, self.situations, num_actions)
-        return grounding if self.executor is None else LearnedControllers(grounding, self.executor, learn)
+        return self._extended(self.family.ground(num_envs, self.situations, num_actions), learn)
+
+    def _extended(self, grounding: Grounding, learn: bool = False) -> Grounding:
+        """A grounding with what the configuration adds to it: learned controllers, hints (none but where the student learns)."""
+        if self.executor is not None:
+            grounding = LearnedControllers(grounding, self.executor, learn)
+        if not self.config.guidance.hint:
+            return grounding
+        if not learn:
+            return Hinted(grounding)
+        return Hinted(grounding, self._hint, self.config.guidance.hint, np.random.default_rng(self.draw_seed()))
+
+    def _hint(self, situation: NDArray[np.int64]) -> NDArray[np.float64]:
+        """(N, K) what the student would be shown in these situations."""
+        return self.advice.lead(situation, np.zeros(len(situation), dtype=np.bool_))
 
     def draw_seed(self) -> int:
         """A seed for something new, from the one generator."""
@@ -146,7 +164,7 @@ class Players:
         self.model.fade(self.executor.met, FADING)
         return self.executor.learn()
 
-    def observe_returns(self, situation: NDArray[np.int64], returns: NDArray[np.float32]) -> None:
+    def observe_returns(self, situation: NDArray[np.int64], returns: NDArray[np.floating]) -> None:
         """Keep what the student's own rows returned in each situation, older rounds fading."""
         size = len(self.situations)
         grown = size - len(self._own_value)
@@ -221,7 +239,7 @@ class Players:
     def examine(self, task: str) -> float:
         """Success of the student alone, greedy, on the levels kept for exams, stepped by the engine that trains."""
         environments = tasks.make(task, self.config.engine, EXAM_LEVELS, EXAM_SEED)
-        grounding = self.family.ground(EXAM_LEVELS, self._exam_situations, environments.num_actions)
+        grounding = self._extended(self.family.ground(EXAM_LEVELS, self._exam_situations, environments.num_actions))
         return examine(StudentAlone(self.student), environments, grounding)
 
     def record(self, who: Who, task: str, seed: int = SEED) -> list[NDArray[np.uint8]]:

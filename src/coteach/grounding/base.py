@@ -9,7 +9,7 @@ environment of your own; `grounding/minigrid/` is the built-in one.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from typing import Any, Protocol
 
@@ -81,6 +81,15 @@ class Layout:
     def binary(self) -> bool:
         """Whether a row is flags and nothing else: a few of many, mostly."""
         return not self.numbers and not self.pictures
+
+    def widened(self, flags: int) -> Layout:
+        """A layout with so many flags more, after the ones that there are."""
+        return replace(self, flags=self.flags + flags)
+
+    def inserted(self, features: NDArray[Any], flags: NDArray[Any]) -> NDArray[Any]:
+        """Rows (B, F) of this layout with `flags` (B, n) added: rows of `widened(n)`."""
+        at = self.numbers + self.flags
+        return np.concatenate([features[:, :at], flags.astype(features.dtype), features[:, at:]], axis=1)
 
     @property
     def dtype(self) -> type[np.uint8] | type[np.float32]:

@@ -45,7 +45,8 @@ class Option:
             raise CoteachError(f"option {self.name!r}: expected a name in words, by which the teacher chooses it")
         if self.controller is not None and not callable(self.controller):
             raise CoteachError(
-                f"option {self.name!r}: controller={self.controller!r}: expected (observation) -> action, or None to have it learned"
+                f"option {self.name!r}: controller={self.controller!r}: expected (observation) -> action, "
+                "or None to have it learned"
             )
         if not callable(self.completed):
             raise CoteachError(f"option {self.name!r} has no event: give completed=(before, action, after) -> bool")

@@ -50,9 +50,8 @@ class Executor:
     def __init__(
         self, layout: Layout, num_actions: int, hidden: int, seed: int, situations: Situations, beginnings: Sequence[str]
     ) -> None:
-        self.layout = Layout(layout.flags + WORDS, layout.numbers, layout.pictures, layout.centre, layout.spread)
+        self.seen, self.layout = layout, layout.widened(WORDS)
         self.situations, self.beginnings = situations, tuple(beginnings)
-        self._words_at = layout.numbers + layout.flags
         self._generator, self.rng = torch.Generator().manual_seed(seed), np.random.default_rng(seed)
         self.network = ActorCritic(self.layout, num_actions, hidden, self._generator)
         self.target: nn.Module = copy.deepcopy(self.network)
@@ -112,7 +111,7 @@ class Executor:
             network.load_state_dict({name: state[prefix + name] for name in network.state_dict()})
 
     def _step(self, at: NDArray[np.int64], names: Sequence[str]) -> tuple[float, float]:
-        """One optimiser step on the rows `at` (B,), each for an option on offer there; its loss and the share that completed it."""
+        """An optimiser step on the rows `at` (B,), each for an option on offer there; its loss, the share that completed it."""
         steps = self.steps
         assert steps is not None
         done = np.array([name in steps.completed[row] for row, name in zip(at.tolist(), names, strict=True)])
@@ -138,11 +137,11 @@ class Executor:
         return value
 
     def _asked(self, features: NDArray[Any], names: Sequence[str]) -> NDArray[Any]:
-        """Rows (B, F) with the words of an option each between flags and pictures, (B, F + WORDS)."""
-        words = np.zeros((len(features), WORDS), dtype=features.dtype)
+        """Rows (B, F) with the words of an option each, (B, F + WORDS)."""
+        words = np.zeros((len(features), WORDS), dtype=np.bool_)
         for row, name in enumerate(names):
-            words[row, self._hashed(name)] = 1
-        return np.concatenate([features[:, : self._words_at], words, features[:, self._words_at :]], axis=1)
+            words[row, self._hashed(name)] = True
+        return self.seen.inserted(features, words)
 
     def _hashed(self, name: str) -> NDArray[np.int64]:
         if name not in self._flags:
@@ -151,7 +150,7 @@ class Executor:
 
 
 class Steps:
-    """A ring of R steps in which some option had to be carried out: before, after (R, F); which options, and which it completed."""
+    """A ring of R steps in which an option had to be carried out: before, after (R, F); which options, which it completed."""
 
     def __init__(self, rows: int, features: NDArray[Any]) -> None:
         self.rows, self.filled, self._next = rows, 0, 0
