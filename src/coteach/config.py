@@ -19,6 +19,7 @@ from coteach.experiments.arms import ARMS
 
 Table = dict[str, Any]
 
+ENGINES = ("auto", "envpool", "minigrid", "gymnasium")
 FRESH = ("nothing", "teacher", "student")
 
 
@@ -55,6 +56,9 @@ class StudentConfig:
     entropy: float = setting(0.002, "weight of the entropy bonus", 0.0, 1.0)
     value_weight: float = setting(0.5, "weight of the value loss", 0.0, 10.0)
     max_grad_norm: float = setting(0.5, "gradient norm is clipped here", 0.0, 100.0)
+    learned_options: list[str] = setting(
+        [], "beginnings of options, for example pick up: the student learns to carry them out, whatever controllers there are"
+    )
     device: str = setting("auto", "auto, cpu or cuda", choices=("auto", "cpu", "cuda"))
 
 
@@ -96,6 +100,8 @@ class GuidanceConfig:
     """How the advice enters the student's loss."""
 
     weight: float = setting(1.0, "lambda, the weight of KL(q || pi), at the start of a rung", 0.0, 100.0)
+    hint: float = setting(0.0, "share of the episodes in which the advice is also an input of the student", 0.0, 1.0)
+    subgoal: float = setting(0.0, "weight of the shaped reward where an advised option completes", 0.0, 10.0)
     sharpness: float = setting(4.0, "power to which the improved advice is raised before imitation", 0.0, 100.0)
     replay: float = setting(1.0, "replayed rows distilled per row of PPO", 0.0, 100.0)
     replay_rows: int = setting(32_768, "rows kept for replay", 0, 10_000_000)
@@ -107,7 +113,7 @@ class Config:
 
     tasks: list[str] = setting(["MiniGrid-UnlockPickup-v0"], "task ids, one per rung")
     arm: str = setting("mutual", " | ".join(ARMS))
-    engine: str = setting("auto", "auto, envpool or minigrid", choices=("auto", "envpool", "minigrid"))
+    engine: str = setting("auto", "auto, envpool, minigrid or gymnasium", choices=ENGINES)
     steps: int = setting(100_000, "environment steps per rung, over all environments", 1)
     stop_at: float = setting(1.01, "a rung ends early once the student's success has held this; above 1 never", 0.0, 1.01)
     fresh: str = setting("nothing", "nothing, teacher or student: what begins anew on each rung", choices=FRESH)

@@ -47,7 +47,7 @@ class Rung:
         """What the teacher had cost by then."""
         self._began = time.perf_counter()
         self.environments = tasks.make(self.task, config.engine, config.collect.envs, players.draw_seed())
-        grounding = players.ground(config.collect.envs, self.environments.num_actions)
+        grounding = players.ground(config.collect.envs, self.environments.num_actions, learn=True)
         self.collector = Collector(self.environments, grounding, config.collect.option_patience, players.rng)
         if state is not None:
             self.rounds, self.collector.steps, self.seconds = state["rounds"], state["steps"], state["seconds"]
@@ -126,6 +126,7 @@ class Loop:
         # 5. Guide (teacher -> student): PPO on the student's own rows, drawn towards the advice there and on replayed rows.
         weight = heed * config.guidance.weight if arm.guide else 0.0
         metrics: dict[str, Any] = self.guide(rollout, weight) if arm.learn else {}
+        metrics |= players.learn_options()
 
         # 6. Tune (student -> teacher's weights): the advice that proved right becomes what the LLM says by itself.
         if arm.tune and (rung.rounds + 1) % config.teacher.tune_every == 0:
@@ -136,11 +137,13 @@ class Loop:
     def guide(self, rollout: Rollout, weight: float) -> dict[str, float]:
         """One update of the student; `weight` is lambda. Teacher-led rows never enter PPO's ratio."""
         players, config = self.players, self.config.student
+        potential = players.advice.value[rollout.situation] * self.config.guidance.subgoal
+        rewards = guidance.shaped(rollout.rewards, potential, rollout.terminated, config.gamma)
         advantages, returns = gae(
-            rollout.rewards, rollout.values, rollout.terminated, rollout.truncated, rollout.valid, config.gamma, config.gae_lambda
+            rewards, rollout.values, rollout.terminated, rollout.truncated, rollout.valid, config.gamma, config.gae_lambda
         )
         own, led = rollout.valid & ~rollout.led, rollout.valid & rollout.led
-        players.observe_returns(rollout.situation[:-1][own], returns[own])
+        players.observe_returns(rollout.situation[:-1][own], (returns + potential[:-1])[own])
         target, heeded = players.targets(rollout.situation[:-1][own], rollout.controls[:-1][own])
         batch = Batch(
             features=rollout.features[:-1][own],

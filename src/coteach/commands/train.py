@@ -61,7 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--budget", metavar="LIMIT", help="what an openai: teacher may cost: 50000tokens, or 2.50usd (with prices)"
     )
-    parser.add_argument("--engine", help="envpool, minigrid or auto: what steps the environments")
+    parser.add_argument("--engine", help="what steps the environments: envpool, minigrid (gymnasium for other tasks) or auto")
     parser.add_argument("--steps", metavar="N", help="environment steps per rung")
     parser.add_argument("--envs", metavar="N", help="parallel environments")
     parser.add_argument("--device", help="cpu, cuda or auto")
