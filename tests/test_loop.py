@@ -78,7 +78,7 @@ class Pupil:
 
 @pytest.fixture(autouse=True)
 def pupil(monkeypatch: pytest.MonkeyPatch) -> None:
-    def make(spec: str, config: TeacherConfig, memory: object = None) -> Any:
+    def make(spec: str, config: TeacherConfig, *_: object) -> Any:
         return Pupil() if spec == "smollm2" else make_teacher(spec, config)
 
     monkeypatch.setattr(coteach.players, "make_teacher", make)

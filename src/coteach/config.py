@@ -19,6 +19,7 @@ from coteach.experiments.arms import ARMS
 
 Table = dict[str, Any]
 
+ENGINES = ("auto", "envpool", "minigrid", "gymnasium")
 FRESH = ("nothing", "teacher", "student")
 
 
@@ -100,7 +101,7 @@ class Config:
 
     tasks: list[str] = setting(["MiniGrid-UnlockPickup-v0"], "task ids, one per rung")
     arm: str = setting("mutual", " | ".join(ARMS))
-    engine: str = setting("auto", "auto, envpool or minigrid", choices=("auto", "envpool", "minigrid"))
+    engine: str = setting("auto", "auto, envpool, minigrid or gymnasium", choices=ENGINES)
     steps: int = setting(100_000, "environment steps per rung, over all environments", 1)
     stop_at: float = setting(1.01, "a rung ends early once the student's success has held this; above 1 never", 0.0, 1.01)
     fresh: str = setting("nothing", "nothing, teacher or student: what begins anew on each rung", choices=FRESH)

@@ -33,8 +33,7 @@ from coteach.evaluate import (
 from coteach.evaluator import Evaluator
 from coteach.evidence import AbstractModel, Outcome
 from coteach.experiments.arms import ARMS
-from coteach.grounding.base import Situation, Situations
-from coteach.grounding.minigrid import MiniGridGrounding
+from coteach.grounding.base import Grounding, Situation, Situations
 from coteach.guidance import action_targets
 from coteach.machine import cores
 from coteach.student.ppo import Learner
@@ -63,9 +62,6 @@ SCHOOLING = 10
 SCHOOLED = 0.95
 """Success of the LLM alone at which it has learned enough."""
 
-ACTIONS = 7
-"""MiniGrid's primitive actions: the student's head is the same on every rung."""
-
 
 class Players:
     """Everything that outlives a rung."""
@@ -73,6 +69,7 @@ class Players:
     def __init__(self, config: Config) -> None:
         torch.set_num_threads(config.threads or cores())
         self.config, self.arm = config, ARMS[config.arm]
+        self.family = tasks.common_family(config.tasks)
         self.rng = np.random.default_rng(config.seed)
         self.situations = Situations()
         self._exam_situations = Situations()
@@ -82,21 +79,21 @@ class Players:
 
     def begin_teacher(self, seed: int) -> None:
         """A teacher that has learned nothing: its weights as they came, no evidence, no advice."""
-        config, slots = self.config, MiniGridGrounding.max_options
+        config, family = self.config, self.family
         scripted = self.arm.prior != "llm"
         spec, memory = (self.arm.prior, None) if scripted else (config.teacher.spec, AdviceMemory.default())
-        self.teacher = make_teacher(spec, config.teacher, memory)
-        self.model = AbstractModel(slots, config.student.gamma)
-        evaluator = Evaluator(self.situations, slots, seed)
+        self.teacher = make_teacher(spec, config.teacher, memory, family.instruction)
+        self.model = AbstractModel(family.max_options, config.student.gamma, family.typical_duration)
+        evaluator = Evaluator(self.situations, family.max_options, seed)
         self.advice = Advice(
             self.situations, self.teacher, self.arm, config.evidence, config.guidance.sharpness, self.model, evaluator
         )
 
     def begin_student(self, seed: int) -> None:
         """A student that has learned nothing."""
-        size = MiniGridGrounding.feature_size
-        self.student = Learner(self.config.student, size, ACTIONS, seed, MiniGridGrounding.habits(ACTIONS))
-        self.replay = Replay(self.config.guidance.replay_rows, size, MiniGridGrounding.max_options)
+        family = self.family
+        self.student = Learner(self.config.student, family.layout, len(family.action_names), seed, family.habits)
+        self.replay = Replay(self.config.guidance.replay_rows, family.layout, family.max_options)
         self._own_value, self._own_rows = np.zeros(0), np.zeros(0)
 
     def next_rung(self) -> None:
@@ -108,9 +105,9 @@ class Players:
         elif self.config.fresh == "student":
             self.begin_student(self.draw_seed())
 
-    def ground(self, num_envs: int, num_actions: int) -> MiniGridGrounding:
+    def ground(self, num_envs: int, num_actions: int) -> Grounding:
         """A grounding for `num_envs` environments that numbers situations together with all others."""
-        return MiniGridGrounding(num_envs, self.situations, num_actions=num_actions)
+        return self.family.ground(num_envs, self.situations, num_actions)
 
     def draw_seed(self) -> int:
         """A seed for something new, from the one generator."""
@@ -133,7 +130,7 @@ class Players:
 
     def targets(self, situation: NDArray[np.int64], controls: NDArray[np.int8]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
         """q (B, A), and which rows should heed it: those with a q where the student's own value is below the advice's."""
-        q, there = action_targets(self.advice.shown[situation], controls, ACTIONS)
+        q, there = action_targets(self.advice.shown[situation], controls, len(self.family.action_names))
         known = self._own_rows[situation] >= 20
         own = self._own_value[situation] / np.maximum(self._own_rows[situation], 1.0)
         value = self.advice.value[situation]
@@ -199,7 +196,7 @@ class Players:
     def examine(self, task: str) -> float:
         """Success of the student alone, greedy, on the levels kept for exams, stepped by the engine that trains."""
         environments = tasks.make(task, self.config.engine, EXAM_LEVELS, EXAM_SEED)
-        grounding = MiniGridGrounding(EXAM_LEVELS, self._exam_situations, environments.num_actions)
+        grounding = self.family.ground(EXAM_LEVELS, self._exam_situations, environments.num_actions)
         return examine(StudentAlone(self.student), environments, grounding)
 
     def record(self, who: Who, task: str, seed: int = SEED) -> list[NDArray[np.uint8]]:

@@ -56,7 +56,10 @@ CASES = [
     (["train", *SHORT, "--task", "MiniGrid-Unlok-v0"], "unknown task 'MiniGrid-Unlok-v0': did you mean 'MiniGrid-Unlock-v0'?"),
     (["train", *SHORT, "--task", "x"], "unknown task 'x' (`coteach tasks` lists them)"),
     (["train", *SHORT, "--task", "Pendulum-v1"], "'Pendulum-v1': its action space is not discrete"),
-    (["train", *SHORT, "--task", "CartPole-v1"], "'CartPole-v1': no built-in grounding for it"),
+    (
+        ["train", *SHORT, "--task", "CartPole-v1"],
+        "'CartPole-v1': its observations have no text yet: give them one with coteach.register('CartPole-v1'",
+    ),
     (["train", "--engine", "envpol"], "unknown engine 'envpol': did you mean 'envpool'?"),
     (["train", "--arm", "mutaul"], "unknown arm 'mutaul': did you mean 'mutual'?"),
     (["train", "--device", "tpu"], "unknown student.device 'tpu'"),

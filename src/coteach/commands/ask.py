@@ -106,10 +106,12 @@ def _row(args: argparse.Namespace, rows: Sequence[dict[str, Any]]) -> dict[str, 
 def _ask(config: Config, folder: Path | None, row: Mapping[str, Any]) -> dict[str, Any]:
     """The teacher's answer without what it learned in the run, with it, and what the run knows of the situation."""
     from coteach.grounding.base import Situation
+    from coteach.tasks import common_family
     from coteach.teacher import make_teacher
 
     prior = ARMS[config.arm].prior
-    teacher = make_teacher(config.teacher.spec if prior == "llm" else prior, config.teacher)
+    instruction = common_family(config.tasks).instruction
+    teacher = make_teacher(config.teacher.spec if prior == "llm" else prior, config.teacher, instruction=instruction)
     situation = Situation(row["situation"], tuple(row["options"]))
     answer: dict[str, Any] = {"teacher": teacher.name, "prompt": _prompt(teacher, situation), **row}
     answer["untuned"] = teacher.advise([situation])[0].tolist()

@@ -8,15 +8,16 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from coteach.grounding.base import Layout
 from coteach.student.rollout import Rollout
 
 
 class Replay:
-    """A ring of rows: features (R, F) uint8, situation (R,) int64, controls (R, K) int8."""
+    """A ring of rows: features (R, F), situation (R,) int64, controls (R, K) int8."""
 
-    def __init__(self, rows: int, features: int, slots: int) -> None:
+    def __init__(self, rows: int, layout: Layout, slots: int) -> None:
         self.rows, self.filled, self._next = rows, 0, 0
-        self.features = np.zeros((rows, features), dtype=np.uint8)
+        self.features = np.zeros((rows, layout.size), dtype=layout.dtype)
         self.situation = np.zeros(rows, dtype=np.int64)
         self.controls = np.full((rows, slots), -1, dtype=np.int8)
 

@@ -51,7 +51,12 @@ class LocalTeacher:
     tunable = True
 
     def __init__(
-        self, loaded: LoadedModel, config: TeacherConfig, memory: AdviceMemory | None = None, name: str = "local"
+        self,
+        loaded: LoadedModel,
+        config: TeacherConfig,
+        memory: AdviceMemory | None = None,
+        name: str = "local",
+        instruction: str = prompts.INSTRUCTION,
     ) -> None:
         self.name = name
         self.config = config
@@ -59,7 +64,7 @@ class LocalTeacher:
         self.model, self.tokenizer = loaded.model, loaded.tokenizer
         self.memory = memory or AdviceMemory(None)
         self.adapter = Adapter(self.model, config.lora_rank, loaded.base)
-        self.frame = prompts.frame(self.tokenizer)
+        self.frame = prompts.frame(self.tokenizer, instruction)
         self.prefix = prompts.prefix_ids(self.tokenizer, self.frame)
         self._context = int(getattr(self.model.config.get_text_config(), "max_position_embeddings", None) or 2**31)
         packed = self._reads_tries()
@@ -68,9 +73,11 @@ class LocalTeacher:
         self._bias = dict(loaded.bias)
 
     @classmethod
-    def from_spec(cls, spec: str, config: TeacherConfig, memory: AdviceMemory | None = None) -> LocalTeacher:
+    def from_spec(
+        cls, spec: str, config: TeacherConfig, memory: AdviceMemory | None = None, instruction: str = prompts.INSTRUCTION
+    ) -> LocalTeacher:
         """The teacher of `smollm2`, `hf:<id or folder>` or `gguf:<file>`, on the device that `config` names."""
-        return cls(load_model(spec, config.device), config, memory, spec)
+        return cls(load_model(spec, config.device), config, memory, spec, instruction)
 
     def advise(self, situations: Sequence[Situation]) -> list[Scores]:
         """One distribution over `options` for each situation; the model is asked only what it was not asked before."""

@@ -6,13 +6,14 @@ from coteach.config import TeacherConfig
 from coteach.errors import unknown
 from coteach.teacher.base import Teacher
 from coteach.teacher.memory import AdviceMemory
+from coteach.teacher.prompt import INSTRUCTION
 from coteach.teacher.scripted import LiarTeacher, OracleTeacher, UniformTeacher
 
 SPECS = ("smollm2", "hf:<id or folder>", "gguf:<file>", "uniform", "oracle", "liar")
 
 
-def make_teacher(spec: str, config: TeacherConfig, memory: AdviceMemory | None = None) -> Teacher:
-    """The teacher that `spec` names; `memory` None remembers within this process only."""
+def make_teacher(spec: str, config: TeacherConfig, memory: AdviceMemory | None = None, instruction: str = INSTRUCTION) -> Teacher:
+    """The teacher that `spec` names, asked under `instruction`; `memory` None remembers within this process only."""
     if spec == "uniform":
         return UniformTeacher()
     if spec == "oracle":
@@ -23,5 +24,5 @@ def make_teacher(spec: str, config: TeacherConfig, memory: AdviceMemory | None =
     if spec == "smollm2" or (kind in ("hf", "gguf") and name):
         from coteach.teacher.local import LocalTeacher
 
-        return LocalTeacher.from_spec(spec, config, memory)
+        return LocalTeacher.from_spec(spec, config, memory, instruction)
     raise unknown("teacher", spec, SPECS)
