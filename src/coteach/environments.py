@@ -59,7 +59,7 @@ class Scoring:
     def worth(self, reward: NDArray[np.float32], terminated: NDArray[np.bool_]) -> NDArray[np.float32]:
         """(N,) what the evidence counts of these steps."""
         if self.counts is None:
-            return np.asarray(np.maximum(reward, 0.0) / self.scale, dtype=np.float32)
+            return np.asarray(reward / self.scale, dtype=np.float32)
         return np.asarray(self.counts(reward, terminated), dtype=np.float32)
 
 
