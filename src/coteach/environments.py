@@ -40,7 +40,7 @@ MOST_ACTIONS = 127
 """Of an environment: controllers' actions are kept as 8-bit integers with a sign."""
 
 Worth = Callable[[NDArray[np.float32], NDArray[np.bool_]], NDArray[Any]]
-"""(rewards (N,), terminated (N,)) -> what the steps were worth to the evidence (N,): in [0, 1] when discounted and summed."""
+"""(rewards (N,), terminated (N,)) -> what the steps were worth to the evidence (N,)."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Scoring:
 
     solved_at: an episode is a success where its undiscounted return is above this.
     scale:     the student learns from reward / scale.
-    counts:    what the evidence counts; None: max(reward, 0) / scale.
+    counts:    what the evidence counts; None: reward / scale too.
     """
 
     solved_at: float = 0.0
@@ -76,13 +76,14 @@ class Environment:
     make:        makes one environment, whose episodes end (`gymnasium.wrappers.TimeLimit` sees to it): called without
                  arguments, and to be filmed with render_mode="rgb_array".
     instruction: the sentence at the head of the LLM's prompt.
-    scale:       the student learns from reward / scale, the evidence from max(reward, 0) / scale: choose it so that the
-                 discounted return of a good episode comes to about 1 (20 where success is rewarded with 20; 1 / (1 - gamma) =
-                 100 where each step is with 1).
+    scale:       the student learns from reward / scale, and so much does the evidence count: choose it so that the discounted
+                 return of the best episodes comes to about 1 (20 where success is rewarded with 20; 1 / (1 - gamma) = 100
+                 where each step is with 1).
     solved_at:   an episode is a success where its undiscounted return is above this; None: Gymnasium's reward threshold
                  of the id, or 0 where it has none.
-    worth:       where all rewards are negative: (rewards (N,), terminated (N,)) -> what the evidence counts instead, for
-                 example `lambda reward, terminated: terminated` where an episode terminates in success only.
+    worth:       where all rewards are negative, so that nothing comes to more than 0: (rewards (N,), terminated (N,)) -> what
+                 the evidence counts instead, for example `lambda reward, terminated: terminated` where an episode terminates
+                 in success only.
     grounding:   instead of `describe` and `options`: makes a `grounding.base.Grounding`, which is shown lists of N observations.
     """
 
@@ -207,11 +208,16 @@ def register(task: str, describe: Callable[[Any], str] | None = None, actions: S
     To register an id again replaces it. CoteachError where what is given cannot be right.
     """
     fields = list(inspect.signature(Environment).parameters)
-    if task.startswith(BUILT_IN):
-        raise CoteachError(f"task {task!r}: ids that begin so have a grounding already; choose another, and give make=...")
     if unknown := set(more) - set(fields):
         raise CoteachError(f"task {task!r}: register has no {sorted(unknown)[0]!r}: expected some of {', '.join(fields[3:])}")
-    _registered[task] = Environment(task, describe, actions, **more)
+    add(Environment(task, describe, actions, **more))
+
+
+def add(environment: Environment) -> None:
+    """`register` for an `Environment`."""
+    if environment.task.startswith(BUILT_IN):
+        raise CoteachError(f"task {environment.task!r}: ids that begin so have a grounding; choose another, and give make=...")
+    _registered[environment.task] = environment
 
 
 def find(task: str) -> Environment | None:

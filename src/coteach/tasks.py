@@ -82,6 +82,11 @@ def make(task: str, engine: str, num_envs: int, seed: int) -> VectorTask:
     check(task)
     if _resolve(task, engine) == "envpool":
         return EnvPoolTask(task, num_envs, seed)
+    return reference(task, num_envs, seed)
+
+
+def reference(task: str, num_envs: int, seed: int) -> GymnasiumTask:
+    """`make` by the engine `minigrid` or `gymnasium`."""
     return GymnasiumTask(task, [_endless_seeds(seed, env) for env in range(num_envs)])
 
 
@@ -127,7 +132,7 @@ class MiniGridLevel:
     task: str
 
     engine = "minigrid"
-    scoring = Scoring(counts=lambda reward, _: reward)  # in [0, 1] but for the -1 of some collisions, which shall count
+    scoring = Scoring()
 
     def new(self, render_mode: str | None = None) -> Any:
         """One environment, without wrappers: it counts its steps itself."""
