@@ -17,7 +17,7 @@ STANDS = ((0, 0), (0, 4), (4, 0), (4, 3))
 IN_TAXI = 4
 
 
-def describe(observation: int) -> str:
+def describe(observation):
     """What the driver should know. The observation is ((row * 5 + column) * 5 + passenger) * 4 + destination."""
     rest, destination = divmod(int(observation), 4)
     place, passenger = divmod(rest, 5)
@@ -29,7 +29,7 @@ def describe(observation: int) -> str:
     return f"{task}, {where}. The taxi is in row {row}, column {column}; the goal is in row {north}, column {west}."
 
 
-def main(steps: int = 40_000, *settings: str) -> dict[str, object]:
+def main(steps=40_000, *settings):
     """Train for `steps` steps; `settings` as `coteach train` takes them, for example "arm=student-only"."""
     coteach.register(
         TASK,
@@ -41,8 +41,7 @@ def main(steps: int = 40_000, *settings: str) -> dict[str, object]:
     )
     config = coteach.load(overrides=[f"tasks={TASK}", f"steps={steps}", *settings])
     with TemporaryDirectory() as folder, coteach.Run.create(Path(folder) / "taxi", config) as run:
-        (summary,) = coteach.train(config, run)
-    return summary
+        return coteach.train(config, run)[0]
 
 
 if __name__ == "__main__":

@@ -14,19 +14,20 @@ from coteach.errors import CoteachError, RunFailed
 
 if TYPE_CHECKING:
     from coteach.config import Config, load
-    from coteach.environments import Environment, register
+    from coteach.environments import Environment, add, register
     from coteach.grounding.options import Option
     from coteach.loop import train
     from coteach.run import Run
 
 __version__ = "0.1.0"
-__all__ = ["Config", "CoteachError", "Environment", "Option", "Run", "RunFailed", "load", "register", "train"]
+__all__ = ["Config", "CoteachError", "Environment", "Option", "Run", "RunFailed", "add", "load", "register", "train"]
 
 _HOMES = {
     "Config": "coteach.config",
     "Environment": "coteach.environments",
     "Option": "coteach.grounding.options",
     "Run": "coteach.run",
+    "add": "coteach.environments",
     "load": "coteach.config",
     "register": "coteach.environments",
     "train": "coteach.loop",

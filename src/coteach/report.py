@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from coteach.config import Config
+from coteach.errors import CoteachError
 from coteach.evaluate import write_gif
 from coteach.players import Players
 from coteach.run import Run
@@ -97,6 +98,9 @@ def write_artifacts(run: Run, players: Players, summaries: list[dict[str, Any]])
 
 
 def write_video(run: Run, players: Players, rung: Rung) -> None:
-    """One episode of the rung's trained player: the first of the evaluation's."""
-    frames = players.record("student" if players.arm.learn else "teacher", rung.task)
+    """One episode of the rung's trained player: the first of the evaluation's. Not every task can be filmed."""
+    try:
+        frames = players.record("student" if players.arm.learn else "teacher", rung.task)
+    except CoteachError:
+        return
     write_gif(run.folder / "videos" / f"{rung.index + 1}-{rung.task}.gif", frames)

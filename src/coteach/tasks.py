@@ -267,8 +267,13 @@ class GymnasiumTask:
         return Step(self._pack(list(self._shown)), reward, terminated, truncated, restarted)
 
     def frame(self, env: int) -> NDArray[np.uint8]:
-        """The picture of one environment, (H, W, 3) uint8; only where `render` was asked for."""
-        picture: NDArray[np.uint8] = self._envs[env].render()
+        """The picture of one environment, (H, W, 3) uint8; where `render` was asked for. CoteachError where it draws none."""
+        try:
+            picture = self._envs[env].render()
+        except Exception as error:  # whatever a foreign environment raises
+            raise CoteachError(f"task {self.task!r}: cannot be filmed ({type(error).__name__} {error})".rstrip()) from error
+        if not isinstance(picture, np.ndarray):
+            raise CoteachError(f"task {self.task!r}: cannot be filmed: it does not draw as render_mode='rgb_array' should")
         return picture
 
     def close(self) -> None:
