@@ -155,7 +155,8 @@ def _minigrid_family() -> Family:
     from coteach.teacher.prompt import INSTRUCTION
 
     kind, habits = MiniGridGrounding, MiniGridGrounding.habits(len(ACTION_NAMES))
-    return Family("MiniGrid and BabyAI", kind.layout, ACTION_NAMES, kind.max_options, INSTRUCTION, kind, habits)
+    features = MiniGridGrounding.feature_layout()
+    return Family("MiniGrid and BabyAI", kind.layout, ACTION_NAMES, kind.max_options, INSTRUCTION, kind, features, habits)
 
 
 def _level(task: str) -> MiniGridLevel | Environment:
