@@ -8,6 +8,9 @@ answer would matter, most often met first, and it has as much say as its answers
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -69,6 +72,13 @@ REHEARSAL = 0.5
 """Added to a lesson's disagreement (nats): what the teacher knows already is rehearsed, or it would be forgotten."""
 
 
+TABLES, FIELDS = (
+    ("prior", "leading", "shown", "proven", "q"),
+    ("value", "weight", "visits", "asked", "answered", "taught", "judged"),
+)
+"""Arrays of an `Advice`: (S, K) and (S,) each."""
+
+
 class Advice:
     """Prior and improved advice of one run; K columns."""
 
@@ -117,7 +127,7 @@ class Advice:
             count = len(self.situations[i].options)
             rows[i - old, :count] = 1.0 / count
         self.prior = np.vstack([self.prior, rows])
-        for name in ("leading", "shown", "proven", "q"):
+        for name in TABLES[1:]:
             setattr(self, name, np.vstack([getattr(self, name), np.zeros_like(rows)]))
         for name in ("asked", "answered", "taught", "judged"):
             setattr(self, name, np.append(getattr(self, name), np.zeros(new - old, dtype=np.bool_)))
@@ -125,6 +135,26 @@ class Advice:
         self.weight = np.append(self.weight, np.full(new - old, np.inf))
         self.model.grow(new)
         self.evaluator.grow(new)
+
+    def state(self) -> dict[str, Array]:
+        """All arrays by name; of tables only the slots in which there is an option, situation by situation."""
+        self.grow()  # evaluations meet situations too
+        there = self._there()
+        return {name: getattr(self, name)[there] for name in TABLES} | {name: getattr(self, name) for name in FIELDS}
+
+    def restore(self, state: Mapping[str, NDArray[Any]]) -> None:
+        """Take up what `state` gave, the situations being the same."""
+        self.grow()
+        there = self._there()
+        for name in TABLES:
+            getattr(self, name)[there] = state[name]
+        for name in FIELDS:
+            getattr(self, name)[:] = state[name]
+
+    def _there(self) -> NDArray[np.bool_]:
+        """(S, K) where a situation has an option."""
+        counts = np.array([len(situation.options) for situation in self.situations], dtype=np.int64)
+        return np.arange(self.max_options) < counts[:, None]
 
     def lead(self, numbers: NDArray[np.int64], bold: NDArray[np.bool_]) -> Array:
         """(N, K) by what the teacher leads in these situations; those met for the first time are judged at once.

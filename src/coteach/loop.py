@@ -19,16 +19,18 @@ import numpy as np
 from coteach import guidance, tasks
 from coteach.config import Config
 from coteach.curve import Curve
+from coteach.errors import note
 from coteach.players import Players
 from coteach.progress import Progress
 from coteach.report import rung_summary, write_artifacts, write_video
-from coteach.run import Run
+from coteach.run import Run, understood
 from coteach.signals import Signals
 from coteach.student.ppo import Batch, Imitation, gae
 from coteach.student.rollout import Collector, Rollout
 from coteach.teacher.base import Books
 
-CHECKPOINT_ROUNDS = 20
+CHECKPOINT_ROUNDS, CHECKPOINT_SECONDS = 20, 30.0
+"""So many rounds or seconds after a checkpoint the next one is due, whichever comes first."""
 
 UNLIMITED = 2**31
 """Calls of a teacher that costs nothing."""
@@ -40,22 +42,35 @@ class Rung:
     def __init__(self, index: int, config: Config, players: Players, state: dict[str, Any] | None = None) -> None:
         self.index, self.task, self.config = index, config.tasks[index], config
         self.curve, self.rounds, self.seconds = Curve(), 0, 0.0
-        self.held = False
-        """The student alone has held the success at which the rung may end."""
+        self.held = self.schooled = False
+        """The student alone has held the success at which the rung may end; the teacher was taught all that it will be here."""
+        self.whole = True
+        """False in the middle of a round: what there is then must not be saved."""
         self.before: dict[str, float] = {}
         """Success and return of the teacher alone when the rung began."""
         self.books: Books | None = None
         """What the teacher had cost by then."""
         self._began = time.perf_counter()
-        self.environments = tasks.make(self.task, config.engine, config.collect.envs, players.draw_seed())
+        under_way = state and state["under_way"]
+        self.seed = state["seed"] if state and under_way else players.draw_seed()
+        self.environments = tasks.make(self.task, config.engine, config.collect.envs, self.seed)
         grounding = players.ground(config.collect.envs, self.environments.num_actions)
-        self.collector = Collector(self.environments, grounding, config.collect.option_patience, players.rng)
+        self.collector = Collector(self.environments, grounding, config.collect.option_patience, players.rng, under_way)
+        if not under_way:
+            self.collector.assign_all(config.collect.led_share_max if players.arm.lead else 0.0)
         if state is not None:
-            self.rounds, self.collector.steps, self.seconds = state["rounds"], state["steps"], state["seconds"]
-            self.before, self.books = state["before"], state["books"] and Books(**state["books"])
-            self.curve.restore(state["curve"])
-            self._began -= state["age"]
-        self.collector.assign_all(config.collect.led_share_max if players.arm.lead else 0.0)
+            self._restore(state)
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        """Take up what `state` gave, but for the episodes under way."""
+        for name in ("rounds", "seconds", "held", "schooled", "before"):
+            setattr(self, name, state[name])
+        self.collector.steps = state["steps"]
+        self.books = state["books"] and Books(**state["books"])
+        self.curve.restore(state["curve"])
+        self._began -= state["age"]
+        if state["under_way"] is None:
+            note(f"the episodes under way of engine {self.environments.engine!r} cannot be saved: new ones begin")
 
     @property
     def steps(self) -> int:
@@ -78,9 +93,12 @@ class Rung:
         return self.steps / max(self.age, 1e-9)
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint keeps of it; episodes under way are not."""
+        """What a checkpoint keeps of it, as plain JSON."""
         return {
             "index": self.index,
+            "seed": self.seed,
+            "held": self.held,
+            "schooled": self.schooled,
             "before": self.before,
             "books": self.books and asdict(self.books),
             "rounds": self.rounds,
@@ -88,6 +106,7 @@ class Rung:
             "seconds": self.seconds,
             "age": self.age,
             "curve": self.curve.state(),
+            "under_way": self.collector.state(),
         }
 
 
@@ -96,9 +115,13 @@ class Loop:
 
     def __init__(self, config: Config, run: Run, report: Callable[[Progress], None] | None = None) -> None:
         self.config, self.run, self.report = config, run, report
-        self.players, self.signals = Players(config), Signals()
+        self.players, self.signals = Players(config), Signals(hurry=True)
         self.summaries: list[dict[str, Any]] = []
         self.began = time.perf_counter()
+        self.best = (0, -1.0)
+        """Rung and success of the best exam so far; its checkpoint is kept."""
+        self.saved = (0, self.began)
+        """At which round, and when, a checkpoint was last made."""
 
     def play_round(self, rung: Rung) -> dict[str, Any]:
         """One round of the game; returns its metrics."""
@@ -184,23 +207,35 @@ class Loop:
             rung.before = self.players.alone("teacher", rung.task)
             rung.books = replace(self.players.teacher.books)
         while not rung.over:
+            if self.due(rung):
+                self.save(rung)
             began = time.perf_counter()
             with self.signals.deferred():
+                rung.whole = False
                 metrics = self.play_round(rung)
                 rung.rounds += 1
                 rung.seconds += time.perf_counter() - began
                 self.log(rung, metrics | self.examine(rung))
-            if rung.rounds % CHECKPOINT_ROUNDS == 0:
-                self.save(rung)
+                rung.whole = True
             self.tell(rung, "collect")
-        self.tell(rung, "tune")
-        began = time.perf_counter()
-        self.players.school(rung.task)
-        rung.seconds += time.perf_counter() - began
+        self.school(rung)
         spent = self.players.teacher.books.since(rung.books)
         rung.environments.close()
         self.tell(rung, "evaluate")
         return rung_summary(rung, self.config, self.players, spent)
+
+    def school(self, rung: Rung) -> None:
+        """The rung is over: teach the LLM the rest. Saved before and after: whoever is interrupted in between does it again."""
+        if rung.schooled:
+            return
+        self.save(rung)
+        self.tell(rung, "tune")
+        began = time.perf_counter()
+        rung.whole = False
+        self.players.school(rung.task)
+        rung.seconds += time.perf_counter() - began
+        rung.schooled = rung.whole = True
+        self.save(rung)
 
     def train(self, resumed: dict[str, Any] | None = None) -> list[dict[str, Any]]:
         """Climb all rungs; returns one summary a rung. On Ctrl-C or SIGTERM everything is saved first."""
@@ -209,35 +244,51 @@ class Loop:
             if index > 0 and state is None:
                 self.players.next_rung()
             rung = Rung(index, self.config, self.players, state)
+            self.saved = rung.rounds, time.perf_counter()
             try:
                 self.summaries.append(self.climb(rung))
             except (KeyboardInterrupt, SystemExit):
-                self.save(rung)
+                if rung.whole:
+                    self.save(rung)
+                else:
+                    note(f"the round under way is lost: resumed, the run goes on after round {self.saved[0]}")
                 raise
-            self.save(rung)
-            write_artifacts(self.run, self.players, self.summaries)
             write_video(self.run, self.players, rung)
+            write_artifacts(self.run, self.players, self.summaries)
+            self.save(rung)
         return self.summaries
+
+    def due(self, rung: Rung) -> bool:
+        """Whether to make a checkpoint now: it is time, or a round begins that is long because the LLM is tuned in it."""
+        tunes = self.players.arm.tune and (rung.rounds + 1) % self.config.teacher.tune_every == 0
+        rounds, seconds = rung.rounds - self.saved[0], time.perf_counter() - self.saved[1]
+        return rounds > 0 and (tunes or rounds >= CHECKPOINT_ROUNDS or seconds >= CHECKPOINT_SECONDS)
 
     def save(self, rung: Rung) -> None:
         """Keep a checkpoint: both players, what they know, and how far they are."""
+        exam = (rung.index, rung.curve.alone or 0.0)
+        best, self.best = exam >= self.best, max(exam, self.best)
+        seconds = time.perf_counter() - self.began
 
         def write(folder: Path) -> None:
             self.players.save(folder)
-            progress = {"rung": rung.state(), "summaries": self.summaries, "total_steps": self.total_steps(rung)}
+            progress = {"rung": rung.state(), "summaries": self.summaries, "best": self.best, "seconds": seconds}
             (folder / "progress.json").write_text(json.dumps(progress), encoding="utf-8")
 
-        self.run.save_checkpoint(self.total_steps(rung), write)
+        self.run.save_checkpoint(self.total_steps(rung), write, best)
+        self.saved = rung.rounds, time.perf_counter()
 
     def take_up(self, checkpoint: Path | None) -> dict[str, Any] | None:
         """Go on from a checkpoint, or from the beginning where there is none yet; returns the state of its rung."""
         if checkpoint is None:
             self.run.rewind(0, 0)
             return None
-        saved = json.loads((checkpoint / "progress.json").read_text(encoding="utf-8"))
-        self.players.load(checkpoint)
-        self.summaries = saved["summaries"]
-        state: dict[str, Any] = saved["rung"]
+        with understood(checkpoint):
+            saved = json.loads((checkpoint / "progress.json").read_text(encoding="utf-8"))
+            self.players.load(checkpoint)
+            self.summaries, self.best = saved["summaries"], tuple(saved["best"])
+            self.began -= saved["seconds"]
+            state: dict[str, Any] = saved["rung"]
         self.run.rewind(state["index"], state["rounds"])
         return state
 
@@ -289,8 +340,8 @@ def train(
 ) -> list[dict[str, Any]]:
     """Train teacher and student as `config` says, leaving everything in `run`; returns a summary per rung.
 
-    resume: go on from the run's latest checkpoint (episodes under way begin anew). Raises KeyboardInterrupt or
-    SystemExit(143) after saving.
+    resume: go on from the run's latest checkpoint, exactly as the run would have gone on had it not been stopped (with EnvPool,
+    whose episodes cannot be saved, from new ones). Raises KeyboardInterrupt or SystemExit(143) after saving.
     """
     loop = Loop(config, run, progress)
     state = loop.take_up(run.latest_checkpoint()) if resume else None

@@ -1,7 +1,7 @@
 """The two players and what they know, carried from rung to rung and into checkpoints.
 
 Teacher, student, the situations met, the abstract model counted from them, the advice looked up from both, and the
-rows kept for distillation. A checkpoint holds all of it but the replayed rows, as safetensors and JSON.
+rows kept for distillation. A checkpoint holds all of it, as safetensors and JSON.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from coteach import tasks
+from coteach import tasks, tensors
 from coteach.advice import Advice
 from coteach.config import Config
 from coteach.evaluate import (
@@ -217,19 +217,15 @@ class Players:
 
     def save(self, folder: Path) -> None:
         """Write everything into `folder`."""
-        self.advice.grow()  # evaluations meet situations too
+        tensors.write(folder / "advice.safetensors", self.advice.state())
         self.advice.evaluator.save(folder / "evaluator")
         self.student.save(folder / "student")
+        self.replay.save(folder / "student" / "replay.safetensors")
         self.teacher.save(folder / "teacher")
         knowledge = {
             "situations": [[s.text, s.options, s.expert] for s in self.situations],
             "evidence": self.model.state(),
-            "prior": [row[row > 0].tolist() for row in self.advice.prior],
-            "asked": self.advice.asked.tolist(),
-            "answered": self.advice.answered.tolist(),
-            "taught": self.advice.taught.tolist(),
             "credit": self.advice.credit,
-            "visits": self.advice.visits.tolist(),
             "books": asdict(self.teacher.books),
             "own": [self._own_value.tolist(), self._own_rows.tolist()],
             "generator": self.rng.bit_generator.state,
@@ -237,22 +233,18 @@ class Players:
         (folder / "knowledge.json").write_text(json.dumps(knowledge), encoding="utf-8")
 
     def load(self, folder: Path) -> None:
-        """Take up what `save` wrote."""
+        """Take up what `save` wrote: these players then go on as those would have."""
         self.student.load(folder / "student")
+        self.replay.load(folder / "student" / "replay.safetensors")
         if (folder / "teacher").is_dir():
             self.teacher.load(folder / "teacher")
         knowledge = json.loads((folder / "knowledge.json").read_text(encoding="utf-8"))
         for text, options, expert in knowledge["situations"]:
             self.situations.number(Situation(text, tuple(options), expert))
         self.model.restore(knowledge["evidence"])
-        self.advice.grow()
-        for i, row in enumerate(knowledge["prior"]):
-            self.advice.prior[i, : len(row)] = row
-        for name in ("asked", "answered", "taught", "visits"):
-            getattr(self.advice, name)[:] = knowledge[name]
+        self.advice.restore({name: value.numpy() for name, value in tensors.read(folder / "advice.safetensors").items()})
         self._own_value, self._own_rows = (np.array(values) for values in knowledge["own"])
         self.advice.credit = knowledge["credit"]
         self.teacher.books = Books(**knowledge["books"])
         self.rng.bit_generator.state = knowledge["generator"]
         self.advice.evaluator.load(folder / "evaluator")
-        self.advice.reconsider()

@@ -12,7 +12,7 @@ import numpy as np
 from coteach.config import Config
 from coteach.evaluate import write_gif
 from coteach.players import Players
-from coteach.run import Run
+from coteach.run import Run, disk
 from coteach.teacher.base import Books
 
 if TYPE_CHECKING:
@@ -88,7 +88,8 @@ def write_artifacts(run: Run, players: Players, summaries: list[dict[str, Any]])
     """Everything that the run folder shows of the rungs so far. The newest rung's fields stand at the summary's top."""
     run.write_json("summary.json", summaries[-1] | {"rungs": summaries})
     run.write_jsonl("advice.jsonl", advice_rows(players))
-    players.teacher.save(run.folder / "teacher")
+    with disk(run.folder / "teacher"):
+        players.teacher.save(run.folder / "teacher")
 
 
 def write_video(run: Run, players: Players, rung: Rung) -> None:

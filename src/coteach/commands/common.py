@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from coteach.errors import CoteachError
+from coteach.run import Run, understood
 
 if TYPE_CHECKING:
     from coteach.players import Players
-    from coteach.run import Run
 
 
 def print_json(value: Any) -> None:
@@ -50,11 +50,12 @@ def load_players(run: Run) -> Players:
     """Teacher and student as the run's newest checkpoint has them."""
     checkpoint = run.latest_checkpoint()
     if checkpoint is None:
-        raise CoteachError(f"{run.folder} has no whole checkpoint: let `coteach train --resume {run.folder}` save one")
+        raise CoteachError(f"{run.folder} has no checkpoint yet: let `coteach train --resume {run.folder}` save one")
     from coteach.players import Players
 
     players = Players(run.config)
-    players.load(checkpoint)
+    with understood(checkpoint):
+        players.load(checkpoint)
     return players
 
 

@@ -91,6 +91,10 @@ class Rollout:
         )
 
 
+_UNDER_WAY = ("led", "bold", "_done", "_terminal", "_reward", "_length", "_option_reward")
+"""What a collector knows of each environment's episode, (N,) each."""
+
+
 class Collector:
     """Steps one task's environments from round to round; episodes go on across rounds.
 
@@ -98,7 +102,15 @@ class Collector:
     student, so that their success says what that is worth.
     """
 
-    def __init__(self, task: VectorTask, grounding: Grounding, patience: int, rng: np.random.Generator) -> None:
+    def __init__(
+        self,
+        task: VectorTask,
+        grounding: Grounding,
+        patience: int,
+        rng: np.random.Generator,
+        state: dict[str, Any] | None = None,
+    ) -> None:
+        """state: what `state` gave of a collector on the same task; its episodes go on where they were."""
         self.task, self.grounding, self.rng = task, grounding, rng
         n = task.num_envs
         self.leader = Leader(n, grounding.max_options, patience)
@@ -108,7 +120,10 @@ class Collector:
         self._done, self._terminal = np.zeros(n, dtype=np.bool_), np.zeros(n, dtype=np.bool_)
         self._reward, self._length = np.zeros(n), np.zeros(n, dtype=np.int64)
         self._option_reward = np.zeros(n)
-        self._now = grounding.observe(task.reset(), None, np.ones(n, dtype=np.bool_))
+        if state is None:
+            self._now = grounding.observe(task.reset(), None, np.ones(n, dtype=np.bool_))
+        else:
+            self._restore(state)
 
     def collect(self, steps: int, student: Actor, advise: Advise, led_share: float) -> Rollout:
         """Take `steps` steps in every environment.
@@ -139,6 +154,22 @@ class Collector:
     def assign_all(self, led_share: float) -> None:
         """Who leads the episodes under way, before the first step."""
         self._assign(np.ones(self.task.num_envs, dtype=np.bool_), led_share)
+
+    def state(self) -> dict[str, Any] | None:
+        """The episodes under way and who leads them, as plain JSON; None where the engine cannot bring them back."""
+        episodes = self.task.state()
+        if episodes is None:
+            return None
+        mine = {name: getattr(self, name).tolist() for name in _UNDER_WAY}
+        return {"episodes": episodes, "leader": self.leader.state(), "mine": mine}
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        """Take up what `state` gave; the grounding sees each episode again, and believes what it did."""
+        for observation, actions, restarted in self.task.replay(state["episodes"]):
+            self._now = self.grounding.observe(observation, actions, restarted)
+        self.leader.restore(state["leader"])
+        for name, values in state["mine"].items():
+            setattr(self, name, np.array(values, dtype=getattr(self, name).dtype))
 
     def _record(self, rollout: Rollout, t: int, now: Grounded) -> None:
         rollout.features[t], rollout.situation[t], rollout.controls[t] = now.features, now.situation, now.actions

@@ -1,0 +1,64 @@
+"""Whole small runs and what they left: for the tests of reliability, short and long."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import safetensors.torch
+
+from coteach import players
+from coteach.config import Config, load
+from coteach.loop import train
+from coteach.run import Run
+
+SMALL = ("engine=minigrid", "threads=1", "collect.envs=8", "collect.horizon=32", "episodes=2", "student.minibatch=256")
+UNLOCK, DOOR_KEY, LOCAL = "MiniGrid-Unlock-v0", "MiniGrid-DoorKey-5x5-v0", "BabyAI-GoToLocal-v0"
+
+
+def config(*settings: str) -> Config:
+    return load(None, [*SMALL, *settings])
+
+
+def play(folder: Path, *settings: str, display: Callable[[Any], None] | None = None) -> Path:
+    """Train a run in `folder` as the settings say, or go on with it where it exists."""
+    exists = (folder / "config.toml").exists()
+    few = mock.patch.object(players, "EXAM_LEVELS", 4)  # a hundred take most of a small run's time
+    with few, Run.open(folder) if exists else Run.create(folder, config(*settings)) as run:
+        train(run.config, run, display, resume=exists)
+    return folder
+
+
+def interrupting(moments: Sequence[tuple[str, int]]) -> Callable[[Any], None]:
+    """A display that presses Ctrl-C when a phase is shown for the n-th time, for each (phase, n)."""
+    shown: dict[str, int] = {}
+
+    def show(progress: Any) -> None:
+        shown[progress.phase] = shown.get(progress.phase, 0) + 1
+        if (progress.phase, shown[progress.phase]) in moments:
+            raise KeyboardInterrupt
+
+    return show
+
+
+def fingerprint(run: Path) -> dict[str, str]:
+    """Sha256 of what was learned: the student's weights and, where there is one, the teacher's adapter."""
+    latest = Run.open(run).latest_checkpoint()
+    assert latest is not None
+    files = [latest / "student" / "student.safetensors", *(latest / "teacher").glob("*.safetensors")]
+    return {file.name: _sha256(file) for file in files}
+
+
+def rounds(run: Path) -> list[dict[str, Any]]:
+    """The metrics but for the times."""
+    return [{key: value for key, value in row.items() if "second" not in key} for row in Run.open(run).metrics()]
+
+
+def _sha256(file: Path) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in sorted(safetensors.torch.load_file(file).items()):
+        digest.update(name.encode() + tensor.contiguous().numpy().tobytes())
+    return digest.hexdigest()
