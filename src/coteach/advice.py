@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coteach.config import EvidenceConfig
+from coteach.errors import note
 from coteach.evaluator import Evaluator
 from coteach.evidence import AbstractModel, Outcome, reweigh, trust
 from coteach.experiments.arms import Arm
@@ -205,10 +206,13 @@ class Advice:
         return waiting[np.argsort(-self.visits[waiting], kind="stable")][: max(self.calls, 0)]
 
     def consult(self, chosen: NDArray[np.int64]) -> int:
-        """Ask the teacher about these situations; returns how many."""
+        """Ask the teacher about these situations; returns how many. An answer that is no distribution is not heeded."""
         answers = self.teacher.advise([self.situations[int(i)] for i in chosen]) if len(chosen) else []
         for i, answer in zip(chosen, answers, strict=True):
-            self.prior[i, : len(answer)] = answer
+            if np.isfinite(answer).all() and answer.min() >= 0.0 and abs(answer.sum() - 1.0) < 1e-6:
+                self.prior[i, : len(answer)] = answer
+            else:
+                note(f"teacher {self.teacher.name!r}: its advice is no distribution and is not heeded: {np.round(answer, 3)}")
         self.asked[chosen] = self.answered[chosen] = True
         self.calls -= len(chosen)
         return len(chosen)

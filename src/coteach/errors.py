@@ -29,7 +29,7 @@ def note(text: str) -> None:
 
 
 def printable(text: str) -> str:
-    """Words of a task, a model or a file on one line, with nothing in them that moves a cursor: what is not printable is escaped."""
+    """Words of a task, a model or a file, on one line and with nothing in them that moves a cursor: the rest is escaped."""
     return "".join(sign if sign.isprintable() else repr(sign)[1:-1] for sign in text)
 
 

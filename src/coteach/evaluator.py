@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from coteach import tensors
+from coteach.finite import NotFinite
 from coteach.grounding.base import Situations
 
 Array = NDArray[np.float64]
@@ -154,6 +155,8 @@ class Evaluator:
             loss = self._judge_loss(chosen, worth[chosen[:, 0], chosen[:, 1]])
             if len(asked):
                 loss = loss + self._echo_loss(self._rng.choice(asked, min(ROWS // 8, len(asked)), replace=False), prior)
+            if not torch.isfinite(loss):
+                raise NotFinite("evaluator: its loss is not finite; the weights are as before this step")
             self.optimizer.zero_grad()
             torch.autograd.backward(loss)
             self.optimizer.step()

@@ -10,104 +10,33 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from coteach import guidance, tasks
+from coteach import finite, guidance
 from coteach.config import Config
-from coteach.curve import Curve
-from coteach.errors import note
+from coteach.errors import RunFailed, note
+from coteach.finite import NotFinite
 from coteach.players import Players
 from coteach.progress import Progress
 from coteach.report import rung_summary, write_artifacts, write_video
 from coteach.run import Run, understood
+from coteach.rung import Rung
 from coteach.signals import Signals
 from coteach.student.ppo import Batch, Imitation, gae
-from coteach.student.rollout import Collector, Rollout
-from coteach.teacher.base import Books
+from coteach.student.rollout import Rollout
 
 CHECKPOINT_ROUNDS, CHECKPOINT_SECONDS = 20, 30.0
 """So many rounds or seconds after a checkpoint the next one is due, whichever comes first."""
 
+MOST_SKIPPED = 3
+"""Rounds in a row from which the student cannot learn because numbers in them are not finite: the last of them ends the run."""
+
 UNLIMITED = 2**31
 """Calls of a teacher that costs nothing."""
-
-
-class Rung:
-    """One task being climbed: its environments and its learning curve."""
-
-    def __init__(self, index: int, config: Config, players: Players, state: dict[str, Any] | None = None) -> None:
-        self.index, self.task, self.config = index, config.tasks[index], config
-        self.curve, self.rounds, self.seconds = Curve(), 0, 0.0
-        self.held = self.schooled = False
-        """The student alone has held the success at which the rung may end; the teacher was taught all that it will be here."""
-        self.whole = True
-        """False in the middle of a round: what there is then must not be saved."""
-        self.before: dict[str, float] = {}
-        """Success and return of the teacher alone when the rung began."""
-        self.books: Books | None = None
-        """What the teacher had cost by then."""
-        self._began = time.perf_counter()
-        under_way = state and state["under_way"]
-        self.seed = state["seed"] if state and under_way else players.draw_seed()
-        self.environments = tasks.make(self.task, config.engine, config.collect.envs, self.seed)
-        grounding = players.ground(config.collect.envs, self.environments.num_actions)
-        self.collector = Collector(self.environments, grounding, config.collect.option_patience, players.rng, under_way)
-        if not under_way:
-            self.collector.assign_all(config.collect.led_share_max if players.arm.lead else 0.0)
-        if state is not None:
-            self._restore(state)
-
-    def _restore(self, state: dict[str, Any]) -> None:
-        """Take up what `state` gave, but for the episodes under way."""
-        for name in ("rounds", "seconds", "held", "schooled", "before"):
-            setattr(self, name, state[name])
-        self.collector.steps = state["steps"]
-        self.books = state["books"] and Books(**state["books"])
-        self.curve.restore(state["curve"])
-        self._began -= state["age"]
-        if state["under_way"] is None:
-            note(f"the episodes under way of engine {self.environments.engine!r} cannot be saved: new ones begin")
-
-    @property
-    def steps(self) -> int:
-        """Environment steps taken on this rung, over all environments."""
-        return self.collector.steps
-
-    @property
-    def over(self) -> bool:
-        """The student alone has held the success asked for, or the budget is spent."""
-        return self.held or self.steps >= self.config.steps
-
-    @property
-    def age(self) -> float:
-        """Seconds spent on it, evaluations included (`seconds` counts training alone)."""
-        return time.perf_counter() - self._began
-
-    @property
-    def rate(self) -> float:
-        """Environment steps per second so far, everything included."""
-        return self.steps / max(self.age, 1e-9)
-
-    def state(self) -> dict[str, Any]:
-        """What a checkpoint keeps of it, as plain JSON."""
-        return {
-            "index": self.index,
-            "seed": self.seed,
-            "held": self.held,
-            "schooled": self.schooled,
-            "before": self.before,
-            "books": self.books and asdict(self.books),
-            "rounds": self.rounds,
-            "steps": self.steps,
-            "seconds": self.seconds,
-            "age": self.age,
-            "curve": self.curve.state(),
-            "under_way": self.collector.state(),
-        }
 
 
 class Loop:
@@ -149,7 +78,7 @@ class Loop:
 
         # 5. Guide (teacher -> student): PPO on the student's own rows, drawn towards the advice there and on replayed rows.
         weight = heed * config.guidance.weight if arm.guide else 0.0
-        metrics: dict[str, Any] = self.guide(rollout, weight) if arm.learn else {}
+        metrics: dict[str, Any] = self.learn(rung, rollout, weight) if arm.learn else {}
 
         # 6. Tune (student -> teacher's weights): the advice that proved right becomes what the LLM says by itself.
         if arm.tune and (rung.rounds + 1) % config.teacher.tune_every == 0:
@@ -157,15 +86,39 @@ class Loop:
             metrics |= players.tune()
         return metrics | {"led_share": share, "guidance_weight": weight, "credit": advice.credit}
 
+    def attempt(self, rung: Rung) -> dict[str, Any]:
+        """`play_round`; numbers that are not finite end the run, which can be resumed from before they came in."""
+        try:
+            return self.play_round(rung)
+        except NotFinite as error:
+            raise RunFailed(
+                f"{rung.where}: {error}; the last checkpoint was made before: mend the cause and use --resume"
+            ) from error
+
+    def learn(self, rung: Rung, rollout: Rollout, weight: float) -> dict[str, float]:
+        """`guide`, unless what it would learn from is broken: then the student stays as it is, a few rounds in a row at most."""
+        try:
+            metrics = self.guide(rollout, weight)
+        except NotFinite as error:
+            rung.skipped += 1
+            if rung.skipped == MOST_SKIPPED:
+                raise
+            note(f"{rung.where}: {error}; the student does not learn from this round")
+            return {}
+        rung.skipped = 0
+        return metrics
+
     def guide(self, rollout: Rollout, weight: float) -> dict[str, float]:
         """One update of the student; `weight` is lambda. Teacher-led rows never enter PPO's ratio."""
         players, config = self.players, self.config.student
         advantages, returns = gae(
             rollout.rewards, rollout.values, rollout.terminated, rollout.truncated, rollout.valid, config.gamma, config.gae_lambda
         )
+        finite.require(advantages=advantages, returns=returns)
         own, led = rollout.valid & ~rollout.led, rollout.valid & rollout.led
         players.observe_returns(rollout.situation[:-1][own], returns[own])
         target, heeded = players.targets(rollout.situation[:-1][own], rollout.controls[:-1][own])
+        finite.require(advice=target)
         batch = Batch(
             features=rollout.features[:-1][own],
             actions=rollout.actions[own],
@@ -187,6 +140,7 @@ class Loop:
         replay = self.players.replay
         at = replay.sample(round(rows * self.config.guidance.replay), self.players.rng)
         target, heeded = self.players.targets(replay.situation[at], replay.controls[at])
+        finite.require(advice=target)
         return Imitation(replay.features[at], target, (weight * heeded).astype(np.float32))
 
     def examine(self, rung: Rung) -> dict[str, float]:
@@ -212,7 +166,7 @@ class Loop:
             began = time.perf_counter()
             with self.signals.deferred():
                 rung.whole = False
-                metrics = self.play_round(rung)
+                metrics = self.attempt(rung)
                 rung.rounds += 1
                 rung.seconds += time.perf_counter() - began
                 self.log(rung, metrics | self.examine(rung))

@@ -16,7 +16,7 @@ from coteach.run import Run, disk
 from coteach.teacher.base import Books
 
 if TYPE_CHECKING:
-    from coteach.loop import Rung
+    from coteach.rung import Rung
 
 
 def rung_summary(rung: Rung, config: Config, players: Players, spent: Books) -> dict[str, Any]:

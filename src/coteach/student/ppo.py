@@ -21,7 +21,8 @@ from torch.nn import functional as F
 
 from coteach import tensors
 from coteach.config import StudentConfig
-from coteach.errors import CoteachError, RunFailed
+from coteach.errors import CoteachError
+from coteach.finite import NotFinite
 from coteach.machine import torch_device
 from coteach.student.network import ActorCritic, SetFeatures
 
@@ -190,7 +191,7 @@ class Learner:
         `replay` gives the replayed rows that belong beside so many rows of PPO; it is asked once, for all passes. Returns
         the means over the optimiser steps of policy_loss, value_loss, entropy, approx_kl, clipfrac, guidance_loss,
         guidance_kl (KL(q || pi) over the guided rows), imitation_loss and grad_norm, and explained_variance before the update.
-        Raises RunFailed, with the weights as they were before the step, where a loss or the gradient is not finite.
+        Raises NotFinite, with the weights as they were before the step, where a loss or the gradient is not finite.
         """
         imitation = replay(self.config.epochs * len(batch.actions)) if replay else None
         rows = _Rows(batch, imitation, self.device)
@@ -290,10 +291,7 @@ class Learner:
         norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.config.max_grad_norm)
         if not torch.isfinite(torch.stack([*losses.values(), norm]).sum()):
             broken = [name for name, value in losses.items() if not torch.isfinite(value)] or ["the gradient"]
-            raise RunFailed(
-                f"student: {', '.join(broken)} is not finite; the weights are as before this step. "
-                "Resume with a smaller student.learning_rate"
-            )
+            raise NotFinite(f"student: {', '.join(broken)} is not finite; the weights are as before this step")
         self.optimizer.step()
         return norm
 

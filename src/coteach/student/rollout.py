@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from coteach import finite
 from coteach.evidence import TERMINAL, Outcome
 from coteach.grounding.base import Grounded, Grounding
 from coteach.leading import Leader
@@ -130,6 +131,8 @@ class Collector:
 
         advise: gives (M, K) probabilities by which the teacher leads in situations (M,), boldly or not (M,).
         led_share: share of the environments that the teacher should lead.
+
+        Raises `NotFinite` where an observation, a reward or the student's answer is not finite.
         """
         rollout = Rollout.empty(steps, self.task.num_envs, self.grounding.feature_size, self.grounding.max_options)
         for t in range(steps):
@@ -144,6 +147,9 @@ class Collector:
             self._account(rollout, t, step, before)
         self._record(rollout, steps, self._now)
         rollout.values[steps] = student.act(self._now.features)[2]
+        finite.require(
+            observations=rollout.features, rewards=rollout.rewards, values=rollout.values, log_probabilities=rollout.logprobs
+        )
         return rollout
 
     @property
