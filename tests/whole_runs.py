@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import safetensors.torch
+import tiny_lm
 
 from coteach import players
 from coteach.config import Config, load
 from coteach.loop import train
 from coteach.run import Run
+from coteach.teacher import make_teacher
+from coteach.teacher.local import LocalTeacher
+from coteach.teacher.memory import AdviceMemory
 
+TUNED = ("arm=mutual", "teacher.tune_every=3", "teacher.tune_steps=2", "teacher.tune_situations=2", "teacher.lora_rank=2")
 SMALL = ("engine=minigrid", "threads=1", "collect.envs=8", "collect.horizon=32", "episodes=2", "student.minibatch=256")
 UNLOCK, DOOR_KEY, LOCAL = "MiniGrid-Unlock-v0", "MiniGrid-DoorKey-5x5-v0", "BabyAI-GoToLocal-v0"
 
@@ -30,6 +36,21 @@ def play(folder: Path, *settings: str, display: Callable[[Any], None] | None = N
     with few, Run.open(folder) if exists else Run.create(folder, config(*settings)) as run:
         train(run.config, run, display, resume=exists)
     return folder
+
+
+@contextmanager
+def tiny_llm(cache: Path | None = None) -> Iterator[None]:
+    """In here `smollm2` is a tiny model of random weights, with an advice memory in `cache`, or of its own in each run."""
+
+    def make(spec: str, config: Any, memory: Any = None) -> Any:
+        if spec != "smollm2":
+            return make_teacher(spec, config, memory)
+        with mock.patch.dict(tiny_lm.SIZES, {"max_position_embeddings": 4096}):
+            loaded = tiny_lm.loaded()
+        return LocalTeacher(loaded, config, AdviceMemory(cache and cache / "answers.sqlite3"), "tiny")
+
+    with mock.patch.object(players, "make_teacher", make):
+        yield
 
 
 def interrupting(moments: Sequence[tuple[str, int]]) -> Callable[[Any], None]:
@@ -53,8 +74,11 @@ def fingerprint(run: Path) -> dict[str, str]:
 
 
 def rounds(run: Path) -> list[dict[str, Any]]:
-    """The metrics but for the times."""
-    return [{key: value for key, value in row.items() if "second" not in key} for row in Run.open(run).metrics()]
+    """The metrics but for the times, and for how often an answer was in memory already."""
+    return [
+        {key: value for key, value in row.items() if "second" not in key and key != "llm_queries"}
+        for row in Run.open(run).metrics()
+    ]
 
 
 def _sha256(file: Path) -> str:

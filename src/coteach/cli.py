@@ -15,7 +15,7 @@ from types import ModuleType
 from typing import Any, NoReturn, TextIO
 
 import coteach
-from coteach.commands import ask, bench, case_study, compare, doctor, evaluate, export, ladder, tasks, train, watch
+from coteach.commands import ask, bench, case_study, compare, doctor, evaluate, export, ladder, memory, tasks, train, watch
 from coteach.commands.common import seed_of
 from coteach.errors import CoteachError, Note, RunFailed, unknown
 from coteach.signals import INTERRUPTED, TERMINATED
@@ -30,6 +30,7 @@ VERBS: dict[str, ModuleType] = {
     "watch": watch,
     "tasks": tasks,
     "bench": bench,
+    "memory": memory,
     "doctor": doctor,
     "export": export,
 }

@@ -62,7 +62,7 @@ class StudentConfig:
 class TeacherConfig:
     """The LLM: which one, how often asked, how tuned."""
 
-    spec: str = setting("smollm2", "smollm2 | hf:<id or folder> | gguf:<file> | uniform | oracle")
+    spec: str = setting("smollm2", "smollm2 | hf:<id or folder> | gguf:<file> | recorded:<run> | uniform | oracle")
     temperature: float = setting(2.0, "of the softmax over calibrated option scores", 0.01, 100.0)
     device: str = setting("auto", "auto, cpu or cuda", choices=("auto", "cpu", "cuda"))
     queries_per_round: int = setting(

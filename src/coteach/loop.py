@@ -28,6 +28,7 @@ from coteach.rung import Rung
 from coteach.signals import Signals
 from coteach.student.ppo import Batch, Imitation, gae
 from coteach.student.rollout import Rollout
+from coteach.teacher.recorded import RECORD
 
 CHECKPOINT_ROUNDS, CHECKPOINT_SECONDS = 20, 30.0
 """So many rounds or seconds after a checkpoint the next one is due, whichever comes first."""
@@ -44,7 +45,7 @@ class Loop:
 
     def __init__(self, config: Config, run: Run, report: Callable[[Progress], None] | None = None) -> None:
         self.config, self.run, self.report = config, run, report
-        self.players, self.signals = Players(config), Signals(hurry=True)
+        self.players, self.signals = Players(config, run.folder / RECORD), Signals(hurry=True)
         self.summaries: list[dict[str, Any]] = []
         self.began = time.perf_counter()
         self.best = (0, -1.0)

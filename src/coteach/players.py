@@ -40,8 +40,9 @@ from coteach.machine import cores
 from coteach.student.ppo import Learner
 from coteach.student.replay import Replay
 from coteach.teacher import make_teacher
-from coteach.teacher.base import Books
+from coteach.teacher.base import Books, Teacher
 from coteach.teacher.memory import AdviceMemory
+from coteach.teacher.recorded import Record, Recorder
 
 Who = Literal["student", "teacher"]
 
@@ -70,13 +71,15 @@ ACTIONS = 7
 class Players:
     """Everything that outlives a rung."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, record: Path | None = None) -> None:
+        """record: the file in which what an LLM says is written down."""
         torch.set_num_threads(config.threads or cores())
         self.config, self.arm = config, ARMS[config.arm]
         self.rng = np.random.default_rng(config.seed)
         self.situations = Situations()
         self._exam_situations = Situations()
         """Those met in exams: they are not experience."""
+        self.spoken = Record(record) if record is not None and self.arm.prior == "llm" else None
         self.begin_teacher(config.seed)
         self.begin_student(config.seed)
 
@@ -85,7 +88,8 @@ class Players:
         config, slots = self.config, MiniGridGrounding.max_options
         scripted = self.arm.prior != "llm"
         spec, memory = (self.arm.prior, None) if scripted else (config.teacher.spec, AdviceMemory.default())
-        self.teacher = make_teacher(spec, config.teacher, memory)
+        teacher = make_teacher(spec, config.teacher, memory)
+        self.teacher: Teacher = Recorder(teacher, self.spoken) if self.spoken else teacher
         self.model = AbstractModel(slots, config.student.gamma)
         evaluator = Evaluator(self.situations, slots, seed)
         self.advice = Advice(
@@ -227,6 +231,7 @@ class Players:
             "evidence": self.model.state(),
             "credit": self.advice.credit,
             "books": asdict(self.teacher.books),
+            "said": self.spoken.said if self.spoken else 0,
             "own": [self._own_value.tolist(), self._own_rows.tolist()],
             "generator": self.rng.bit_generator.state,
         }
@@ -246,5 +251,7 @@ class Players:
         self._own_value, self._own_rows = (np.array(values) for values in knowledge["own"])
         self.advice.credit = knowledge["credit"]
         self.teacher.books = Books(**knowledge["books"])
+        if isinstance(self.teacher, Recorder):
+            self.teacher.go_on(knowledge["said"])
         self.rng.bit_generator.state = knowledge["generator"]
         self.advice.evaluator.load(folder / "evaluator")

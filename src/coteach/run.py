@@ -36,6 +36,8 @@ FORMAT = 2
 """Of checkpoints. One of another format is refused, with the version that reads it."""
 
 _MANIFEST, _BEST = "manifest.json", "checkpoints/best.json"
+_ESCAPE = "backslashreplace"
+"""What UTF-8 cannot say (half a surrogate pair, in the words of a task or a model) is escaped, as JSON does."""
 _TAIL = 1 << 14
 """Bytes at the end of a JSON-lines file in which its last line is looked for."""
 
@@ -97,7 +99,7 @@ class Run:
         `metrics` has at least `rung` and `steps`. What is not finite is written as null.
         """
         path = self.folder / "metrics.jsonl"
-        with disk(path), path.open("a", encoding="utf-8") as file:
+        with disk(path), path.open("a", encoding="utf-8", errors=_ESCAPE) as file:
             file.write(_json(metrics) + "\n")
         with disk(self.folder):
             board = self._open_board()
@@ -278,7 +280,7 @@ def replace_text(path: Path, text: str) -> None:
     """Write a file through a temporary one beside it, on the disk before it takes the name."""
     partial = path.with_name(f".{path.name}-{uuid.uuid4().hex}")
     try:
-        with partial.open("w", encoding="utf-8") as file:
+        with partial.open("w", encoding="utf-8", errors=_ESCAPE) as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())

@@ -49,7 +49,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", metavar="FILE", type=Path, help="TOML file; flags and FIELD=VALUE have the last word")
     parser.add_argument("--task", metavar="ID", action="append", help="a task; repeat for rungs (`coteach tasks` lists them)")
     parser.add_argument("--arm", help="mutual, one-way, no-llm, uniform, student-only, llm-only or oracle")
-    parser.add_argument("--teacher", metavar="SPEC", help="smollm2, hf:<id or folder>, gguf:<file>, uniform or oracle")
+    parser.add_argument(
+        "--teacher", metavar="SPEC", help="smollm2, hf:<id or folder>, gguf:<file>, recorded:<run>, uniform or oracle"
+    )
     parser.add_argument("--engine", help="envpool, minigrid or auto: what steps the environments")
     parser.add_argument("--steps", metavar="N", help="environment steps per rung")
     parser.add_argument("--envs", metavar="N", help="parallel environments")
