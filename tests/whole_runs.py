@@ -10,8 +10,8 @@ from typing import Any
 from unittest import mock
 
 import safetensors.torch
-import tiny_lm
 
+import tiny_lm
 from coteach import players
 from coteach.config import Config, load
 from coteach.loop import train
@@ -32,7 +32,7 @@ def config(*settings: str) -> Config:
 def play(folder: Path, *settings: str, display: Callable[[Any], None] | None = None) -> Path:
     """Train a run in `folder` as the settings say, or go on with it where it exists."""
     exists = (folder / "config.toml").exists()
-    few = mock.patch.object(players, "EXAM_LEVELS", 4)  # a hundred take most of a small run's time
+    few = mock.patch.object(players, "EXAM_LEVELS", 1)  # a hundred take most of a small run's time
     with few, Run.open(folder) if exists else Run.create(folder, config(*settings)) as run:
         train(run.config, run, display, resume=exists)
     return folder

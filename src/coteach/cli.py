@@ -17,7 +17,7 @@ from typing import Any, NoReturn, TextIO
 import coteach
 from coteach.commands import ask, bench, case_study, compare, doctor, evaluate, export, ladder, memory, tasks, train, watch
 from coteach.commands.common import seed_of
-from coteach.errors import CoteachError, Note, RunFailed, unknown
+from coteach.errors import CoteachError, Note, RunFailed, printable, unknown
 from coteach.signals import INTERRUPTED, TERMINATED
 
 VERBS: dict[str, ModuleType] = {
@@ -52,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         seed_of(args, 0)  # a wrong one is refused by the verbs that draw nothing too
         return int(args.run(args))
     except CoteachError as error:
-        print(f"coteach: error: {error}", file=sys.stderr)
+        print(f"coteach: error: {printable(str(error))}", file=sys.stderr)
         return 1 if isinstance(error, RunFailed) else 2
     except KeyboardInterrupt:
         return INTERRUPTED
@@ -88,7 +88,7 @@ def _show_warning(
 ) -> None:
     """Notes to the user as one line; other warnings as Python shows them."""
     if issubclass(category, Note):
-        print(f"coteach: {message}", file=sys.stderr)
+        print(f"coteach: {printable(str(message))}", file=sys.stderr)
     else:
         _PLAIN_WARNING(message, category, filename, lineno, file, line)
 

@@ -208,7 +208,7 @@ def _read(path: Path) -> Table:
 def _parse(text: str, where: str) -> Table:
     try:
         return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise CoteachError(f"{where} is not TOML: {error}") from None
 
 
@@ -233,7 +233,7 @@ def _from_text(raw: str, kind: type) -> Any:
     """A command line's value: quotes may be left out for text, and brackets for a list of ids."""
     try:
         value = tomllib.loads(f"value = {raw}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (tomllib.TOMLDecodeError, RecursionError):
         value = raw
     if kind is list and isinstance(value, str):
         return [part.strip() for part in value.split(",")]

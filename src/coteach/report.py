@@ -12,7 +12,7 @@ import numpy as np
 from coteach.config import Config
 from coteach.evaluate import write_gif
 from coteach.players import Players
-from coteach.run import Run, disk
+from coteach.run import Run, disk, file_name
 from coteach.teacher.base import Books
 
 if TYPE_CHECKING:
@@ -95,4 +95,4 @@ def write_artifacts(run: Run, players: Players, summaries: list[dict[str, Any]])
 def write_video(run: Run, players: Players, rung: Rung) -> None:
     """One episode of the rung's trained player: the first of the evaluation's."""
     frames = players.record("student" if players.arm.learn else "teacher", rung.task)
-    write_gif(run.folder / "videos" / f"{rung.index + 1}-{rung.task}.gif", frames)
+    write_gif(run.folder / "videos" / f"{rung.index + 1}-{file_name(rung.task)}.gif", frames)

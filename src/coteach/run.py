@@ -11,6 +11,7 @@ import hashlib
 import json
 import math
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -287,6 +288,11 @@ def replace_text(path: Path, text: str) -> None:
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def file_name(text: str) -> str:
+    """`text` as the name of one file or folder: what could lead elsewhere, or out of a shell's word, becomes a dash."""
+    return re.sub(r"[^\w.+=-]", "-", text, flags=re.ASCII).lstrip(".-") or "-"
 
 
 @contextmanager

@@ -6,12 +6,12 @@ import json
 from pathlib import Path
 
 import pytest
-from whole_runs import DOOR_KEY, LOCAL, TUNED, UNLOCK, fingerprint, interrupting, play, rounds, tiny_llm
 
 from coteach.errors import CoteachError, Note
 from coteach.run import Run
+from whole_runs import DOOR_KEY, LOCAL, TUNED, UNLOCK, fingerprint, interrupting, play, rounds, tiny_llm
 
-SHORT = ("steps=2300", "arm=no-llm")
+SHORT = ("steps=2200", "arm=no-llm")
 
 
 def stopped(folder: Path, *settings: str, at: list[tuple[str, int]]) -> Path:
@@ -23,22 +23,24 @@ def stopped(folder: Path, *settings: str, at: list[tuple[str, int]]) -> Path:
 
 
 @pytest.mark.filterwarnings("ignore:the round under way")
-@pytest.mark.parametrize("task", [UNLOCK, DOOR_KEY, LOCAL, "MiniGrid-Dynamic-Obstacles-5x5-v0"])
+@pytest.mark.parametrize("task", [DOOR_KEY, LOCAL])
 def test_a_resumed_run_is_the_run_that_was_not_stopped(task: str, tmp_path: Path) -> None:
     whole = play(tmp_path / "whole", *SHORT, f"tasks={task}")
-    torn = stopped(tmp_path / "torn", *SHORT, f"tasks={task}", at=[("evaluate", 1), ("collect", 3), ("advise", 4), ("collect", 1)])
+    torn = stopped(
+        tmp_path / "torn", *SHORT, f"tasks={task}", at=[("evaluate", 1), ("collect", 3), ("advise", 4), ("collect", 1)]
+    )
     assert len(rounds(whole)) >= 8 and rounds(torn) == rounds(whole)
     assert fingerprint(torn) == fingerprint(whole)
 
 
 @pytest.mark.filterwarnings("ignore:the round under way")
 def test_also_where_it_was_stopped_while_the_llm_was_tuned_or_schooled(tmp_path: Path) -> None:
-    settings = (*TUNED, "steps=1800", f"tasks={UNLOCK},{DOOR_KEY}", "fresh=teacher")
+    settings = (*TUNED, "steps=1300", f"tasks={UNLOCK},{DOOR_KEY}", "fresh=teacher")
     with tiny_llm(tmp_path / "one"):
         whole = play(tmp_path / "whole", *settings)
     with tiny_llm(tmp_path / "other"):
         # Every third round tunes, and is followed by schooling when the rung is over.
-        torn = stopped(tmp_path / "torn", *settings, at=[("tune", 1), ("tune", 2), ("advise", 4), ("tune", 2), ("collect", 2)])
+        torn = stopped(tmp_path / "torn", *settings, at=[("tune", 1), ("tune", 2), ("advise", 4), ("collect", 2)])
     assert "adapter_model.safetensors" in fingerprint(whole) and any("tune_lessons" in row for row in rounds(whole))
     assert rounds(torn) == rounds(whole) and fingerprint(torn) == fingerprint(whole)
     summaries = [json.loads((run / "summary.json").read_text()) for run in (whole, torn)]

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 def print_json(value: Any) -> None:
     """The one JSON value that a verb with `--json` prints."""
-    print(json.dumps(value, indent=2, ensure_ascii=False))
+    print(json.dumps(value, indent=2))
 
 
 HIGHEST_SEED = 2**31 - 1

@@ -18,7 +18,7 @@ from coteach.commands.common import print_json
 from coteach.config import Config
 from coteach.errors import CoteachError, RunFailed
 from coteach.progress import COLUMNS, duration, make_display, print_table, summary_rows
-from coteach.run import Run
+from coteach.run import Run, file_name
 
 HELP = "teach a student, rung by rung"
 
@@ -95,7 +95,7 @@ def resolve(args: argparse.Namespace) -> Config:
 def default_folder(config: Config) -> Path:
     """runs/<task>-<arm>-<seed>; of several rungs the first, and how many follow it."""
     more = f"+{len(config.tasks) - 1}" if len(config.tasks) > 1 else ""
-    return Path("runs") / f"{config.tasks[0]}{more}-{config.arm}-{config.seed}".replace("/", "-")
+    return Path("runs") / file_name(f"{config.tasks[0]}{more}-{config.arm}-{config.seed}")
 
 
 def _flags(args: argparse.Namespace) -> list[str]:

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from coteach.errors import CoteachError, RunFailed, printable
 from coteach.grounding.base import Situation
@@ -86,6 +87,14 @@ class Recorder:
         self.record.append([{"tuned": asdict(report)}])
         return report
 
+    def snapshot(self) -> Mapping[str, Tensor]:
+        """A copy of what it learned so far."""
+        return self.teacher.snapshot()
+
+    def restore(self, snapshot: Mapping[str, Tensor]) -> None:
+        """Go back to what `snapshot` gave."""
+        self.teacher.restore(snapshot)
+
     def save(self, folder: Path) -> None:
         """Write what it learned."""
         self.teacher.save(folder)
@@ -127,6 +136,13 @@ class RecordedTeacher:
         if "tuned" not in said:
             raise self._differs("a tuning")
         return TuneReport(**said["tuned"])
+
+    def snapshot(self) -> Mapping[str, Tensor]:
+        """Nothing is learned."""
+        return {}
+
+    def restore(self, snapshot: Mapping[str, Tensor]) -> None:
+        """The answers that follow in the record are those after it."""
 
     def save(self, folder: Path) -> None:
         """Nothing is learned, nothing is written."""
