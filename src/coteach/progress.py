@@ -130,7 +130,7 @@ def line(progress: Progress) -> str:
     """One line of plain text for a log."""
     left = f", at most {duration(progress.seconds_left)} left" if progress.seconds_left is not None else ""
     return (
-        f"rung {progress.rung + 1}/{progress.rungs} {progress.task}: {progress.steps:,}/{progress.total_steps:,} steps, "
+        f"rung {progress.rung + 1}/{progress.rungs} {printable(progress.task)}: {progress.steps:,}/{progress.total_steps:,} steps, "
         f"{progress.phase}, student {percent(progress.success_student)}, teacher {percent(progress.success_teacher)}, "
         f"{progress.llm_queries:,} LLM queries, {progress.steps_per_second:,.0f} steps/s, "
         f"{duration(progress.seconds_elapsed)}{left}"
@@ -148,7 +148,7 @@ def _panel(progress: Progress) -> Panel:
     grid.add_column(min_width=42)
     steps = f"{progress.steps:,} of {progress.total_steps:,} steps at {progress.steps_per_second:,.0f}/s"
     left = f", at most {duration(progress.seconds_left)} left" if progress.seconds_left is not None else ""
-    grid.add_row("task", Text(progress.task, style="bold"))
+    grid.add_row("task", Text(printable(progress.task), style="bold"))
     grid.add_row("", ProgressBar(total=max(progress.total_steps, 1), completed=progress.steps, width=40))
     grid.add_row("steps", steps)
     grid.add_row("student", f"[green]{percent(progress.success_student)}[/green] of its recent episodes succeeded")

@@ -292,7 +292,7 @@ def replace_text(path: Path, text: str) -> None:
 
 def file_name(text: str) -> str:
     """`text` as the name of one file or folder: what could lead elsewhere, or out of a shell's word, becomes a dash."""
-    return re.sub(r"[^\w.+=-]", "-", text, flags=re.ASCII).lstrip(".-") or "-"
+    return re.sub(r"[^\w.+=-]", "-", text, flags=re.ASCII).lstrip(".-") or "_"
 
 
 @contextmanager
