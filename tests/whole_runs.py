@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import io
+import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -51,6 +54,37 @@ def tiny_llm(cache: Path | None = None) -> Iterator[None]:
 
     with mock.patch.object(players, "make_teacher", make):
         yield
+
+
+class FullDisk:
+    """Lets so many writes of this process pass; all later ones find no space left."""
+
+    def __init__(self, after: int) -> None:
+        self.after, self.written = after, 0
+
+    def guarded(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        opens = function is io.open
+
+        def call(path: Any, *given: Any, **named: Any) -> Any:
+            mode = str(given[0]) if given else str(named.get("mode", "r"))
+            if opens and not set(mode) & set("wax+"):
+                return function(path, *given, **named)
+            self.written += 1
+            if self.written > self.after:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), *([] if isinstance(path, int) else [str(path)]))
+            return function(path, *given, **named)
+
+        return call
+
+
+@contextmanager
+def full_disk(after: int) -> Iterator[FullDisk]:
+    """In here the disk is full after so many openings for writing, new folders, renamings and syncs."""
+    disk = FullDisk(after)
+    with ExitStack() as patches:
+        for module, name in ((io, "open"), (os, "fsync"), (os, "replace"), (os, "mkdir")):
+            patches.enter_context(mock.patch.object(module, name, disk.guarded(getattr(module, name))))
+        yield disk
 
 
 def interrupting(moments: Sequence[tuple[str, int]]) -> Callable[[Any], None]:

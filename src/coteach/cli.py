@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import threading
 import warnings
 from collections.abc import Sequence
 from types import ModuleType
@@ -47,6 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     warnings.showwarning = _show_warning
     warnings.simplefilter("always", Note)
+    threading.excepthook = _thread_failed
     try:
         args = _parse(words)
         seed_of(args, 0)  # a wrong one is refused by the verbs that draw nothing too
@@ -91,6 +93,14 @@ def _show_warning(
         print(f"coteach: {printable(str(message))}", file=sys.stderr)
     else:
         _PLAIN_WARNING(message, category, filename, lineno, file, line)
+
+
+def _thread_failed(failure: threading.ExceptHookArgs) -> None:
+    """A library's thread that cannot write (TensorBoard's, on a full disk) needs no traceback: the run fails by itself."""
+    if isinstance(failure.exc_value, OSError):
+        print(f"coteach: {printable(str(failure.exc_value))}", file=sys.stderr)
+    else:
+        threading.__excepthook__(failure)
 
 
 class _Parser(argparse.ArgumentParser):

@@ -130,8 +130,9 @@ def line(progress: Progress) -> str:
     """One line of plain text for a log."""
     left = f", at most {duration(progress.seconds_left)} left" if progress.seconds_left is not None else ""
     return (
-        f"rung {progress.rung + 1}/{progress.rungs} {printable(progress.task)}: {progress.steps:,}/{progress.total_steps:,} steps, "
-        f"{progress.phase}, student {percent(progress.success_student)}, teacher {percent(progress.success_teacher)}, "
+        f"rung {progress.rung + 1}/{progress.rungs} {printable(progress.task)}: "
+        f"{progress.steps:,}/{progress.total_steps:,} steps, {progress.phase}, "
+        f"student {percent(progress.success_student)}, teacher {percent(progress.success_teacher)}, "
         f"{progress.llm_queries:,} LLM queries, {progress.steps_per_second:,.0f} steps/s, "
         f"{duration(progress.seconds_elapsed)}{left}"
     )

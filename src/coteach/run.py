@@ -170,6 +170,11 @@ class Run:
         self._prune()
         return target
 
+    @property
+    def begun(self) -> bool:
+        """Whether there is any checkpoint, whole or not."""
+        return bool(self._checkpoints())
+
     def latest_checkpoint(self) -> Path | None:
         """The newest checkpoint whose files are what its manifest says; None where there never was any.
 

@@ -18,7 +18,7 @@ from coteach.commands.common import print_json
 from coteach.config import Config
 from coteach.errors import CoteachError, RunFailed
 from coteach.progress import COLUMNS, duration, make_display, print_table, summary_rows
-from coteach.run import Run, file_name
+from coteach.run import Run, disk, file_name
 
 HELP = "teach a student, rung by rung"
 
@@ -122,7 +122,7 @@ def _train(run: Run, resume: bool, made: Sequence[Path]) -> list[dict[str, Any]]
 
             return loop.train(run.config, run, display, resume)
     except BaseException as error:
-        if run.latest_checkpoint() is not None:
+        if run.begun:
             if not isinstance(error, CoteachError) or isinstance(error, RunFailed):
                 print(f"go on with: coteach train --resume {shlex.quote(str(run.folder))}", file=sys.stderr)
         elif not run.metrics():
@@ -137,7 +137,8 @@ def _train(run: Run, resume: bool, made: Sequence[Path]) -> list[dict[str, Any]]
 def _report(run: Run, summaries: Sequence[Mapping[str, Any]], as_json: bool) -> None:
     from coteach.experiments.plots import plot_run
 
-    plots = plot_run(run.folder)
+    with disk(run.folder / "plots"):
+        plots = plot_run(run.folder)
     if as_json:
         print_json({"run": str(run.folder), "rungs": list(summaries), "plots": [str(path) for path in plots]})
         return
