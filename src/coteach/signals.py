@@ -6,6 +6,7 @@ time: then what the round has changed is of no use, and the last checkpoint stan
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import threading
@@ -17,9 +18,9 @@ TERMINATED = 143
 """Exit code after SIGTERM (128 + 15)."""
 INTERRUPTED = 130
 
-GRACE = 5.0
+GRACE = 4.0
 """Seconds that a round may take to end."""
-TEARDOWN, LAST_TEARDOWN = 4.0, 0.8
+TEARDOWN, LAST_TEARDOWN = 3.0, 0.8
 """Seconds in which the loop must be left after that, and after a second signal, whatever it hangs on (a server, a full disk)."""
 
 
@@ -67,9 +68,9 @@ class Signals:
             self._waiting = number
             self._later(GRACE, lambda: self._insist(number))
             return
-        if self._acted or self._waiting is not None:
-            self._later(TEARDOWN if self._late else LAST_TEARDOWN, lambda: os._exit(_exit_code(number)))
-            self._late = False
+        first = not self._acted and self._waiting is None
+        self._later(GRACE + TEARDOWN if first else TEARDOWN if self._late else LAST_TEARDOWN, lambda: _end(number))
+        self._late = False
         self._act(number)
 
     def _insist(self, number: int) -> None:
@@ -96,5 +97,8 @@ class Signals:
         raise KeyboardInterrupt
 
 
-def _exit_code(number: int) -> int:
-    return TERMINATED if number == signal.SIGTERM else INTERRUPTED
+def _end(number: int) -> None:
+    """End the process here and now."""
+    with contextlib.suppress(OSError):
+        os.write(2, b"coteach: ended in the middle of a call; --resume goes on from the last checkpoint\n")
+    os._exit(TERMINATED if number == signal.SIGTERM else INTERRUPTED)
