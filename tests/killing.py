@@ -7,14 +7,18 @@ import os
 import random
 import shutil
 import signal
+import sqlite3
 import time
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from unittest import mock
 
+import numpy as np
+
 from coteach import loop
 from coteach.run import Run, intact
+from coteach.teacher.memory import AdviceMemory
 from whole_runs import play
 
 EVERY = 2
@@ -22,7 +26,7 @@ EVERY = 2
 
 
 def killed_and_resumed(folder: Path, settings: Sequence[str], kills: int, chance: random.Random) -> list[int]:
-    """Train, killed so often and resumed, to the end; returns the rounds that each kill cost.
+    """Train, killed so often (or less, if it ends before) and resumed, to the end; returns the rounds that each kill cost.
 
     After each kill the run must be readable: whole checkpoints, metrics, the files that people read.
     """
@@ -37,11 +41,41 @@ def killed_and_resumed(folder: Path, settings: Sequence[str], kills: int, chance
         else:
             assert os.waitstatus_to_exitcode(status) == 0, "it ended by itself, and well"
             break
-    while len(lost) < kills:  # it was over before it was killed so often: what is left are kills of a run that is done
-        lost.append(0)
     with mock.patch.object(loop, "CHECKPOINT_ROUNDS", EVERY):
         play(folder, *settings)
     return lost
+
+
+def writers_killed(path: Path, kills: int, chance: random.Random) -> int:
+    """Two processes write into one advice memory and are killed in turn; returns how many answers it holds, all of them right."""
+    writers = [_writing(path, number) for number in range(2)]
+    for kill in range(kills):
+        time.sleep(chance.uniform(0.02, 0.1))
+        os.kill(writers[kill % 2], signal.SIGKILL)
+        os.waitpid(writers[kill % 2], 0)
+        writers[kill % 2] = _writing(path, kill)
+    for writer in writers:
+        os.kill(writer, signal.SIGKILL)
+        os.waitpid(writer, 0)
+    assert sqlite3.connect(path).execute("PRAGMA integrity_check").fetchone() == ("ok",)
+    found = AdviceMemory(path).get_many([str(number) for number in range(ANSWERS)])
+    assert all(scores.tolist() == [float(key), -float(key)] for key, scores in found.items())
+    return len(found)
+
+
+ANSWERS = 5000
+
+
+def _writing(path: Path, seed: int) -> int:
+    """A child that puts answers, each a function of its key, into a memory and looks others up, without end."""
+    process = os.fork()
+    if process == 0:
+        chance, memory = random.Random(seed), AdviceMemory(path)
+        while True:
+            keys = [str(chance.randrange(ANSWERS)) for _ in range(20)]
+            memory.put_many({key: np.array([float(key), -float(key)]) for key in keys[:10]})
+            memory.get_many(keys)
+    return process
 
 
 def _forked(folder: Path, settings: Sequence[str]) -> int:

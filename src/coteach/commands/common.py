@@ -50,7 +50,7 @@ def load_players(run: Run) -> Players:
     """Teacher and student as the run's newest checkpoint has them."""
     checkpoint = run.latest_checkpoint()
     if checkpoint is None:
-        raise CoteachError(f"{run.folder} has no checkpoint yet: let `coteach train --resume {run.folder}` save one")
+        raise CoteachError(f"{run.folder} has no whole checkpoint: let `coteach train --resume {run.folder}` save one")
     from coteach.players import Players
 
     players = Players(run.config)
