@@ -11,8 +11,6 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import numpy as np
-
 import coteach
 from coteach import machine
 from coteach.commands.common import print_json
@@ -103,6 +101,8 @@ def _engine(name: str, without: str, mend: str) -> Check:
     """Whether it makes a task and takes a step in it; `without`: the state where it does not."""
     try:
         importlib.import_module(name)
+        import numpy as np
+
         from coteach import tasks
 
         environments = tasks.make(TASK, name, 2, seed=0)
