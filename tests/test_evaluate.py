@@ -5,8 +5,8 @@ import pytest
 
 from coteach import evaluate
 from coteach.errors import CoteachError, RunFailed
-from coteach.grounding.base import Grounded, Situation, Situations
-from coteach.tasks import MinigridTask
+from coteach.grounding.base import Grounded, Layout, Situation, Situations
+from coteach.tasks import GymnasiumTask
 
 LEFT, RIGHT, FORWARD, DONE = 0, 1, 2, 6
 TASK = "MiniGrid-Empty-5x5-v0"
@@ -17,7 +17,7 @@ WAY = [FORWARD, FORWARD, RIGHT, FORWARD, FORWARD]
 class WayGrounding:
     """Option "walk" follows WAY, option "wait" does nothing; one situation before the corner and one after it."""
 
-    max_options, feature_size, action_names = 3, len(WAY), ("left", "right", "forward")
+    max_options, layout, action_names = 3, Layout(flags=len(WAY)), ("left", "right", "forward")
 
     def __init__(self, num_envs, num_actions):
         self.num_actions = num_actions
@@ -102,8 +102,8 @@ def test_without_an_option_to_follow_it_acts_at_random(monkeypatch):
             return now
 
     acted = []
-    step = MinigridTask.step
-    monkeypatch.setattr(MinigridTask, "step", lambda self, actions: (acted.extend(actions.tolist()), step(self, actions))[1])
+    step = GymnasiumTask.step
+    monkeypatch.setattr(GymnasiumTask, "step", lambda self, actions: (acted.extend(actions.tolist()), step(self, actions))[1])
     evaluate.evaluate_teacher(Advisor([0.5, 0.5]), TASK, Mute, patience=40, episodes=2)
     assert set(acted) == set(range(7))
 
@@ -154,7 +154,7 @@ def test_a_video_that_cannot_be_written_is_told_in_one_line(tmp_path):
 
 def test_an_exam_is_one_episode_of_every_environment():
     def exam(student):
-        environments = MinigridTask(TASK, [iter(range(seed, seed + 9)) for seed in (0, 10, 20)])
+        environments = GymnasiumTask(TASK, [iter(range(seed, seed + 9)) for seed in (0, 10, 20)])
         return evaluate.examine(evaluate.StudentAlone(student), environments, WayGrounding(3, 3))
 
     assert exam(Walker()) == 1.0 and exam(Turner()) == 0.0

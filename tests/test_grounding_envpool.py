@@ -38,7 +38,7 @@ def walk(task: str, rng: np.random.Generator) -> None:
         options = [len(grounding.situations[int(number)].options) for number in now.situation]
         now = grounding.observe(Observation(view["image"], missions), actions, restarted)
         # One check a step for all environments, so that 170 levels take seconds.
-        assert now.features.shape == (ENVS, grounding.feature_size) and now.features.max() <= 1, task
+        assert now.features.shape == (ENVS, grounding.layout.size) and now.features.max() <= 1, task
         assert now.actions.min() >= -1 and now.actions.max() < num_actions, task
         assert (now.completed >> options == 0).all() and (now.failed >> options == 0).all(), task
         assert (now.completed & now.failed == 0).all() and not now.completed[restarted].any(), task

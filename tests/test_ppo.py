@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from coteach.config import StudentConfig
 from coteach.errors import CoteachError
 from coteach.finite import NotFinite
+from coteach.grounding.base import Layout
 from coteach.student.network import SetFeatures
 from coteach.student.ppo import Batch, Imitation, Learner, divergence, explained_variance, gae, ppo_loss
 
@@ -21,7 +22,7 @@ FEATURES, ACTIONS = 40, 5
 def learner(seed=0, **changes):
     # What a test counts or learns must not change with the defaults.
     settings = {"hidden": 16, "epochs": 2, "minibatch": 64, "entropy": 0.01, "device": "cpu", **changes}
-    return Learner(StudentConfig(**settings), FEATURES, ACTIONS, seed)
+    return Learner(StudentConfig(**settings), Layout(flags=FEATURES), ACTIONS, seed)
 
 
 def some_features(rows, seed=0):

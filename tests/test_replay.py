@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import numpy as np
 
+from coteach.grounding.base import Layout
 from coteach.student.replay import Replay
 from coteach.student.rollout import Rollout
 
 SLOTS = 3
+LAYOUT = Layout(flags=1)
 
 
 def rollout(situations: list[int], valid: bool = True, options: bool = True) -> Rollout:
     """One environment, in these situations one after the other; each row's feature is its situation."""
-    made = Rollout.empty(len(situations), 1, 1, SLOTS)
+    made = Rollout.empty(len(situations), 1, LAYOUT, SLOTS)
     made.situation[:-1, 0] = made.features[:-1, 0, 0] = situations
     made.valid[:] = valid
     if options:
@@ -21,7 +23,7 @@ def rollout(situations: list[int], valid: bool = True, options: bool = True) -> 
 
 
 def test_rows_without_a_way_to_follow_advice_and_restarts_are_left_out() -> None:
-    replay = Replay(10, 1, SLOTS)
+    replay = Replay(10, LAYOUT, SLOTS)
     replay.add(rollout([1, 2], options=False))
     replay.add(rollout([3, 4], valid=False))
     assert replay.filled == 0
@@ -30,7 +32,7 @@ def test_rows_without_a_way_to_follow_advice_and_restarts_are_left_out() -> None
 
 
 def test_the_oldest_rows_make_room() -> None:
-    replay = Replay(4, 1, SLOTS)
+    replay = Replay(4, LAYOUT, SLOTS)
     for first in range(0, 6, 2):
         replay.add(rollout([first, first + 1]))
     assert sorted(replay.situation.tolist()) == [2, 3, 4, 5] and replay.filled == 4
@@ -40,13 +42,13 @@ def test_the_oldest_rows_make_room() -> None:
 
 
 def test_samples_are_rows_that_were_kept() -> None:
-    replay = Replay(100, 1, SLOTS)
+    replay = Replay(100, LAYOUT, SLOTS)
     replay.add(rollout([7, 8, 9]))
     at = replay.sample(50, np.random.default_rng(0))
     assert set(replay.situation[at].tolist()) == {7, 8, 9}
 
 
 def test_without_room_nothing_is_kept() -> None:
-    replay = Replay(0, 1, SLOTS)
+    replay = Replay(0, LAYOUT, SLOTS)
     replay.add(rollout([1, 2, 3]))
     assert replay.filled == 0

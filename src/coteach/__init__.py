@@ -1,8 +1,8 @@
 """coteach: an LLM (the teacher) and an RL agent (the student) that make each other better at planning tasks.
 
 The command line is `coteach` (see `cli.py`); from Python, `coteach.train(config, run)` is the loop,
-`coteach.load(...)` makes its configuration and `coteach.Run.create(...)` its run directory. What is
-slow to import is imported when it is first asked for.
+`coteach.load(...)` makes its configuration and `coteach.Run.create(...)` its run directory;
+`coteach.register(...)` makes a task of a Gymnasium environment. What is slow to import is imported when it is first asked for.
 """
 
 from __future__ import annotations
@@ -14,13 +14,24 @@ from coteach.errors import CoteachError, RunFailed
 
 if TYPE_CHECKING:
     from coteach.config import Config, load
+    from coteach.environments import Environment, add, register
+    from coteach.grounding.options import Option
     from coteach.loop import train
     from coteach.run import Run
 
 __version__ = "0.1.0"
-__all__ = ["Config", "CoteachError", "Run", "RunFailed", "load", "train"]
+__all__ = ["Config", "CoteachError", "Environment", "Option", "Run", "RunFailed", "add", "load", "register", "train"]
 
-_HOMES = {"Config": "coteach.config", "load": "coteach.config", "Run": "coteach.run", "train": "coteach.loop"}
+_HOMES = {
+    "Config": "coteach.config",
+    "Environment": "coteach.environments",
+    "Option": "coteach.grounding.options",
+    "Run": "coteach.run",
+    "add": "coteach.environments",
+    "load": "coteach.config",
+    "register": "coteach.environments",
+    "train": "coteach.loop",
+}
 
 
 def __getattr__(name: str) -> Any:

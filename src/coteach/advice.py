@@ -191,7 +191,7 @@ class Advice:
         self.visits = 0.7 * self.visits + np.bincount(situation.ravel(), minlength=len(self.visits))
 
     def ask(self) -> int:
-        """Ask the teacher, as far as its calls go, about the situations that are visited most; returns how many."""
+        """Ask the teacher, as far as its calls go, about the situations that are visited most; returns how many it answered."""
         return self.consult(self.worth_asking(np.flatnonzero(self.visits > 0.5)))
 
     def worth_asking(self, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -206,16 +206,26 @@ class Advice:
         return waiting[np.argsort(-self.visits[waiting], kind="stable")][: max(self.calls, 0)]
 
     def consult(self, chosen: NDArray[np.int64]) -> int:
-        """Ask the teacher about these situations; returns how many. An answer that is no distribution is not heeded."""
+        """Ask the teacher about these situations; returns how many it answered (the others are asked about again).
+
+        An answer that is no distribution is not heeded.
+        """
         answers = self.teacher.advise([self.situations[int(i)] for i in chosen]) if len(chosen) else []
-        for i, answer in zip(chosen, answers, strict=True):
-            if np.isfinite(answer).all() and answer.min() >= 0.0 and abs(answer.sum() - 1.0) < 1e-6:
-                self.prior[i, : len(answer)] = answer
-            else:
-                note(f"teacher {self.teacher.name!r}: its advice is no distribution and is not heeded: {np.round(answer, 3)}")
-        self.asked[chosen] = self.answered[chosen] = True
         self.calls -= len(chosen)
-        return len(chosen)
+        heard = 0
+        for i, answer in zip(chosen, answers, strict=True):
+            if answer is not None:
+                self._hear(int(i), answer)
+                heard += 1
+        return heard
+
+    def _hear(self, number: int, answer: Array) -> None:
+        """Take in the teacher's answer about a situation."""
+        self.asked[number] = self.answered[number] = True
+        if np.isfinite(answer).all() and answer.min() >= 0.0 and abs(answer.sum() - 1.0) < 1e-6:
+            self.prior[number, : len(answer)] = answer
+        else:
+            note(f"teacher {self.teacher.name!r}: its advice is no distribution and is not heeded: {np.round(answer, 3)}")
 
     def forget(self) -> None:
         """The teacher has new weights: every situation may be asked again (the old answer serves until then)."""

@@ -19,6 +19,7 @@ from coteach.experiments.arms import ARMS
 
 Table = dict[str, Any]
 
+ENGINES = ("auto", "envpool", "minigrid", "gymnasium")
 FRESH = ("nothing", "teacher", "student")
 
 
@@ -55,6 +56,9 @@ class StudentConfig:
     entropy: float = setting(0.002, "weight of the entropy bonus", 0.0, 1.0)
     value_weight: float = setting(0.5, "weight of the value loss", 0.0, 10.0)
     max_grad_norm: float = setting(0.5, "gradient norm is clipped here", 0.0, 100.0)
+    learned_options: list[str] = setting(
+        [], "beginnings of options, for example pick up: the student learns to carry them out, whatever controllers there are"
+    )
     device: str = setting("auto", "auto, cpu or cuda", choices=("auto", "cpu", "cuda"))
 
 
@@ -62,8 +66,10 @@ class StudentConfig:
 class TeacherConfig:
     """The LLM: which one, how often asked, how tuned."""
 
-    spec: str = setting("smollm2", "smollm2 | hf:<id or folder> | gguf:<file> | recorded:<run> | uniform | oracle")
-    temperature: float = setting(2.0, "of the softmax over calibrated option scores", 0.01, 100.0)
+    spec: str = setting(
+        "smollm2", "smollm2 | hf:<id or folder> | gguf:<file> | openai:<model>@<base url> | recorded:<run> | uniform | oracle"
+    )
+    temperature: float = setting(2.0, "of the softmax over calibrated option scores (local LLMs)", 0.01, 100.0)
     device: str = setting("auto", "auto, cpu or cuda", choices=("auto", "cpu", "cuda"))
     queries_per_round: int = setting(
         16, "situations the LLM is asked about in a round, at most (lessons of a tuning come on top)", 0, 100_000
@@ -74,6 +80,13 @@ class TeacherConfig:
     tune_steps: int = setting(12, "optimiser steps per tuning", 1, 10_000)
     tune_situations: int = setting(6, "situations per optimiser step", 1, 1024)
     anchor: float = setting(0.05, "weight of KL(untuned || tuned) while tuning", 0.0, 100.0)
+    samples: int = setting(6, "openai: replies per situation where the server tells no log-probabilities", 1, 1000)
+    concurrency: int = setting(8, "openai: calls under way at once", 1, 1000)
+    deadline: float = setting(30.0, "openai: seconds that a call may take, retries included", 0.1, 3600.0)
+    price_in: float = setting(0.0, "openai: US dollars for a million tokens of questions", 0.0, 1e6)
+    price_out: float = setting(0.0, "openai: US dollars for a million tokens of replies", 0.0, 1e6)
+    budget_tokens: int = setting(0, "openai: tokens that the run may use; 0: no limit", 0)
+    budget_money: float = setting(0.0, "openai: US dollars that the run may cost; 0: no limit", 0.0, 1e9)
 
 
 @dataclass
@@ -89,6 +102,8 @@ class GuidanceConfig:
     """How the advice enters the student's loss."""
 
     weight: float = setting(1.0, "lambda, the weight of KL(q || pi), at the start of a rung", 0.0, 100.0)
+    hint: float = setting(0.0, "share of the episodes in which the advice is also an input of the student", 0.0, 1.0)
+    subgoal: float = setting(0.0, "weight of the shaped reward where an advised option completes", 0.0, 10.0)
     sharpness: float = setting(4.0, "power to which the improved advice is raised before imitation", 0.0, 100.0)
     replay: float = setting(1.0, "replayed rows distilled per row of PPO", 0.0, 100.0)
     replay_rows: int = setting(32_768, "rows kept for replay", 0, 10_000_000)
@@ -100,7 +115,7 @@ class Config:
 
     tasks: list[str] = setting(["MiniGrid-UnlockPickup-v0"], "task ids, one per rung")
     arm: str = setting("mutual", " | ".join(ARMS))
-    engine: str = setting("auto", "auto, envpool or minigrid", choices=("auto", "envpool", "minigrid"))
+    engine: str = setting("auto", "auto, envpool, minigrid or gymnasium", choices=ENGINES)
     steps: int = setting(100_000, "environment steps per rung, over all environments", 1)
     stop_at: float = setting(1.01, "a rung ends early once the student's success has held this; above 1 never", 0.0, 1.01)
     fresh: str = setting("nothing", "nothing, teacher or student: what begins anew on each rung", choices=FRESH)
@@ -153,6 +168,11 @@ def validate(config: Config) -> None:
         raise unknown("arm", config.arm, ARMS)
     if not config.tasks:
         raise CoteachError("tasks is empty: expected at least one task id; `coteach tasks` lists them")
+    if config.teacher.budget_money and not (config.teacher.price_in or config.teacher.price_out):
+        raise CoteachError(
+            f"teacher.budget_money={config.teacher.budget_money}: without prices nothing is counted; "
+            "set teacher.price_in and teacher.price_out (US dollars for a million tokens)"
+        )
     low, high = config.collect.led_share_min, config.collect.led_share_max
     if low > high:
         raise CoteachError(f"collect.led_share_min={low} exceeds collect.led_share_max={high}: lower the one or raise the other")

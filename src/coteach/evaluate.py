@@ -1,7 +1,7 @@
-"""Evaluation: fixed-seed episodes of the student alone or of advice alone, always on the reference `minigrid` package.
+"""Evaluation: fixed-seed episodes of the student alone or of advice alone, always on the reference (Gymnasium) environments.
 
 Episode i of every evaluation of a task begins from the same seed, whoever acts, so that two evaluations can be compared
-episode by episode. An episode is a success where its return is positive. `record` films one episode.
+episode by episode. An episode is a success where its return is above the task's threshold. `record` films one episode.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from coteach.errors import CoteachError, RunFailed
-from coteach.grounding.base import Grounded, Grounding, Observation, Situation
+from coteach.grounding.base import Grounded, Grounding, Situation
 from coteach.leading import Leader
-from coteach.tasks import MinigridTask, Step, VectorTask, check
+from coteach.tasks import GymnasiumTask, Step, VectorTask, check
 
 SEED = 1_000_000
 """Seed of the first evaluation episode; the next ones follow it."""
@@ -30,8 +30,8 @@ ENVIRONMENTS = 50
 
 Ground = Callable[[int, int], Grounding]
 """Makes a grounding for (environments, primitive actions)."""
-Advise = Callable[[list[Situation]], Sequence[NDArray[np.floating]]]
-"""Answers situations with one distribution over the options of each."""
+Advise = Callable[[list[Situation]], Sequence[NDArray[np.floating] | None]]
+"""Answers situations with one distribution over the options of each; None where there is no answer."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,7 @@ class Evaluation:
 
     returns: NDArray[np.float64]
     lengths: NDArray[np.int64]
+    solved_at: float = 0.0
 
     @property
     def episodes(self) -> int:
@@ -48,8 +49,8 @@ class Evaluation:
 
     @property
     def success(self) -> float:
-        """Share of episodes with a positive return."""
-        return float((self.returns > 0).mean())
+        """Share of episodes with a return above `solved_at`."""
+        return float((self.returns > self.solved_at).mean())
 
     @property
     def mean_return(self) -> float:
@@ -65,7 +66,7 @@ class Evaluation:
 class Student(Protocol):
     """What evaluation needs of the student."""
 
-    def greedy(self, features: NDArray[np.uint8]) -> NDArray[np.int64]:
+    def greedy(self, features: NDArray[Any]) -> NDArray[np.int64]:
         """The most probable action (N,) of features (N, F)."""
         ...
 
@@ -125,7 +126,8 @@ class TeacherAlone:
         answers = self.advise([self.situations[number] for number in new]) if new else []
         for number, answer in zip(new, answers, strict=True):
             row = self._nothing.copy()
-            row[: len(answer)] = answer
+            count = len(self.situations[number].options)
+            row[:count] = 1.0 / count if answer is None else answer
             self._advice[number] = row
 
 
@@ -160,18 +162,18 @@ def examine(controller: Controller, environments: VectorTask, grounding: Groundi
         under_way &= ~done
         now = grounding.observe(step.observation, actions, step.restarted)
     environments.close()
-    return float((returns > 0).mean())
+    return float((returns > environments.scoring.solved_at).mean())
 
 
 def record_student(student: Student, task: str, ground: Ground, seed: int = SEED) -> list[NDArray[np.uint8]]:
     """The frames, (H, W, 3) uint8 each, of one episode of the student alone."""
-    environments = MinigridTask(task, [iter([seed])], render=True)
+    environments = GymnasiumTask(task, [iter([seed])], render=True)
     return _record(environments, ground(1, environments.num_actions), StudentAlone(student))
 
 
 def record_teacher(advise: Advise, task: str, ground: Ground, patience: int, seed: int = SEED) -> list[NDArray[np.uint8]]:
     """The frames, (H, W, 3) uint8 each, of one episode of advice alone."""
-    environments = MinigridTask(task, [iter([seed])], render=True)
+    environments = GymnasiumTask(task, [iter([seed])], render=True)
     grounding = ground(1, environments.num_actions)
     return _record(environments, grounding, TeacherAlone(advise, grounding, environments, patience, seed))
 
@@ -192,16 +194,16 @@ def write_gif(path: Path, frames: Sequence[NDArray[np.uint8]], frames_per_second
         raise RunFailed(f"video {path}: cannot be written ({error})") from error
 
 
-def _environments(task: str, episodes: int, seed: int) -> MinigridTask:
+def _environments(task: str, episodes: int, seed: int) -> GymnasiumTask:
     """The reference environments, which take the episodes from one queue."""
     check(task)
     if episodes < 1:
         raise CoteachError(f"episodes {episodes}: expected at least 1")
     queue = iter(range(seed, seed + episodes))
-    return MinigridTask(task, list(itertools.repeat(queue, min(episodes, ENVIRONMENTS))))
+    return GymnasiumTask(task, list(itertools.repeat(queue, min(episodes, ENVIRONMENTS))))
 
 
-def _evaluate(environments: MinigridTask, grounding: Grounding, controller: Controller, episodes: int, seed: int) -> Evaluation:
+def _evaluate(environments: GymnasiumTask, grounding: Grounding, controller: Controller, episodes: int, seed: int) -> Evaluation:
     returns, lengths = np.zeros(episodes), np.zeros(episodes, dtype=np.int64)
     for step in _play(environments, environments.reset(), grounding, controller):
         acted = ~step.restarted
@@ -209,10 +211,10 @@ def _evaluate(environments: MinigridTask, grounding: Grounding, controller: Cont
         returns[episode] += step.reward[acted]
         lengths[episode] += 1
     environments.close()
-    return Evaluation(returns, lengths)
+    return Evaluation(returns, lengths, environments.scoring.solved_at)
 
 
-def _record(environments: MinigridTask, grounding: Grounding, controller: Controller) -> list[NDArray[np.uint8]]:
+def _record(environments: GymnasiumTask, grounding: Grounding, controller: Controller) -> list[NDArray[np.uint8]]:
     first = environments.reset()
     frames = [environments.frame(0)]
     for step in _play(environments, first, grounding, controller):
@@ -222,7 +224,7 @@ def _record(environments: MinigridTask, grounding: Grounding, controller: Contro
     return frames
 
 
-def _play(environments: MinigridTask, first: Observation, grounding: Grounding, controller: Controller) -> Iterator[Step]:
+def _play(environments: GymnasiumTask, first: Any, grounding: Grounding, controller: Controller) -> Iterator[Step]:
     """Every step from the observation `first` on, until no environment has an episode left."""
     done = np.zeros(environments.num_envs, dtype=np.bool_)
     now = grounding.observe(first, None, ~done)

@@ -47,12 +47,14 @@ class Outcome:
 class AbstractModel:
     """Counts of outcomes per (situation, option), and their solution.
 
-    `gamma` discounts per environment step, `max_options` is K. Arrays grow with the situations met.
+    `gamma` discounts per environment step, `max_options` is K, `typical` the duration (steps) of an option that was never
+    followed to its end. Arrays grow with the situations met.
     """
 
-    def __init__(self, max_options: int, gamma: float) -> None:
+    def __init__(self, max_options: int, gamma: float, typical: float = TYPICAL_DURATION) -> None:
         self.max_options = max_options
         self.gamma = gamma
+        self.typical = typical
         self._links: dict[tuple[int, int, int], int] = {}
         self._counts: list[float] = []
         self._rewards: list[float] = []
@@ -89,9 +91,18 @@ class AbstractModel:
             self._followed[c, o] += 1.0
             self._steps[c, o] += outcome.duration
 
+    def fade(self, cells: NDArray[np.bool_], share: float) -> None:
+        """Forget all but `share` of the outcomes of these (S, K) options: they are not carried out as they were."""
+        for name in ("tries", "failures", "successes", "_followed", "_steps"):
+            getattr(self, name)[: len(cells)][cells] *= share
+        for (c, o, _), link in self._links.items():
+            if c < len(cells) and cells[c, o]:
+                self._counts[link] *= share
+                self._rewards[link] *= share
+
     def discounts(self) -> Array:
         """(S, K): discount over one option, from its mean duration where it was followed."""
-        duration = np.where(self._followed > 0, self._steps / np.maximum(self._followed, 1.0), TYPICAL_DURATION)
+        duration = np.where(self._followed > 0, self._steps / np.maximum(self._followed, 1.0), self.typical)
         discount: Array = self.gamma**duration
         return discount
 
@@ -155,7 +166,7 @@ class AbstractModel:
 
     def restore(self, state: dict[str, Any]) -> None:
         """Take up what `state` gave."""
-        self.__init__(self.max_options, self.gamma)  # type: ignore[misc]
+        self.__init__(self.max_options, self.gamma, self.typical)  # type: ignore[misc]
         self.grow(state["situations"])
         for c, o, following, count, reward in state["links"]:
             self._links[(c, o, following)] = len(self._links)

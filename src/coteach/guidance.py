@@ -41,6 +41,16 @@ def action_targets(advice: Array, actions: NDArray[np.int8], num_actions: int) -
     return (q / np.maximum(total, 1e-12)).astype(np.float32), total[:, 0] > 1e-6
 
 
+def shaped(rewards: NDArray[np.float32], potential: Array, terminated: NDArray[np.bool_], gamma: float) -> NDArray[np.float32]:
+    """Rewards (T, N) with what is gained in potential: r + gamma Phi(c') - Phi(c), Phi = 0 once it has terminated.
+
+    potential: (T + 1, N) what the situations are worth under the advice: it rises where an advised option completes. The
+    optimal policy stays what it was (Ng et al. 1999, "Policy invariance under reward transformations").
+    """
+    gained = gamma * potential[1:] * ~terminated - potential[:-1]
+    return (rewards + gained).astype(np.float32)
+
+
 def heed(student: float | None, led: float | None) -> float:
     """How far the student still follows, in [0, 1]: 1 while it is far below the led episodes, 0 once it is above them.
 

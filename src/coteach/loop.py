@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +79,7 @@ class Loop:
         # 5. Guide (teacher -> student): PPO on the student's own rows, drawn towards the advice there and on replayed rows.
         weight = heed * config.guidance.weight if arm.guide else 0.0
         metrics: dict[str, Any] = self.learn(rung, rollout, weight) if arm.learn else {}
+        metrics |= players.learn_options()
 
         # 6. Tune (student -> teacher's weights): the advice that proved right becomes what the LLM says by itself.
         if arm.tune and (rung.rounds + 1) % config.teacher.tune_every == 0:
@@ -112,12 +112,14 @@ class Loop:
     def guide(self, rollout: Rollout, weight: float) -> dict[str, float]:
         """One update of the student; `weight` is lambda. Teacher-led rows never enter PPO's ratio."""
         players, config = self.players, self.config.student
+        potential = players.advice.value[rollout.situation] * self.config.guidance.subgoal
+        rewards = guidance.shaped(rollout.rewards, potential, rollout.terminated, config.gamma)
         advantages, returns = gae(
-            rollout.rewards, rollout.values, rollout.terminated, rollout.truncated, rollout.valid, config.gamma, config.gae_lambda
+            rewards, rollout.values, rollout.terminated, rollout.truncated, rollout.valid, config.gamma, config.gae_lambda
         )
         finite.require(advantages=advantages, returns=returns)
         own, led = rollout.valid & ~rollout.led, rollout.valid & rollout.led
-        players.observe_returns(rollout.situation[:-1][own], returns[own])
+        players.observe_returns(rollout.situation[:-1][own], (returns + potential[:-1])[own])
         target, heeded = players.targets(rollout.situation[:-1][own], rollout.controls[:-1][own])
         finite.require(advice=target)
         batch = Batch(
@@ -160,7 +162,8 @@ class Loop:
         if rung.books is None:
             self.tell(rung, "evaluate")
             rung.before = self.players.alone("teacher", rung.task)
-            rung.books = replace(self.players.teacher.books)
+            self.log_calls(rung)
+            rung.books = self.players.teacher.books.copy()
         while not rung.over:
             if self.due(rung):
                 self.save(rung)
@@ -177,7 +180,9 @@ class Loop:
         spent = self.players.teacher.books.since(rung.books)
         rung.environments.close()
         self.tell(rung, "evaluate")
-        return rung_summary(rung, self.config, self.players, spent)
+        summary = rung_summary(rung, self.config, self.players, spent)
+        self.log_calls(rung)
+        return summary
 
     def school(self, rung: Rung) -> None:
         """The rung is over: teach the LLM the rest. Saved before and after: whoever is interrupted in between does it again."""
@@ -251,9 +256,14 @@ class Loop:
         """Environment steps over all rungs so far."""
         return rung.steps + sum(int(summary["steps"]) for summary in self.summaries if summary["rung"] != rung.index)
 
+    def log_calls(self, rung: Rung) -> None:
+        """A line of calls.jsonl for each of the LLM's calls since the last time."""
+        self.run.log_calls(rung.index, rung.rounds, self.players.teacher.books.take_journal())
+
     def log(self, rung: Rung, metrics: dict[str, Any]) -> None:
-        """One line of metrics.jsonl."""
-        seconds = time.perf_counter() - self.began
+        """One line of metrics.jsonl, and the LLM's calls since the last."""
+        seconds, books = time.perf_counter() - self.began, self.players.teacher.books
+        self.log_calls(rung)
         self.run.log(
             {
                 "rung": rung.index,
@@ -263,7 +273,10 @@ class Loop:
                 "success_student": rung.curve.student,
                 "success_teacher": rung.curve.led,
                 "situations": len(self.players.situations),
-                "llm_queries": self.players.teacher.books.queries,
+                "llm_queries": books.queries,
+                "llm_tokens": books.tokens,
+                "llm_money": books.money,
+                "llm_failures": books.failures,
                 "wall_seconds": seconds,
                 "steps_per_second": rung.rate,
             }
@@ -272,6 +285,7 @@ class Loop:
 
     def tell(self, rung: Rung, phase: str) -> None:
         """Show where the run stands."""
+        books = self.players.teacher.books
         if self.report is not None:
             self.report(
                 Progress(
@@ -283,9 +297,12 @@ class Loop:
                     phase,
                     rung.curve.student,
                     rung.curve.led,
-                    self.players.teacher.books.queries,
+                    books.queries,
                     time.perf_counter() - self.began,
                     rung.rate,
+                    books.tokens,
+                    books.money,
+                    books.failures,
                 )
             )
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -33,10 +33,11 @@ from coteach.evaluate import (
 from coteach.evaluator import Evaluator
 from coteach.evidence import AbstractModel, Outcome
 from coteach.experiments.arms import ARMS
-from coteach.grounding.base import Situation, Situations
-from coteach.grounding.minigrid import MiniGridGrounding
+from coteach.grounding.base import Grounding, Situation, Situations
 from coteach.guidance import action_targets
 from coteach.machine import cores
+from coteach.student.executor import Executor, LearnedControllers
+from coteach.student.hints import Hinted, hint_size
 from coteach.student.ppo import Learner
 from coteach.student.replay import Replay
 from coteach.teacher import make_teacher
@@ -61,11 +62,11 @@ SCHOOL_LESSONS = 8
 SCHOOLING = 10
 """Tunings when a rung is over, at most: the first ones make the LLM's advice worse before it gets better."""
 
+FADING = 0.9
+"""Share of the outcomes of options without a controller that is kept from round to round."""
+
 SCHOOLED = 0.95
 """Success of the LLM alone at which it has learned enough."""
-
-ACTIONS = 7
-"""MiniGrid's primitive actions: the student's head is the same on every rung."""
 
 
 class Players:
@@ -75,6 +76,7 @@ class Players:
         """record: the file in which what an LLM says is written down."""
         torch.set_num_threads(config.threads or cores())
         self.config, self.arm = config, ARMS[config.arm]
+        self.family = tasks.common_family(config.tasks)
         self.rng = np.random.default_rng(config.seed)
         self.situations = Situations()
         self._exam_situations = Situations()
@@ -85,22 +87,36 @@ class Players:
 
     def begin_teacher(self, seed: int) -> None:
         """A teacher that has learned nothing: its weights as they came, no evidence, no advice."""
-        config, slots = self.config, MiniGridGrounding.max_options
+        config, family = self.config, self.family
         scripted = self.arm.prior != "llm"
         spec, memory = (self.arm.prior, None) if scripted else (config.teacher.spec, AdviceMemory.default())
-        teacher = make_teacher(spec, config.teacher, memory)
+        teacher = make_teacher(spec, config.teacher, memory, family.instruction)
         self.teacher: Teacher = Recorder(teacher, self.spoken) if self.spoken else teacher
-        self.model = AbstractModel(slots, config.student.gamma)
-        evaluator = Evaluator(self.situations, slots, seed)
+        self.model = AbstractModel(family.max_options, config.student.gamma, family.typical_duration)
+        evaluator = Evaluator(self.situations, family.max_options, seed)
         self.advice = Advice(
             self.situations, self.teacher, self.arm, config.evidence, config.guidance.sharpness, self.model, evaluator
         )
 
     def begin_student(self, seed: int) -> None:
         """A student that has learned nothing."""
-        size = MiniGridGrounding.feature_size
-        self.student = Learner(self.config.student, size, ACTIONS, seed, MiniGridGrounding.habits(ACTIONS))
-        self.replay = Replay(self.config.guidance.replay_rows, size, MiniGridGrounding.max_options)
+        family, layout, habits = self.family, self.family.layout, self.family.habits
+        if self.config.guidance.hint:
+            more = hint_size(len(family.action_names))
+            layout = layout.widened(more)
+            habits = None if habits is None else np.pad(habits, ((0, more), (0, 0)))
+        self.student = Learner(self.config.student, layout, len(family.action_names), seed, habits)
+        self.executor: Executor | None = None
+        if family.unscripted or self.config.student.learned_options:
+            self.executor = Executor(
+                family.layout,
+                len(family.action_names),
+                self.config.student.hidden,
+                seed,
+                self.situations,
+                self.config.student.learned_options,
+            )
+        self.replay = Replay(self.config.guidance.replay_rows, layout, family.max_options)
         self._own_value, self._own_rows = np.zeros(0), np.zeros(0)
 
     def next_rung(self) -> None:
@@ -112,9 +128,31 @@ class Players:
         elif self.config.fresh == "student":
             self.begin_student(self.draw_seed())
 
-    def ground(self, num_envs: int, num_actions: int) -> MiniGridGrounding:
-        """A grounding for `num_envs` environments that numbers situations together with all others."""
-        return MiniGridGrounding(num_envs, self.situations, num_actions=num_actions)
+    @property
+    def repeatable(self) -> bool:
+        """Whether a grounding that is shown the same episodes again ends up as it was: not where it draws or learns."""
+        return self.executor is None and not self.config.guidance.hint
+
+    def ground(self, num_envs: int, num_actions: int, learn: bool = False) -> Grounding:
+        """A grounding for `num_envs` environments that numbers situations together with all others.
+
+        learn: the student learns there: to carry out options that have no controller, and with hints.
+        """
+        return self._extended(self.family.ground(num_envs, self.situations, num_actions), learn)
+
+    def _extended(self, grounding: Grounding, learn: bool = False) -> Grounding:
+        """A grounding with what the configuration adds to it: learned controllers, hints (none but where the student learns)."""
+        if self.executor is not None:
+            grounding = LearnedControllers(grounding, self.executor, learn)
+        if not self.config.guidance.hint:
+            return grounding
+        if not learn:
+            return Hinted(grounding)
+        return Hinted(grounding, self._hint, self.config.guidance.hint, np.random.default_rng(self.draw_seed()))
+
+    def _hint(self, situation: NDArray[np.int64]) -> NDArray[np.float64]:
+        """(N, K) what the student would be shown in these situations."""
+        return self.advice.lead(situation, np.zeros(len(situation), dtype=np.bool_))
 
     def draw_seed(self) -> int:
         """A seed for something new, from the one generator."""
@@ -128,7 +166,14 @@ class Players:
                 outcome = replace(outcome, situation=wrong, slot=outcome.slot % len(self.situations[wrong].options))
             self.advice.witness(outcome)
 
-    def observe_returns(self, situation: NDArray[np.int64], returns: NDArray[np.float32]) -> None:
+    def learn_options(self) -> dict[str, float]:
+        """The student learns to carry out the options without a controller; what is known of these fades, as it changes."""
+        if self.executor is None:
+            return {}
+        self.model.fade(self.executor.met, FADING)
+        return self.executor.learn()
+
+    def observe_returns(self, situation: NDArray[np.int64], returns: NDArray[np.floating]) -> None:
         """Keep what the student's own rows returned in each situation, older rounds fading."""
         size = len(self.situations)
         grown = size - len(self._own_value)
@@ -137,7 +182,7 @@ class Players:
 
     def targets(self, situation: NDArray[np.int64], controls: NDArray[np.int8]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
         """q (B, A), and which rows should heed it: those with a q where the student's own value is below the advice's."""
-        q, there = action_targets(self.advice.shown[situation], controls, ACTIONS)
+        q, there = action_targets(self.advice.shown[situation], controls, len(self.family.action_names))
         known = self._own_rows[situation] >= 20
         own = self._own_value[situation] / np.maximum(self._own_rows[situation], 1.0)
         value = self.advice.value[situation]
@@ -147,8 +192,12 @@ class Players:
     def tune(self, met: NDArray[np.float64] | None = None) -> dict[str, Any]:
         """Move the LLM towards the advice that proved right; its other answers are asked for again where they still matter.
 
+        A teacher whose weights are out of reach is left as it is: it is corrected by the evidence alone.
+
         met: (S,) how often it came by each situation when it acted alone, if that is known.
         """
+        if not self.teacher.tunable:
+            return {}
         limit = (LESSONS if met is None else SCHOOL_LESSONS) * self.config.teacher.tune_situations
         lessons = self.advice.lessons(limit, self.rng, met)
         if not lessons:
@@ -184,8 +233,9 @@ class Players:
 
     def practise(self, task: str) -> tuple[float, NDArray[np.float64]]:
         """The LLM's advice alone on levels kept for nothing else: its success, and how often it chose in each situation (S,)."""
-        environments = tasks.make(task, self.config.engine, EXAM_LEVELS, self.draw_seed())
-        grounding = self.ground(EXAM_LEVELS, environments.num_actions)
+        levels = min(EXAM_LEVELS, self.config.episodes)
+        environments = tasks.make(task, self.config.engine, levels, self.draw_seed())
+        grounding = self.ground(levels, environments.num_actions)
         alone = TeacherAlone(self.teacher.advise, grounding, environments, self.config.collect.option_patience, self.draw_seed())
         success = examine(alone, environments, grounding)
         self.advice.acquaint(np.array(sorted(alone.chosen), dtype=np.int64))
@@ -203,7 +253,7 @@ class Players:
     def examine(self, task: str) -> float:
         """Success of the student alone, greedy, on the levels kept for exams, stepped by the engine that trains."""
         environments = tasks.make(task, self.config.engine, EXAM_LEVELS, EXAM_SEED)
-        grounding = MiniGridGrounding(EXAM_LEVELS, self._exam_situations, environments.num_actions)
+        grounding = self._extended(self.family.ground(EXAM_LEVELS, self._exam_situations, environments.num_actions))
         return examine(StudentAlone(self.student), environments, grounding)
 
     def record(self, who: Who, task: str, seed: int = SEED) -> list[NDArray[np.uint8]]:
@@ -225,12 +275,14 @@ class Players:
         self.advice.evaluator.save(folder / "evaluator")
         self.student.save(folder / "student")
         self.replay.save(folder / "student" / "replay.safetensors")
+        if self.executor is not None:
+            self.executor.save(folder / "student")
         self.teacher.save(folder / "teacher")
         knowledge = {
             "situations": [[s.text, s.options, s.expert] for s in self.situations],
             "evidence": self.model.state(),
             "credit": self.advice.credit,
-            "books": asdict(self.teacher.books),
+            "books": self.teacher.books.totals(),
             "said": self.spoken.said if self.spoken else 0,
             "own": [self._own_value.tolist(), self._own_rows.tolist()],
             "generator": self.rng.bit_generator.state,
@@ -241,6 +293,8 @@ class Players:
         """Take up what `save` wrote: these players then go on as those would have."""
         self.student.load(folder / "student")
         self.replay.load(folder / "student" / "replay.safetensors")
+        if self.executor is not None:
+            self.executor.load(folder / "student")
         if (folder / "teacher").is_dir():
             self.teacher.load(folder / "teacher")
         knowledge = json.loads((folder / "knowledge.json").read_text(encoding="utf-8"))

@@ -43,6 +43,9 @@ class Progress:
     llm_queries: int
     seconds_elapsed: float
     steps_per_second: float
+    llm_tokens: int = 0
+    llm_money: float = 0.0
+    llm_failures: int = 0
 
     @property
     def seconds_left(self) -> float | None:
@@ -133,9 +136,16 @@ def line(progress: Progress) -> str:
         f"rung {progress.rung + 1}/{progress.rungs} {printable(progress.task)}: "
         f"{progress.steps:,}/{progress.total_steps:,} steps, {progress.phase}, "
         f"student {percent(progress.success_student)}, teacher {percent(progress.success_teacher)}, "
-        f"{progress.llm_queries:,} LLM queries, {progress.steps_per_second:,.0f} steps/s, "
+        f"{progress.llm_queries:,} LLM queries{_cost(progress)}, {progress.steps_per_second:,.0f} steps/s, "
         f"{duration(progress.seconds_elapsed)}{left}"
     )
+
+
+def _cost(progress: Progress) -> str:
+    """What the LLM's answers took, so far as there is something to tell."""
+    tokens = f" ({progress.llm_tokens:,} tokens" + (f", ${progress.llm_money:.2f})" if progress.llm_money else ")")
+    failed = f", {progress.llm_failures:,} calls failed" if progress.llm_failures else ""
+    return (tokens if progress.llm_tokens else "") + failed
 
 
 def _panel(progress: Progress) -> Panel:
@@ -154,7 +164,7 @@ def _panel(progress: Progress) -> Panel:
     grid.add_row("steps", steps)
     grid.add_row("student", f"[green]{percent(progress.success_student)}[/green] of its recent episodes succeeded")
     grid.add_row("teacher", f"[cyan]{percent(progress.success_teacher)}[/cyan] of those that it led lately")
-    grid.add_row("LLM", f"{progress.llm_queries:,} queries")
+    grid.add_row("LLM", f"{progress.llm_queries:,} queries{_cost(progress)}")
     grid.add_row("now", progress.phase)
     grid.add_row("time", duration(progress.seconds_elapsed) + left)
     return Panel(grid, title=f"coteach: rung {progress.rung + 1} of {progress.rungs}", title_align="left", expand=False)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from coteach.config import Config
+from coteach.errors import CoteachError
 from coteach.evaluate import write_gif
 from coteach.players import Players
 from coteach.run import Run, disk, file_name
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 def rung_summary(rung: Rung, config: Config, players: Players, spent: Books) -> dict[str, Any]:
     """One rung's summary, both players evaluated alone now.
 
-    spent: the LLM's costs while training.
+    spent: the LLM's costs while training; `llm_total` has everything since the run began, evaluations included.
     """
     after = players.alone("teacher", rung.task)
     student = players.alone("student", rung.task) if players.arm.learn else after
@@ -48,8 +49,13 @@ def rung_summary(rung: Rung, config: Config, players: Players, spent: Books) -> 
         "teacher_return_after": after.get("return"),
         "situations": len(players.situations),
         "llm_queries": spent.queries,
+        "llm_memory_hits": spent.memory_hits,
         "llm_tokens": spent.tokens,
+        "llm_tokens_in": spent.tokens_in,
+        "llm_tokens_out": spent.tokens_out,
         "llm_seconds": round(spent.seconds, 3),
+        "llm_money": spent.money,
+        "llm_total": players.teacher.books.totals(),
         "tune_seconds": round(spent.tune_seconds, 3),
         "train_seconds": round(rung.seconds, 3),
         "wall_seconds": round(rung.age, 3),
@@ -93,6 +99,9 @@ def write_artifacts(run: Run, players: Players, summaries: list[dict[str, Any]])
 
 
 def write_video(run: Run, players: Players, rung: Rung) -> None:
-    """One episode of the rung's trained player: the first of the evaluation's."""
-    frames = players.record("student" if players.arm.learn else "teacher", rung.task)
+    """One episode of the rung's trained player: the first of the evaluation's. Not every task can be filmed."""
+    try:
+        frames = players.record("student" if players.arm.learn else "teacher", rung.task)
+    except CoteachError:
+        return
     write_gif(run.folder / "videos" / f"{rung.index + 1}-{file_name(rung.task)}.gif", frames)

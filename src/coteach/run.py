@@ -16,6 +16,7 @@ import shutil
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -29,6 +30,8 @@ from coteach.machine import environment
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
+
+    from coteach.teacher.base import Call
 
 KEEP = 3
 """Checkpoints kept, besides the best one."""
@@ -107,6 +110,14 @@ class Run:
             for name, value in metrics.items():
                 if name not in ("rung", "steps") and _is_number(value):
                     board.add_scalar(f"rung{metrics['rung']}/{name}", value, metrics["steps"])
+
+    def log_calls(self, rung: int, round: int, calls: Iterable[Call]) -> None:
+        """Append calls of the LLM to calls.jsonl. Those of rounds that a crash undid stay there: they were paid for."""
+        rows = [_json({"rung": rung, "round": round} | asdict(call)) + "\n" for call in calls]
+        path = self.folder / "calls.jsonl"
+        if rows:
+            with disk(path), path.open("a", encoding="utf-8") as file:
+                file.writelines(rows)
 
     def metrics(self) -> list[dict[str, Any]]:
         """Every round logged so far; a last line torn by a crash is left out."""

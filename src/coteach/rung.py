@@ -7,7 +7,6 @@ took. `state` is the part of a checkpoint that brings it back exactly.
 from __future__ import annotations
 
 import time
-from dataclasses import asdict
 from typing import Any
 
 from coteach import tasks
@@ -39,9 +38,11 @@ class Rung:
         under_way = state and state["under_way"]
         self.seed = state["seed"] if state and under_way else players.draw_seed()
         self.environments = tasks.make(self.task, config.engine, config.collect.envs, self.seed)
-        grounding = players.ground(config.collect.envs, self.environments.num_actions)
+        grounding = players.ground(config.collect.envs, self.environments.num_actions, learn=True)
         self.collector = Collector(self.environments, grounding, config.collect.option_patience, players.rng, under_way)
-        if not under_way:
+        self.repeatable = players.repeatable
+        """Whether the episodes under way can be brought back."""
+        if not self.collector.resumed:
             self.collector.assign_all(config.collect.led_share_max if players.arm.lead else 0.0)
         if state is not None:
             self._restore(state)
@@ -54,8 +55,8 @@ class Rung:
         self.books = state["books"] and Books(**state["books"])
         self.curve.restore(state["curve"])
         self._began -= state["age"]
-        if state["under_way"] is None:
-            note(f"the episodes under way of engine {self.environments.engine!r} cannot be saved: new ones begin")
+        if not self.collector.resumed:
+            note(f"the episodes under way cannot be brought back (engine {self.environments.engine!r}): new ones begin")
 
     @property
     def steps(self) -> int:
@@ -90,11 +91,11 @@ class Rung:
             "held": self.held,
             "schooled": self.schooled,
             "before": self.before,
-            "books": self.books and asdict(self.books),
+            "books": self.books and self.books.totals(),
             "rounds": self.rounds,
             "steps": self.steps,
             "seconds": self.seconds,
             "age": self.age,
             "curve": self.curve.state(),
-            "under_way": self.collector.state(),
+            "under_way": self.collector.state() if self.repeatable else None,
         }

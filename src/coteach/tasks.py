@@ -1,12 +1,14 @@
-"""Task ids -> vector environments: EnvPool to train, the reference `minigrid` package to evaluate.
+"""Task ids -> vector environments: MiniGrid and BabyAI, and what was registered (`environments.py`).
 
-Both engines answer alike: the same images, missions, rewards and ends, and a reset on the step after an episode has
-ended, so that the terminal observation is seen. EnvPool is optional (the extra `fast`) and needed for speed only.
+MiniGrid has two engines: EnvPool to train, the reference `minigrid` package to evaluate. They answer alike: the same images,
+missions, rewards and ends, and a reset on the step after an episode has ended, so that the terminal observation is seen. EnvPool
+is optional (the extra `fast`) and needed for speed only. Registered tasks have the engine `gymnasium`.
 """
 
 from __future__ import annotations
 
 import contextlib
+import copy
 import importlib.util
 import io
 import itertools
@@ -16,16 +18,16 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from coteach import environments
+from coteach.config import ENGINES
+from coteach.environments import BUILT_IN, Environment, Scoring
 from coteach.errors import CoteachError, unknown
-from coteach.grounding.base import Observation
-
-FAMILIES = ("MiniGrid-", "BabyAI-")
-"""Beginnings of the ids that the built-in grounding understands."""
+from coteach.grounding.base import Family, Observation
 
 ENVPOOL_HANGS = frozenset({"BabyAI-SynthS5R2-v0"})
 """EnvPool 1.2.5 never returns from the first reset of these levels."""
@@ -34,21 +36,22 @@ ENVPOOL_UNSOLVABLE = "MiniGrid-MultiRoom-"
 """Beginning of the ids of which EnvPool 1.2.5 makes levels that cannot be solved: a scripted expert solves 74, 12 and 32 %
 of N2-S4, N4-S5 and N6 there, and all of them in the reference package."""
 
-Engine = Literal["auto", "envpool", "minigrid"]
-
 
 @dataclass
 class Step:
-    """What N environments answered. `restarted` rows are first observations of an episode (action ignored)."""
+    """What N environments answered. `restarted` rows are first observations of an episode (action ignored).
 
-    observation: Observation
+    observation: as the grounding of the task's family takes it (see `grounding.base.Grounding.observe`).
+    """
+
+    observation: Any
     reward: NDArray[np.float32]
     terminated: NDArray[np.bool_]
     truncated: NDArray[np.bool_]
     restarted: NDArray[np.bool_]
 
 
-Replayed = tuple[Observation, NDArray[np.int64], NDArray[np.bool_]]
+Replayed = tuple[Any, NDArray[np.int64], NDArray[np.bool_]]
 """What a grounding is shown while episodes are played again: observation, actions (N,) that led to it, restarted (N,)."""
 
 
@@ -59,9 +62,10 @@ class VectorTask(Protocol):
     engine: str
     num_envs: int
     num_actions: int
+    scoring: Scoring
 
-    def reset(self) -> Observation:
-        """Begin an episode in every environment."""
+    def reset(self) -> Any:
+        """Begin an episode in every environment; what they show."""
         ...
 
     def step(self, actions: NDArray[np.int64]) -> Step:
@@ -90,35 +94,100 @@ def make(task: str, engine: str, num_envs: int, seed: int) -> VectorTask:
     check(task)
     if _resolve(task, engine) == "envpool":
         return EnvPoolTask(task, num_envs, seed)
-    return MinigridTask(task, [_endless_seeds(seed, env) for env in range(num_envs)])
+    return reference(task, num_envs, seed)
+
+
+def reference(task: str, num_envs: int, seed: int) -> GymnasiumTask:
+    """`make` by the engine `minigrid` or `gymnasium`."""
+    return GymnasiumTask(task, [_endless_seeds(seed, env) for env in range(num_envs)])
+
+
+def family(task: str) -> Family:
+    """The family of a task that `check` lets pass."""
+    return _level(task).family
+
+
+def common_family(tasks: Sequence[str]) -> Family:
+    """The family of all these tasks; CoteachError where they have none in common."""
+    families = [family(task) for task in tasks]
+    for task, other in zip(tasks, families, strict=True):
+        if other is not families[0]:
+            raise CoteachError(
+                f"tasks {tasks[0]!r} and {task!r}: one student cannot play both ({families[0].name}; {other.name}): "
+                "make a run for each"
+            )
+    return families[0]
 
 
 def task_ids() -> list[str]:
-    """Every MiniGrid and BabyAI id that the reference package registers and can play, sorted."""
-    return sorted(name for name in _registry() if name.startswith(FAMILIES) and not _lacks_patterns(name))
+    """Every id that can be played, sorted: MiniGrid's and BabyAI's of the reference package, and what was registered."""
+    built_in = (name for name in _registry() if name.startswith(BUILT_IN) and not _lacks_patterns(name))
+    return sorted({*built_in, *environments.registered_ids()})
 
 
 def unplayable_ids() -> list[str]:
     """Every MiniGrid and BabyAI id that is registered, but whose images the installed minigrid package lacks, sorted."""
-    return sorted(name for name in _registry() if name.startswith(FAMILIES) and _lacks_patterns(name))
+    return sorted(name for name in _registry() if name.startswith(BUILT_IN) and _lacks_patterns(name))
 
 
 def check(task: str) -> None:
-    """Raise CoteachError unless `task` can be played by the reference package and is understood by the built-in grounding."""
+    """Raise CoteachError unless `task` can be played: MiniGrid's by the reference package, others as they were registered."""
+    level = _level(task)
+    if isinstance(level, Environment):
+        _ = level.family  # looks at it
+
+
+@dataclass(frozen=True)
+class MiniGridLevel:
+    """A MiniGrid or BabyAI level of the reference package, as `Environment` is for the tasks that are registered."""
+
+    task: str
+
+    engine = "minigrid"
+    scoring = Scoring()
+
+    def new(self, render_mode: str | None = None) -> Any:
+        """One environment, without wrappers: it counts its steps itself."""
+        return _gymnasium().make(self.task, render_mode=render_mode, disable_env_checker=True).unwrapped
+
+    def pack(self, observations: list[Any]) -> Observation:
+        """What N environments showed."""
+        return Observation(np.stack([seen["image"] for seen in observations]), [seen["mission"] for seen in observations])
+
+    @property
+    def family(self) -> Family:
+        """MiniGrid's, which is one."""
+        return _minigrid_family()
+
+
+@cache
+def _minigrid_family() -> Family:
+    from coteach.grounding.minigrid import MiniGridGrounding
+    from coteach.grounding.minigrid.encoding import ACTION_NAMES
+    from coteach.teacher.prompt import INSTRUCTION
+
+    kind, habits = MiniGridGrounding, MiniGridGrounding.habits(len(ACTION_NAMES))
+    return Family("MiniGrid and BabyAI", kind.layout, ACTION_NAMES, kind.max_options, INSTRUCTION, kind, habits)
+
+
+def _level(task: str) -> MiniGridLevel | Environment:
+    """How a task is made and grounded; CoteachError where there is no such task."""
     if _lacks_patterns(task):
         raise CoteachError(
             f"task {task!r}: the installed minigrid package lacks the pattern images that it is made of; "
             "choose another (`coteach tasks` lists them)"
         )
-    if task in _registry() and task.startswith(FAMILIES):
-        return
+    if task in _registry() and task.startswith(BUILT_IN):
+        return MiniGridLevel(task)
+    if environment := environments.find(task):
+        return environment
     if task not in _registry():
         raise unknown("task", task, task_ids(), way_out="`coteach tasks` lists them")
     if not _is_discrete(task):
         raise CoteachError(f"task {task!r}: its action space is not discrete; coteach needs a discrete one (`coteach tasks`)")
     raise CoteachError(
-        f"task {task!r}: no built-in grounding for it, expected a MiniGrid or BabyAI id (`coteach tasks` lists them); "
-        "write one after coteach.grounding.base.Grounding"
+        f"task {task!r}: its observations have no text yet: give them one with coteach.register({task!r}, describe=..., "
+        "actions=...), or choose a task that has (`coteach tasks` lists them)"
     )
 
 
@@ -126,6 +195,7 @@ class EnvPoolTask:
     """N environments stepped by EnvPool's C++ engine; runs with neighbouring seeds share none."""
 
     engine = "envpool"
+    scoring = MiniGridLevel.scoring
 
     def __init__(self, task: str, num_envs: int, seed: int, threads: int = 1) -> None:
         import envpool
@@ -168,8 +238,8 @@ class EnvPoolTask:
         return Observation(raw["image"], list(self._missions))
 
 
-class MinigridTask:
-    """The reference environments, stepped one after another in this process; each episode has a seed of its own.
+class GymnasiumTask:
+    """Gymnasium environments, stepped one after another in this process; each episode has a seed of its own.
 
     `seeds` has one iterator per environment (the same one may serve several). An environment whose seeds have run out
     is *idle*: it is no longer stepped, and its row shows the first observation of its last episode again (restarted,
@@ -179,18 +249,14 @@ class MinigridTask:
     idle:    (N,) bool, True where there are no more episodes.
     """
 
-    engine = "minigrid"
-
     def __init__(self, task: str, seeds: Sequence[Iterator[int]], render: bool = False) -> None:
-        gymnasium = _gymnasium()
-        self.task = task
+        level = _level(task)
+        self.task, self.engine, self.scoring, self._pack = task, level.engine, level.scoring, level.pack
         self.num_envs = len(seeds)
         with _silence():
-            self._envs: list[Any] = [
-                gymnasium.make(task, render_mode="rgb_array" if render else None, disable_env_checker=True).unwrapped
-                for _ in seeds
-            ]
-        self.num_actions = int(self._envs[0].action_space.n)
+            self._envs: list[Any] = [level.new("rgb_array" if render else None) for _ in seeds]
+        space = self._envs[0].action_space
+        self.num_actions, self._first_action = int(space.n), int(space.start)
         self.episode = np.full(self.num_envs, -1, dtype=np.int64)
         self.idle = np.zeros(self.num_envs, dtype=np.bool_)
         self._seeds = list(seeds)
@@ -198,16 +264,15 @@ class MinigridTask:
         self._actions: list[list[int]] = [[] for _ in seeds]
         """Of the episode under way: beside its seed all that it takes to play it again."""
         self._over = np.zeros(self.num_envs, dtype=np.bool_)
-        self._image = np.zeros((self.num_envs, 7, 7, 3), dtype=np.uint8)
-        self._first = np.zeros_like(self._image)
-        self._missions = [""] * self.num_envs
+        self._shown: list[Any] = [None] * self.num_envs
+        self._first: list[Any] = [None] * self.num_envs
 
-    def reset(self) -> Observation:
-        """Begin an episode in every environment."""
+    def reset(self) -> Any:
+        """Begin an episode in every environment; what they show."""
         for env in range(self.num_envs):
             self._restart(env)
         self._over[:] = False
-        return self._observation()
+        return self._pack(list(self._shown))
 
     def step(self, actions: NDArray[np.int64]) -> Step:
         """Act in every environment; actions: (N,)."""
@@ -220,7 +285,7 @@ class MinigridTask:
         for env in np.flatnonzero(~restarted).tolist():
             reward[env], terminated[env], truncated[env] = self._act(env, int(actions[env]))
         self._over = terminated | truncated
-        return Step(self._observation(), reward, terminated, truncated, restarted)
+        return Step(self._pack(list(self._shown)), reward, terminated, truncated, restarted)
 
     def state(self) -> dict[str, Any]:
         """How many seeds each environment has used up, and what was done in the episode that began from the last of them."""
@@ -240,11 +305,16 @@ class MinigridTask:
             for env in np.flatnonzero(at > 0).tolist():
                 _, terminated, truncated = self._act(env, int(taken[env]))
                 self._over[env] = terminated or truncated
-            yield self._observation(), taken, at <= 0
+            yield self._pack(list(self._shown)), taken, at <= 0
 
     def frame(self, env: int) -> NDArray[np.uint8]:
-        """The picture of one environment, (H, W, 3) uint8; only where `render` was asked for."""
-        picture: NDArray[np.uint8] = self._envs[env].render()
+        """The picture of one environment, (H, W, 3) uint8; where `render` was asked for. CoteachError where it draws none."""
+        try:
+            picture = self._envs[env].render()
+        except Exception as error:  # whatever a foreign environment raises
+            raise CoteachError(f"task {self.task!r}: cannot be filmed ({type(error).__name__} {error})".rstrip()) from error
+        if not isinstance(picture, np.ndarray):
+            raise CoteachError(f"task {self.task!r}: cannot be filmed: it does not draw as render_mode='rgb_array' should")
         return picture
 
     def close(self) -> None:
@@ -254,10 +324,9 @@ class MinigridTask:
 
     def _act(self, env: int, action: int) -> tuple[float, bool, bool]:
         """Reward, terminated, truncated of one step of one environment."""
-        raw, reward, terminated, truncated, _ = self._envs[env].step(action)
-        self._image[env] = raw["image"]
+        self._shown[env], reward, terminated, truncated, _ = self._envs[env].step(action + self._first_action)
         self._actions[env].append(action)
-        return reward, terminated, truncated
+        return float(reward), bool(terminated), bool(truncated)
 
     def _restart(self, env: int) -> None:
         seed = next(self._seeds[env], None)
@@ -269,20 +338,19 @@ class MinigridTask:
             self._actions[env] = []
             with _silence():
                 raw, _ = self._envs[env].reset(seed=seed)
-            self._first[env] = raw["image"]
-            self._missions[env] = raw["mission"]
-        self._image[env] = self._first[env]
-
-    def _observation(self) -> Observation:
-        return Observation(self._image.copy(), list(self._missions))
+            self._first[env] = copy.deepcopy(raw)
+        self._shown[env] = self._first[env]
 
 
 def _resolve(task: str, engine: str) -> str:
-    """The engine that `engine` means for `task`: "envpool" or "minigrid"."""
-    if engine not in ("auto", "envpool", "minigrid"):
-        raise unknown("engine", engine, ["auto", "envpool", "minigrid"])
-    if engine == "minigrid":
-        return engine
+    """The engine that `engine` means for `task`."""
+    if engine not in ENGINES:
+        raise unknown("engine", engine, ENGINES)
+    own = _level(task).engine
+    if engine == own or (engine == "auto" and own != "minigrid"):
+        return own
+    if own == "gymnasium" or engine == "gymnasium":
+        raise CoteachError(f"engine {engine!r}: it does not play {task!r}; use the engine {own}, or auto")
     if engine == "auto":
         sound = task in _envpool_ids() - ENVPOOL_HANGS and not task.startswith(ENVPOOL_UNSOLVABLE)
         return "envpool" if sound else "minigrid"
@@ -302,7 +370,7 @@ def _envpool_ids() -> frozenset[str]:
         return frozenset()
     import envpool
 
-    return frozenset(name for name in envpool.list_all_envs() if name.startswith(FAMILIES))
+    return frozenset(name for name in envpool.list_all_envs() if name.startswith(BUILT_IN))
 
 
 @cache

@@ -56,7 +56,10 @@ CASES = [
     (["train", *SHORT, "--task", "MiniGrid-Unlok-v0"], "unknown task 'MiniGrid-Unlok-v0': did you mean 'MiniGrid-Unlock-v0'?"),
     (["train", *SHORT, "--task", "x"], "unknown task 'x' (`coteach tasks` lists them)"),
     (["train", *SHORT, "--task", "Pendulum-v1"], "'Pendulum-v1': its action space is not discrete"),
-    (["train", *SHORT, "--task", "CartPole-v1"], "'CartPole-v1': no built-in grounding for it"),
+    (
+        ["train", *SHORT, "--task", "CartPole-v1"],
+        "'CartPole-v1': its observations have no text yet: give them one with coteach.register('CartPole-v1'",
+    ),
     (["train", "--engine", "envpol"], "unknown engine 'envpol': did you mean 'envpool'?"),
     (["train", "--arm", "mutaul"], "unknown arm 'mutaul': did you mean 'mutual'?"),
     (["train", "--device", "tpu"], "unknown student.device 'tpu'"),
@@ -68,6 +71,13 @@ CASES = [
     (["train", *SHORT, "--teacher", "gguf:text.gguf"], "'text.gguf' is not a GGUF file"),
     (["train", *SHORT, "--teacher", "gguf:full"], "cannot read the model file 'full'"),
     (["train", *SHORT, "--teacher", "gguf:cut.gguf"], "cannot read the GGUF file 'cut.gguf'"),
+    (["train", *SHORT, "--teacher", "openai:x"], "teacher 'openai:x': expected openai:<model>@<base url>"),
+    (["train", *SHORT, "--teacher", "openai:x@ftp://here"], "expected openai:<model>@<base url>"),
+    (["train", *SHORT, "--teacher", "openai:x@http://me:pw@here/v1"], "its url contains a name, a key or a query"),
+    (["train", *SHORT, "--teacher", "openai:x@http://127.0.0.1:9/v1"], "'x' at http://127.0.0.1:9/v1: "),
+    (["train", "--budget", "50000"], "--budget '50000': expected tokens or US dollars"),
+    (["train", "--budget", "2usd"], "teacher.budget_money=2.0: without prices nothing is counted"),
+    (["train", *SHORT, "--teacher", "hf:tiny", "--budget", "9tokens"], "'hf:tiny' runs on this machine: a budget is for openai:"),
     (["train", "--steps", "many"], "steps='many': expected a whole number"),
     (["train", "--steps", "0"], "steps=0: expected a whole number in [1..]"),
     (["train", "--seed", "-1"], "--seed -1: expected a whole number in [0..2147483647]"),
@@ -123,7 +133,9 @@ def test_wrong_input_is_named_in_one_line_and_leaves_nothing_behind(
     before = contents(place)
     assert cli.main(words) == 2
     shown = capsys.readouterr()
-    lines = [line for line in shown.err.splitlines() if not line.startswith(("run directory: ", "rung 1/1 "))]
+    lines = [
+        line for line in shown.err.splitlines() if not line.startswith(("run directory: ", "rung 1/1 ", "the teacher's weights "))
+    ]
     assert len(lines) == 1 and lines[0].startswith("coteach: error: ") and said in lines[0]
     assert shown.out == ""
     assert contents(place) == before

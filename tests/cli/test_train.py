@@ -29,7 +29,7 @@ def summary(task: str) -> dict[str, Any]:
         "steps_to_95": None,
         "teacher_success_before": 0.12,
         "teacher_success_after": 0.9,
-        "llm_queries": 123,
+        "llm_queries": 123, "llm_total": {"queries": 123, "calls": 40},
         "wall_seconds": 61.4, "train_seconds": 40.0, "llm_seconds": 6.0, "tune_seconds": 10.0, "peak_memory_mib": 1536,
     }  # fmt: skip
 

@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 from coteach.commands.common import print_json
 from coteach.config import Config, load
-from coteach.errors import CoteachError, printable
+from coteach.errors import CoteachError, RunFailed, printable
 from coteach.experiments.arms import ARMS
 from coteach.progress import percent, print_table
 from coteach.run import Run, read_jsonl
 
 if TYPE_CHECKING:
     from coteach.grounding.base import Situation
+    from coteach.teacher.base import Teacher
 
 HELP = "ask the teacher about a situation; of a run, show the evidence too"
 
@@ -106,17 +107,26 @@ def _row(args: argparse.Namespace, rows: Sequence[dict[str, Any]]) -> dict[str, 
 def _ask(config: Config, folder: Path | None, row: Mapping[str, Any]) -> dict[str, Any]:
     """The teacher's answer without what it learned in the run, with it, and what the run knows of the situation."""
     from coteach.grounding.base import Situation
+    from coteach.tasks import common_family
     from coteach.teacher import make_teacher
 
     prior = ARMS[config.arm].prior
-    teacher = make_teacher(config.teacher.spec if prior == "llm" else prior, config.teacher)
+    instruction = common_family(config.tasks).instruction
+    teacher = make_teacher(config.teacher.spec if prior == "llm" else prior, config.teacher, instruction=instruction)
     situation = Situation(row["situation"], tuple(row["options"]))
     answer: dict[str, Any] = {"teacher": teacher.name, "prompt": _prompt(teacher, situation), **row}
-    answer["untuned"] = teacher.advise([situation])[0].tolist()
+    answer["untuned"] = _advice(teacher, situation)
     if folder is not None and (folder / "teacher").is_dir():
         teacher.load(folder / "teacher")
-        answer["tuned"] = teacher.advise([situation])[0].tolist()
+        answer["tuned"] = _advice(teacher, situation)
     return answer
+
+
+def _advice(teacher: Teacher, situation: Situation) -> list[float]:
+    advice = teacher.advise([situation])[0]
+    if advice is None:
+        raise RunFailed(f"teacher {teacher.name!r} does not answer now; ask again later")
+    return [float(share) for share in advice]
 
 
 def _prompt(teacher: Any, situation: Situation) -> str | None:

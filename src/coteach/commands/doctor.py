@@ -1,4 +1,4 @@
-"""`coteach doctor`: is everything there that a run needs, what to do where it is not, and what to paste into a bug report."""
+"""`coteach doctor`: is everything there that a run needs, what to paste into a bug report; does a grounding keep its contract."""
 
 from __future__ import annotations
 
@@ -13,11 +13,19 @@ from pathlib import Path
 
 import coteach
 from coteach import machine
+from coteach.commands import grounding
 from coteach.commands.common import print_json
 from coteach.errors import CoteachError, printable
 from coteach.progress import print_table
 
-HELP = "check this installation, and say what to install where something is missing"
+HELP = "check this installation, or a grounding of your own, and say what to do where something is wrong"
+
+EXAMPLE = """\
+examples:
+  coteach doctor
+  coteach doctor --grounding mypackage.corridor:CORRIDOR              an Environment, as packages register them
+  coteach doctor --grounding mypackage:MyGrounding --task CartPole-v1   a Grounding, for this task's observations
+"""
 
 LIBRARIES = ("torch", "numpy", "numba", "gymnasium", "minigrid", "transformers", "peft", "safetensors", "gguf")
 """Packages without which no run works; their names are those that Python imports."""
@@ -41,11 +49,17 @@ class Check:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `coteach doctor`."""
-    parser.epilog = "example:\n  coteach doctor"
+    parser.add_argument("--grounding", metavar="MODULE:NAME", help="check this Environment or Grounding instead")
+    parser.add_argument("--task", metavar="ID", help="with --grounding: the task that a Grounding is for")
+    parser.epilog = EXAMPLE
 
 
 def run(args: argparse.Namespace) -> int:
-    """Check everything; 1 if something is missing."""
+    """Check everything; 1 if something is missing, or a contract is broken."""
+    if args.grounding is not None:
+        return grounding.check(args)
+    if args.task is not None:
+        raise CoteachError(f"--task {args.task} without --grounding: give the grounding to check as --grounding MODULE:NAME")
     checks = list(examine())
     if args.json:
         print_json([asdict(check) for check in checks])

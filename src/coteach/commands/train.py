@@ -6,19 +6,24 @@ import argparse
 import contextlib
 import dataclasses
 import json
+import re
 import shlex
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from coteach import config as configuration
 from coteach.commands.common import print_json
-from coteach.config import Config
+from coteach.config import Config, TeacherConfig
 from coteach.errors import CoteachError, RunFailed
+from coteach.experiments.arms import ARMS
 from coteach.progress import COLUMNS, duration, make_display, print_table, summary_rows
 from coteach.run import Run, disk, file_name
+
+if TYPE_CHECKING:
+    from coteach.teacher.base import Books
 
 HELP = "teach a student, rung by rung"
 
@@ -27,6 +32,7 @@ examples:
   coteach train --task MiniGrid-UnlockPickup-v0 --steps 100000
   coteach train --config configs/demo.toml --out runs/mine student.epochs=3
   coteach train --resume runs/mine
+  coteach train --teacher openai:qwen3@http://127.0.0.1:8080/v1 --budget 200000tokens
 
 fields of the configuration, set in --config or as FIELD=VALUE:
 """
@@ -50,9 +56,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--task", metavar="ID", action="append", help="a task; repeat for rungs (`coteach tasks` lists them)")
     parser.add_argument("--arm", help="mutual, one-way, no-llm, uniform, student-only, llm-only or oracle")
     parser.add_argument(
-        "--teacher", metavar="SPEC", help="smollm2, hf:<id or folder>, gguf:<file>, recorded:<run>, uniform or oracle"
+        "--teacher",
+        metavar="SPEC",
+        help="smollm2, hf:<id or folder>, gguf:<file>, openai:<model>@<base url>, recorded:<run>, uniform, oracle",
     )
-    parser.add_argument("--engine", help="envpool, minigrid or auto: what steps the environments")
+    parser.add_argument(
+        "--budget", metavar="LIMIT", help="what an openai: teacher may cost: 50000tokens, or 2.50usd (with prices)"
+    )
+    parser.add_argument("--engine", help="what steps the environments: envpool, minigrid (gymnasium for other tasks) or auto")
     parser.add_argument("--steps", metavar="N", help="environment steps per rung")
     parser.add_argument("--envs", metavar="N", help="parallel environments")
     parser.add_argument("--device", help="cpu, cuda or auto")
@@ -100,9 +111,18 @@ def default_folder(config: Config) -> Path:
 
 def _flags(args: argparse.Namespace) -> list[str]:
     given = [f"tasks={json.dumps(args.task)}"] if args.task else []
+    given += [_budget(args.budget)] if args.budget is not None else []
     return given + [
         f"{field}={value}" for flag, fields in FLAGS.items() if (value := getattr(args, flag)) is not None for field in fields
     ]
+
+
+def _budget(text: str) -> str:
+    """`--budget` as a setting of the configuration; a number without its unit could be either."""
+    found = re.fullmatch(r"(\d+)tokens|(\d+(?:\.\d+)?)usd", text.strip())
+    if found is None or float(found[1] or found[2]) == 0:
+        raise CoteachError(f"--budget {text!r}: expected tokens or US dollars, more than none: 50000tokens, or 2.50usd")
+    return f"teacher.budget_tokens={found[1]}" if found[1] else f"teacher.budget_money={found[2]}"
 
 
 def _check_tasks(config: Config) -> None:
@@ -116,6 +136,8 @@ def _check_tasks(config: Config) -> None:
 def _train(run: Run, resume: bool, made: Sequence[Path]) -> list[dict[str, Any]]:
     """Train; where nothing was learned, the run folder and the folders `made` for it are gone again."""
     print(f"run directory: {run.folder}", file=sys.stderr)
+    if ARMS[run.config.arm].tune and run.config.teacher.spec.startswith("openai:"):
+        print("the teacher's weights are out of reach: it is corrected by the evidence, but not tuned", file=sys.stderr)
     try:
         with make_display() as display:
             from coteach import loop  # slow to import: the display is there first
@@ -136,6 +158,7 @@ def _train(run: Run, resume: bool, made: Sequence[Path]) -> list[dict[str, Any]]
 
 def _report(run: Run, summaries: Sequence[Mapping[str, Any]], as_json: bool) -> None:
     from coteach.experiments.plots import plot_run
+    from coteach.teacher.base import Books
 
     with disk(run.folder / "plots"):
         plots = plot_run(run.folder)
@@ -149,4 +172,22 @@ def _report(run: Run, summaries: Sequence[Mapping[str, Any]], as_json: bool) -> 
         f"{duration(wall)} in all, {duration(training)} of it training, of that {(asking + tuning) / max(training, 1e-9):.0%} "
         f"asking and tuning the LLM; at most {summaries[-1]['peak_memory_mib'] / 1024:.1f} GiB of memory"
     )
+    if said := _costs(Books(**summaries[-1]["llm_total"]), run.config.teacher):
+        print(said)
     print(f"curves: {', '.join(str(path) for path in plots)}; GIFs: {run.folder / 'videos'}; everything else: {run.folder}")
+
+
+def _costs(books: Books, teacher: TeacherConfig) -> str:
+    """What a remote teacher cost over the whole run, evaluations included, and what went wrong; empty for others."""
+    if not teacher.spec.startswith("openai:") or not (books.calls or books.memory_hits):
+        return ""
+    money = f", ${books.money:.4f}" if books.money else ""
+    said = (
+        f"LLM, evaluations included: {books.queries:,} situations answered in {books.calls:,} calls "
+        f"({books.tokens_in:,} tokens in, {books.tokens_out:,} out{money}), {books.memory_hits:,} from memory; "
+        f"{books.failures:,} calls failed, {books.unreadable:,} replies could not be read"
+    )
+    if books.unanswered:
+        why = "its budget was spent" if books.reached(teacher.budget_tokens, teacher.budget_money) else "it failed"
+        said += f"; {books.unanswered:,} times it was not heard ({why}), there its advice counts as uniform"
+    return said

@@ -1,9 +1,10 @@
-"""The student's network: binary features in, action logits and a value out.
+"""The student's network: features in, action logits and a value out.
 
-The first layer sees one-hot cells of a 9x9 crop, of which about one in ten is set: it is a sum of columns, and on a
+On MiniGrid the first layer sees one-hot cells of a 9x9 crop, of which about one in ten is set: it is a sum of columns, and on a
 processor it is computed as one, about three times faster than the dense product and six times faster than a
 convolution over the same planes. Actor and critic share that layer (it has most of the weights); their second layers
-are their own, so that the value's large gradients stay out of the policy's.
+are their own, so that the value's large gradients stay out of the policy's. Numbers and pictures have a first layer of their
+own (`dense.py`).
 """
 
 from __future__ import annotations
@@ -18,6 +19,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from coteach.grounding.base import Layout
+from coteach.student.dense import DenseEyes, DenseFeatures, initialise
 
 ALL = slice(None)
 
@@ -60,52 +64,72 @@ class SetFeatures:
         return SetFeatures(rows, starts, len(self))
 
 
+Features = SetFeatures | DenseFeatures
+
+
+def read(layout: Layout, *parts: NDArray[Any]) -> Features:
+    """The rows of all parts, (B, F) each and laid out as `layout` says, as the network wants them."""
+    if layout.binary:
+        sets = [SetFeatures.of(part) for part in parts]
+        return sets[0] if len(sets) == 1 else SetFeatures.joined(sets)
+    return DenseFeatures.joined([DenseFeatures.of(part) for part in parts])
+
+
 class ActorCritic(nn.Module):
-    """SetFeatures of B rows -> logits (B, A) float32 and values (B,) float32.
+    """Features of B rows -> logits (B, A) float32 and values (B,) float32.
 
-    Beside the towers each feature adds to the logits what `habits` (F, A) says, which is not learned (default: nothing).
+    Beside the towers each flag adds to the logits what `habits` (F, A) says, which is not learned (default: nothing).
 
-    A row with n features set costs 2 * (n H + 2 H^2 + H (A + 1)) operations forwards and as many again backwards for
-    the weights, and 4 H^2 more for what flows back to the first layer; the H^2 half as often without logits or a value.
+    Of binary features a row with n of them set costs 2 * (n H + 2 H^2 + H (A + 1)) operations forwards and as many again
+    backwards for the weights, and 4 H^2 more for what flows back to the first layer; the H^2 half as often without logits or
+    a value.
     """
+
+    habits: Tensor | None
 
     def __init__(
         self,
-        feature_size: int,
+        layout: Layout,
         num_actions: int,
         hidden: int,
         generator: torch.Generator | None = None,
         habits: NDArray[np.float32] | None = None,
     ) -> None:
         super().__init__()
-        self.shared = ColumnSum(feature_size, hidden)
+        self.shared = ColumnSum(layout.size, hidden, generator) if layout.binary else DenseEyes(layout, hidden, generator)
         self.actor = nn.Linear(hidden, hidden)
         self.critic = nn.Linear(hidden, hidden)
         self.policy = nn.Linear(hidden, num_actions)
         self.value = nn.Linear(hidden, 1)
-        for layer in (self.shared, self.actor, self.critic):
-            _initialise(layer, 2**0.5, generator)
-        _initialise(self.policy, 0.01, generator)  # begins close to uniform
-        _initialise(self.value, 1.0, generator)
-        fixed = torch.zeros(feature_size, num_actions) if habits is None else torch.from_numpy(habits)
-        self.register_buffer("habits", fixed)
+        for layer in (self.actor, self.critic):
+            initialise(layer, 2**0.5, generator)
+        initialise(self.policy, 0.01, generator)  # begins close to uniform
+        initialise(self.value, 1.0, generator)
+        self.register_buffer("habits", None if habits is None else torch.from_numpy(habits))
 
-    def forward(self, features: SetFeatures, acting: slice = ALL, valued: slice = ALL) -> tuple[Tensor, Tensor]:
+    def forward(self, features: Features, acting: slice = ALL, valued: slice = ALL) -> tuple[Tensor, Tensor]:
         """Logits of the rows `acting` and values of the rows `valued`."""
         cells = torch.relu(self.shared(features))
-        habit = _sum_rows(self.habits, features)[acting]  # type: ignore[arg-type]
-        logits: Tensor = self.policy(torch.relu(self.actor(cells[acting]))) + habit
+        logits: Tensor = self.policy(torch.relu(self.actor(cells[acting])))
+        if self.habits is not None and isinstance(features, SetFeatures):
+            logits = logits + _sum_rows(self.habits, features)[acting]
         values: Tensor = self.value(torch.relu(self.critic(cells[valued])))
         return logits, values.squeeze(-1)
+
+    def adapt(self, features: NDArray[Any]) -> None:
+        """Get used to the range of the numbers in features (B, F); changes nothing where there are none."""
+        if isinstance(self.shared, DenseEyes):
+            self.shared.adapt(features)
 
 
 class ColumnSum(nn.Module):
     """A linear layer over features in {0, 1}: SetFeatures of B rows -> (B, H) float32, weight (F, H)."""
 
-    def __init__(self, feature_size: int, hidden: int) -> None:
+    def __init__(self, feature_size: int, hidden: int, generator: torch.Generator | None = None) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(feature_size, hidden))
         self.bias = nn.Parameter(torch.empty(hidden))
+        initialise(self, 2**0.5, generator)
 
     def forward(self, features: SetFeatures) -> Tensor:
         """The bias and, of every row, the weights of the features that are set."""
@@ -176,8 +200,3 @@ def _rows_by_feature(
             rows[following[ones[i]]] = row
             following[ones[i]] += 1
     return rows, begins
-
-
-def _initialise(layer: nn.Linear | ColumnSum, gain: float, generator: torch.Generator | None) -> None:
-    nn.init.orthogonal_(layer.weight, gain, generator=generator)
-    nn.init.zeros_(layer.bias)

@@ -12,6 +12,7 @@ import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,8 +24,9 @@ from coteach import tensors
 from coteach.config import StudentConfig
 from coteach.errors import CoteachError
 from coteach.finite import NotFinite
+from coteach.grounding.base import Layout
 from coteach.machine import torch_device
-from coteach.student.network import ActorCritic, SetFeatures
+from coteach.student.network import ActorCritic, read
 
 WEIGHTS_FILE = "student.safetensors"
 SIZES_FILE = "student.json"
@@ -36,7 +38,7 @@ FORWARD_ROWS = 4096
 class Batch:
     """The rows of one round, flattened.
 
-    features:   (R, F) uint8, of student-led rows, as is all that follows.
+    features:   (R, F), laid out as the student's `Layout` says, of student-led rows, as is all that follows.
     actions:    (R,) int64.
     logprobs:   (R,) float32, of `actions` under the policy that took them.
     values:     (R,) float32, the critic's opinion then.
@@ -44,10 +46,10 @@ class Batch:
     returns:    (R,) float32, what the critic is regressed to.
     target:     (R, A) float32, the guidance q; rows sum to 1.
     weight:     (R,) float32, lambda of each row; 0 where nothing guides.
-    value_features, value_returns: (V, F) uint8 and (V,) float32, further (teacher-led) rows for the critic only.
+    value_features, value_returns: (V, F) and (V,) float32, further (teacher-led) rows for the critic only.
     """
 
-    features: NDArray[np.uint8]
+    features: NDArray[Any]
     actions: NDArray[np.int64]
     logprobs: NDArray[np.float32]
     values: NDArray[np.float32]
@@ -55,15 +57,15 @@ class Batch:
     returns: NDArray[np.float32]
     target: NDArray[np.float32]
     weight: NDArray[np.float32]
-    value_features: NDArray[np.uint8] | None = None
+    value_features: NDArray[Any] | None = None
     value_returns: NDArray[np.float32] | None = None
 
 
 @dataclass
 class Imitation:
-    """Replayed rows to distil: features (M, F) uint8, target (M, A) float32, weight (M,) float32."""
+    """Replayed rows to distil: features (M, F), target (M, A) float32, weight (M,) float32."""
 
-    features: NDArray[np.uint8]
+    features: NDArray[Any]
     target: NDArray[np.float32]
     weight: NDArray[np.float32]
 
@@ -146,17 +148,19 @@ class Learner:
     """The student: acts, and learns from batches. Everything random in it comes from `seed`."""
 
     def __init__(
-        self, config: StudentConfig, feature_size: int, num_actions: int, seed: int, habits: NDArray[np.float32] | None = None
+        self, config: StudentConfig, layout: Layout, num_actions: int, seed: int, habits: NDArray[np.float32] | None = None
     ) -> None:
-        self.config = config
-        self.sizes = {"feature_size": feature_size, "num_actions": num_actions, "hidden": config.hidden}
+        self.config, self.layout = config, layout
+        self.sizes: dict[str, Any] = {"feature_size": layout.size, "num_actions": num_actions, "hidden": config.hidden}
+        if not layout.binary:
+            self.sizes |= {"numbers": layout.numbers, "pictures": [list(shape) for shape in layout.pictures]}
         self.device = torch_device(config.device)
         self._generator = torch.Generator().manual_seed(seed)
-        self.network = ActorCritic(feature_size, num_actions, config.hidden, self._generator, habits).to(self.device)
+        self.network = ActorCritic(layout, num_actions, config.hidden, self._generator, habits).to(self.device)
         self.optimizer = torch.optim.Adam(self.network.parameters(), lr=config.learning_rate, eps=1e-5, fused=True)
 
     @_one_thread()
-    def act(self, features: NDArray[np.uint8]) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.float32]]:
+    def act(self, features: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.float32]]:
         """Sampled actions (N,) int64, their log-probabilities (N,) and the values (N,) float32 of features (N, F)."""
         logits, values = self._forward(features)
         logprobs = F.log_softmax(logits, dim=-1)
@@ -167,19 +171,19 @@ class Learner:
         return actions.numpy(), chosen.numpy(), values.numpy()
 
     @_one_thread()
-    def greedy(self, features: NDArray[np.uint8]) -> NDArray[np.int64]:
+    def greedy(self, features: NDArray[Any]) -> NDArray[np.int64]:
         """The most probable action (N,) int64 of features (N, F)."""
         actions: NDArray[np.int64] = self._forward(features)[0].argmax(dim=-1).numpy()
         return actions
 
     @_one_thread()
-    def probabilities(self, features: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def probabilities(self, features: NDArray[Any]) -> NDArray[np.float32]:
         """The policy (N, A) float32 on features (N, F)."""
         policy: NDArray[np.float32] = self._forward(features)[0].softmax(dim=-1).numpy()
         return policy
 
     @_one_thread()
-    def values(self, features: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def values(self, features: NDArray[Any]) -> NDArray[np.float32]:
         """The critic's values (N,) float32 of features (N, F)."""
         values: NDArray[np.float32] = self._forward(features)[1].numpy()
         return values
@@ -194,10 +198,11 @@ class Learner:
         Raises NotFinite, with the weights as they were before the step, where a loss or the gradient is not finite.
         """
         imitation = replay(self.config.epochs * len(batch.actions)) if replay else None
-        rows = _Rows(batch, imitation, self.device)
+        rows = _Rows(batch, imitation, self.layout, self.device)
         seen: list[dict[str, Tensor]] = []
         for led, own, replayed in self._minibatches(rows):
             seen.append(self._step(rows, led, own, replayed))
+        self.network.adapt(batch.features)  # only now: the ratio is to the policy that took the actions
         means = {name: float(torch.stack([step[name] for step in seen]).mean()) for name in seen[0]}
         return {**means, "explained_variance": explained_variance(batch.values, batch.returns)}
 
@@ -230,10 +235,10 @@ class Learner:
         self.load_state_dict(tensors.read(folder / WEIGHTS_FILE))
 
     @torch.inference_mode()
-    def _forward(self, features: NDArray[np.uint8]) -> tuple[Tensor, Tensor]:
+    def _forward(self, features: NDArray[Any]) -> tuple[Tensor, Tensor]:
         """Logits (N, A) and values (N,) on the processor."""
         if len(features) <= FORWARD_ROWS:
-            logits, values = self.network(SetFeatures.of(features))
+            logits, values = self.network(read(self.layout, features))
             return logits.cpu(), values.cpu()
         parts = [self._forward(features[i : i + FORWARD_ROWS]) for i in range(0, len(features), FORWARD_ROWS)]
         return torch.cat([logits for logits, _ in parts]), torch.cat([values for _, values in parts])
@@ -303,7 +308,7 @@ class _Rows:
     advantages: of own rows. led, replayed: how many there are. Tensors are on the learner's device.
     """
 
-    def __init__(self, batch: Batch, imitation: Imitation | None, device: torch.device) -> None:
+    def __init__(self, batch: Batch, imitation: Imitation | None, layout: Layout, device: torch.device) -> None:
         features, returns, target, weight = [batch.features], [batch.returns], [batch.target], [batch.weight]
         self.led = self.replayed = 0
         if batch.value_features is not None and batch.value_returns is not None:
@@ -312,7 +317,7 @@ class _Rows:
         if imitation is not None:
             self.replayed = len(imitation.weight)
             features, target, weight = [*features, imitation.features], [*target, imitation.target], [*weight, imitation.weight]
-        self.features = SetFeatures.joined([SetFeatures.of(part) for part in features])
+        self.features = read(layout, *features)
         self.actions, self.logprobs, self.advantages = _tensors(device, batch.actions, batch.logprobs, batch.advantages)
         self.returns, self.target, self.weight = _tensors(device, *(np.concatenate(x) for x in (returns, target, weight)))
 

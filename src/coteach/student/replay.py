@@ -11,15 +11,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coteach import tensors
+from coteach.grounding.base import Layout
 from coteach.student.rollout import Rollout
 
 
 class Replay:
-    """A ring of rows: features (R, F) uint8, situation (R,) int64, controls (R, K) int8."""
+    """A ring of rows: features (R, F), situation (R,) int64, controls (R, K) int8."""
 
-    def __init__(self, rows: int, features: int, slots: int) -> None:
+    def __init__(self, rows: int, layout: Layout, slots: int) -> None:
         self.rows, self.filled, self._next = rows, 0, 0
-        self.features = np.zeros((rows, features), dtype=np.uint8)
+        self.features = np.zeros((rows, layout.size), dtype=layout.dtype)
         self.situation = np.zeros(rows, dtype=np.int64)
         self.controls = np.full((rows, slots), -1, dtype=np.int8)
 
@@ -41,7 +42,8 @@ class Replay:
         """Write the rows kept; features that are all 0 or 1 take a bit each."""
         kept = slice(0, self.filled)
         features = self.features[kept]
-        packed = {"bits": np.packbits(features, axis=1)} if features.max(initial=0) <= 1 else {"features": features}
+        flags = features.dtype == np.uint8 and features.max(initial=0) <= 1
+        packed = {"bits": np.packbits(features.astype(np.bool_), axis=1)} if flags else {"features": features}
         place = {"next": np.array(self._next)}
         tensors.write(path, packed | place | {"situation": self.situation[kept], "controls": self.controls[kept]})
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from coteach import finite
 from coteach.evidence import TERMINAL, Outcome
-from coteach.grounding.base import Grounded, Grounding
+from coteach.grounding.base import Grounded, Grounding, Layout
 from coteach.leading import Leader
 from coteach.leading import Outcome as End
 from coteach.tasks import Step, VectorTask
@@ -27,36 +27,38 @@ Advise = Callable[[NDArray[np.int64], NDArray[np.bool_]], NDArray[np.float64]]
 class Actor(Protocol):
     """What collecting needs of the student."""
 
-    def act(self, features: NDArray[np.uint8]) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.float32]]:
+    def act(self, features: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.float32]]:
         """Sampled actions (N,), their log-probabilities (N,) and the values (N,) of features (N, F)."""
         ...
 
 
 @dataclass(frozen=True)
 class Episode:
-    """A finished episode. `success`: its return was positive; `bold`: led by what may turn out best (see `Collector`)."""
+    """A finished episode; `reward` is its undiscounted return. `bold`: led by what may turn out best (see `Collector`)."""
 
     led: bool
     reward: float
     length: int
     bold: bool = False
+    solved_at: float = 0.0
 
     @property
     def success(self) -> bool:
-        """Whether it counts as solved: its return was positive."""
-        return self.reward > 0
+        """Whether it counts as solved: its return was above the task's threshold."""
+        return self.reward > self.solved_at
 
 
 @dataclass
 class Rollout:
     """T steps of N environments. Row (t, n) is the transition from observation t to t + 1.
 
-    features (T+1, N, F) uint8; situation (T+1, N) int64; controls (T+1, N, K) int8; values (T+1, N) float32: the
-    last row is the observation after the last transition. actions (T, N) int64; logprobs, rewards (T, N) float32;
+    features (T+1, N, F); situation (T+1, N) int64; controls (T+1, N, K) int8; values (T+1, N) float32: the
+    last row is the observation after the last transition. actions (T, N) int64; logprobs, rewards (T, N) float32 (as the
+    student learns from them: see `tasks.Scoring`);
     terminated, truncated, led (T, N) bool; valid (T, N) bool: False where the step only began a new episode.
     """
 
-    features: NDArray[np.uint8]
+    features: NDArray[Any]
     situation: NDArray[np.int64]
     controls: NDArray[np.int8]
     values: NDArray[np.float32]
@@ -71,14 +73,14 @@ class Rollout:
     episodes: list[Episode] = field(default_factory=list)
 
     @classmethod
-    def empty(cls, steps: int, envs: int, features: int, slots: int) -> Rollout:
-        """Room for `steps` steps of `envs` environments with F = `features` and K = `slots`."""
+    def empty(cls, steps: int, envs: int, layout: Layout, slots: int) -> Rollout:
+        """Room for `steps` steps of `envs` environments with K = `slots`."""
 
         def room(rows: int, kind: type[np.generic]) -> Any:
             return np.zeros((rows, envs), dtype=kind)
 
         return cls(
-            features=np.zeros((steps + 1, envs, features), dtype=np.uint8),
+            features=np.zeros((steps + 1, envs, layout.size), dtype=layout.dtype),
             situation=room(steps + 1, np.int64),
             controls=np.full((steps + 1, envs, slots), -1, dtype=np.int8),
             values=room(steps + 1, np.float32),
@@ -111,7 +113,7 @@ class Collector:
         rng: np.random.Generator,
         state: dict[str, Any] | None = None,
     ) -> None:
-        """state: what `state` gave of a collector on the same task; its episodes go on where they were."""
+        """state: what `state` gave of a collector on the same task, whose episodes go on where they were."""
         self.task, self.grounding, self.rng = task, grounding, rng
         n = task.num_envs
         self.leader = Leader(n, grounding.max_options, patience)
@@ -121,10 +123,10 @@ class Collector:
         self._done, self._terminal = np.zeros(n, dtype=np.bool_), np.zeros(n, dtype=np.bool_)
         self._reward, self._length = np.zeros(n), np.zeros(n, dtype=np.int64)
         self._option_reward = np.zeros(n)
-        if state is None:
+        self.resumed = state is not None and self._resume(state)
+        """The episodes of `state` go on; False also where the task, seeded alike, did not do the same again."""
+        if not self.resumed:
             self._now = grounding.observe(task.reset(), None, np.ones(n, dtype=np.bool_))
-        else:
-            self._restore(state)
 
     def collect(self, steps: int, student: Actor, advise: Advise, led_share: float) -> Rollout:
         """Take `steps` steps in every environment.
@@ -134,7 +136,7 @@ class Collector:
 
         Raises `NotFinite` where an observation, a reward or the student's answer is not finite.
         """
-        rollout = Rollout.empty(steps, self.task.num_envs, self.grounding.feature_size, self.grounding.max_options)
+        rollout = Rollout.empty(steps, self.task.num_envs, self.grounding.layout, self.grounding.max_options)
         for t in range(steps):
             self._record(rollout, t, self._now)
             actions, rollout.logprobs[t], rollout.values[t] = student.act(self._now.features)
@@ -167,15 +169,19 @@ class Collector:
         if episodes is None:
             return None
         mine = {name: getattr(self, name).tolist() for name in _UNDER_WAY}
-        return {"episodes": episodes, "leader": self.leader.state(), "mine": mine}
+        now = self._now.situation.tolist()
+        return {"episodes": episodes, "leader": self.leader.state(), "mine": mine, "situation": now}
 
-    def _restore(self, state: dict[str, Any]) -> None:
+    def _resume(self, state: dict[str, Any]) -> bool:
         """Take up what `state` gave; the grounding sees each episode again, and believes what it did."""
         for observation, actions, restarted in self.task.replay(state["episodes"]):
             self._now = self.grounding.observe(observation, actions, restarted)
+        if self._now.situation.tolist() != state["situation"]:
+            return False
         self.leader.restore(state["leader"])
         for name, values in state["mine"].items():
             setattr(self, name, np.array(values, dtype=getattr(self, name).dtype))
+        return True
 
     def _record(self, rollout: Rollout, t: int, now: Grounded) -> None:
         rollout.features[t], rollout.situation[t], rollout.controls[t] = now.features, now.situation, now.actions
@@ -208,21 +214,24 @@ class Collector:
             self.bold[env] = self.led[env] and 2 * self.bold.sum() < self.led.sum()
 
     def _account(self, rollout: Rollout, t: int, step: Step, before: Grounded) -> None:
-        rollout.rewards[t], rollout.terminated[t], rollout.truncated[t] = step.reward, step.terminated, step.truncated
+        scoring = self.task.scoring
+        rollout.rewards[t] = step.reward / scoring.scale
+        rollout.terminated[t], rollout.truncated[t] = step.terminated, step.truncated
         rollout.valid[t] = valid = ~step.restarted
         self.steps += int(valid.sum())
         self._reward += np.where(valid, step.reward, 0.0)
-        self._option_reward += np.where(valid, step.reward, 0.0)
+        worth = scoring.worth(step.reward, step.terminated)
+        self._option_reward += np.where(valid, worth, 0.0)
         self._length += valid
         self._done = (step.terminated | step.truncated) & valid
         self._terminal = step.terminated & valid
-        self._hindsight(rollout, step, before)
+        self._hindsight(rollout, worth, before)
         for env in np.flatnonzero(self._done):
             led, bold = bool(rollout.led[t, env]), bool(self.bold[env])
-            rollout.episodes.append(Episode(led, float(self._reward[env]), int(self._length[env]), bold))
+            rollout.episodes.append(Episode(led, float(self._reward[env]), int(self._length[env]), bold, scoring.solved_at))
             self._reward[env], self._length[env] = 0.0, 0
 
-    def _hindsight(self, rollout: Rollout, step: Step, before: Grounded) -> None:
+    def _hindsight(self, rollout: Rollout, worth: NDArray[np.float32], before: Grounded) -> None:
         """An option has an event: what the student (or another option) brought about is evidence too."""
         for failed, bits in ((False, self._now.completed), (True, self._now.failed)):
             for env in np.flatnonzero(bits):
@@ -230,5 +239,5 @@ class Collector:
                 for slot in range(int(bits[env]).bit_length()):
                     if not bits[env] >> slot & 1 or slot == self.leader.slot[env]:
                         continue
-                    reward = float(step.reward[env])
+                    reward = float(worth[env])
                     rollout.outcomes.append(Outcome(int(before.situation[env]), slot, following, reward, None, failed))

@@ -9,7 +9,6 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +21,7 @@ from coteach.grounding.base import Situation
 from coteach.teacher import prompt as prompts
 from coteach.teacher import tuning
 from coteach.teacher.adapter import Adapter
-from coteach.teacher.base import Books, Lesson, TuneReport
+from coteach.teacher.base import Books, Call, Explanation, Lesson, TuneReport
 from coteach.teacher.memory import AdviceMemory, memory_key
 from coteach.teacher.models import LoadedModel, load_model, weights_fingerprint
 from coteach.teacher.scoring import Scorer, reads_tries
@@ -33,24 +32,18 @@ _PROBE = Situation("Mission: go to the red ball. You see a red ball.", ("go to t
 Scores = NDArray[np.float64]
 
 
-@dataclass(frozen=True)
-class Explanation:
-    """How an answer came about: what the model read, and for each option its score, the calibrated score and the advice."""
-
-    prompt: str
-    options: tuple[str, ...]
-    score: Scores
-    calibrated: Scores
-    advice: Scores
-
-
 class LocalTeacher:
     """A teacher that is a transformers causal LM. `prefix` are the token ids that all its prompts begin with."""
 
     tunable = True
 
     def __init__(
-        self, loaded: LoadedModel, config: TeacherConfig, memory: AdviceMemory | None = None, name: str = "local"
+        self,
+        loaded: LoadedModel,
+        config: TeacherConfig,
+        memory: AdviceMemory | None = None,
+        name: str = "local",
+        instruction: str = prompts.INSTRUCTION,
     ) -> None:
         self.name = name
         self.config = config
@@ -58,7 +51,7 @@ class LocalTeacher:
         self.model, self.tokenizer = loaded.model, loaded.tokenizer
         self.memory = memory or AdviceMemory(None)
         self.adapter = Adapter(self.model, config.lora_rank, loaded.base)
-        self.frame = prompts.frame(self.tokenizer)
+        self.frame = prompts.frame(self.tokenizer, instruction)
         self.prefix = prompts.prefix_ids(self.tokenizer, self.frame)
         self._context = int(getattr(self.model.config.get_text_config(), "max_position_embeddings", None) or 2**31)
         packed = self._reads_tries()
@@ -67,9 +60,11 @@ class LocalTeacher:
         self._bias = dict(loaded.bias)
 
     @classmethod
-    def from_spec(cls, spec: str, config: TeacherConfig, memory: AdviceMemory | None = None) -> LocalTeacher:
+    def from_spec(
+        cls, spec: str, config: TeacherConfig, memory: AdviceMemory | None = None, instruction: str = prompts.INSTRUCTION
+    ) -> LocalTeacher:
         """The teacher of `smollm2`, `hf:<id or folder>` or `gguf:<file>`, on the device that `config` names."""
-        return cls(load_model(spec, config.device), config, memory, spec)
+        return cls(load_model(spec, config.device), config, memory, spec, instruction)
 
     def advise(self, situations: Sequence[Situation]) -> list[Scores]:
         """One distribution over `options` for each situation; the model is asked only what it was not asked before."""
@@ -156,7 +151,7 @@ class LocalTeacher:
             steps = tuning.descend(self._tuned, weights, cases, plan, self.config)
         finally:  # also where the user interrupts
             self._weights_changed()
-            self.books.tokens += self._tuned.tokens - tokens
+            self.books.tokens_in += self._tuned.tokens - tokens
         try:
             return steps, self.advise(situations)
         except RunFailed:
@@ -199,8 +194,9 @@ class LocalTeacher:
         tokens = scorer.tokens
         with nullcontext() if tuned else self.adapter.off():
             scores = scorer.score(asked)
-        self.books.tokens += scorer.tokens - tokens
-        self.books.seconds += time.perf_counter() - begun
+        seconds = time.perf_counter() - begun
+        self.books.enter(Call("ok", len(situations), tokens_in=scorer.tokens - tokens, seconds=seconds))
+        self.books.seconds += seconds
         if not all(np.isfinite(score).all() for score in scores):
             raise RunFailed(f"teacher {self.name!r} answers with numbers that are not finite: its weights are damaged")
         return scores

@@ -5,16 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 
 from coteach.config import TeacherConfig
-from coteach.errors import unknown
+from coteach.errors import CoteachError, unknown
 from coteach.teacher.base import Teacher
 from coteach.teacher.memory import AdviceMemory
+from coteach.teacher.prompt import INSTRUCTION
 from coteach.teacher.scripted import LiarTeacher, OracleTeacher, UniformTeacher
 
-SPECS = ("smollm2", "hf:<id or folder>", "gguf:<file>", "recorded:<run>", "uniform", "oracle", "liar")
+SPECS = (
+    "smollm2", "hf:<id or folder>", "gguf:<file>", "openai:<model>@<base url>", "recorded:<run>", "uniform", "oracle", "liar",
+)  # fmt: skip
 
 
-def make_teacher(spec: str, config: TeacherConfig, memory: AdviceMemory | None = None) -> Teacher:
-    """The teacher that `spec` names; `memory` None remembers within this process only."""
+def make_teacher(spec: str, config: TeacherConfig, memory: AdviceMemory | None = None, instruction: str = INSTRUCTION) -> Teacher:
+    """The teacher that `spec` names, asked under `instruction`; `memory` None remembers within this process only."""
     if spec == "uniform":
         return UniformTeacher()
     if spec == "oracle":
@@ -26,8 +29,14 @@ def make_teacher(spec: str, config: TeacherConfig, memory: AdviceMemory | None =
         from coteach.teacher.recorded import RecordedTeacher
 
         return RecordedTeacher(Path(name).expanduser())
+    if kind == "openai":
+        from coteach.teacher.remote import RemoteTeacher
+
+        return RemoteTeacher(spec, config, memory)
     if spec == "smollm2" or (kind in ("hf", "gguf") and name):
+        if config.budget_tokens or config.budget_money:
+            raise CoteachError(f"teacher {spec!r} runs on this machine: a budget is for openai:<model>@<base url>; leave it out")
         from coteach.teacher.local import LocalTeacher
 
-        return LocalTeacher.from_spec(spec, config, memory)
+        return LocalTeacher.from_spec(spec, config, memory, instruction)
     raise unknown("teacher", spec, SPECS)

@@ -13,6 +13,7 @@ from coteach.errors import CoteachError
 from coteach.grounding.base import Situation
 
 INSTRUCTION = "You guide an agent in a grid world. Answer with the best next step for the agent's mission."
+"""For MiniGrid and BabyAI; other tasks bring their own (`grounding.base.Family`)."""
 QUESTION = "\nNext step:"
 _MARK = "\u241e"  # stands where the situation goes while a chat template is rendered; no template contains it
 _ANSWER = "\u241f"
@@ -36,15 +37,15 @@ class Prompt:
     options: tuple[tuple[int, ...], ...]
 
 
-def frame(tokenizer: Any) -> Frame:
+def frame(tokenizer: Any, instruction: str = INSTRUCTION) -> Frame:
     """How this tokenizer's model is asked: through its chat template where it has one, in plain text else."""
     if not getattr(tokenizer, "chat_template", None):
-        return Frame(f"{INSTRUCTION}\n\n", f"{QUESTION} ", "\n", bos=True)
-    system = [{"role": "system", "content": INSTRUCTION}, {"role": "user", "content": _MARK}]
+        return Frame(f"{instruction}\n\n", f"{QUESTION} ", "\n", bos=True)
+    system = [{"role": "system", "content": instruction}, {"role": "user", "content": _MARK}]
     try:
         return _chat_frame(tokenizer, system)
     except Exception:  # a template's own error (jinja's), raised where it knows no system role
-        return _chat_frame(tokenizer, [{"role": "user", "content": f"{INSTRUCTION}\n\n{_MARK}"}])
+        return _chat_frame(tokenizer, [{"role": "user", "content": f"{instruction}\n\n{_MARK}"}])
 
 
 def _chat_frame(tokenizer: Any, messages: list[dict[str, str]]) -> Frame:

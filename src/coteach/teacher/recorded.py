@@ -26,7 +26,7 @@ from coteach.teacher.base import Books, Lesson, Teacher, TuneReport
 RECORD = "answers.jsonl"
 """The record's name in a run folder."""
 
-Advice = list[NDArray[np.float64]]
+Answers = Sequence[NDArray[np.float64] | None]
 
 
 class Record:
@@ -73,11 +73,11 @@ class Recorder:
         if isinstance(self.teacher, RecordedTeacher):
             self.teacher.said = said
 
-    def advise(self, situations: Sequence[Situation]) -> Advice:
+    def advise(self, situations: Sequence[Situation]) -> Answers:
         """The teacher's answers."""
         return self._written(situations, self.teacher.advise(situations))
 
-    def advise_untuned(self, situations: Sequence[Situation]) -> Advice:
+    def advise_untuned(self, situations: Sequence[Situation]) -> Answers:
         """What it said before any tuning."""
         return self._written(situations, self.teacher.advise_untuned(situations))
 
@@ -103,9 +103,9 @@ class Recorder:
         """Take up what `save` wrote."""
         self.teacher.load(folder)
 
-    def _written(self, situations: Sequence[Situation], answers: Advice) -> Advice:
+    def _written(self, situations: Sequence[Situation], answers: Answers) -> Answers:
         pairs = zip(situations, answers, strict=True)
-        self.record.append([{"situation": s.text, "options": s.options, "p": answer.tolist()} for s, answer in pairs])
+        self.record.append([{"situation": s.text, "options": s.options, "p": _digits(answer)} for s, answer in pairs])
         return answers
 
 
@@ -122,11 +122,11 @@ class RecordedTeacher:
                 f"teacher {self.name!r}: there is no {RECORD} in {run}; give the folder of a run that asked an LLM"
             )
 
-    def advise(self, situations: Sequence[Situation]) -> Advice:
+    def advise(self, situations: Sequence[Situation]) -> Answers:
         """The recorded answers; `RunFailed` where other situations were asked about."""
         return [self._answer(situation) for situation in situations]
 
-    def advise_untuned(self, situations: Sequence[Situation]) -> Advice:
+    def advise_untuned(self, situations: Sequence[Situation]) -> Answers:
         """What was said before any tuning."""
         return self.advise(situations)
 
@@ -150,11 +150,11 @@ class RecordedTeacher:
     def load(self, folder: Path) -> None:
         """Nothing was learned, nothing is read."""
 
-    def _answer(self, situation: Situation) -> NDArray[np.float64]:
+    def _answer(self, situation: Situation) -> NDArray[np.float64] | None:
         said = self._next()
         if said.get("situation") != situation.text or said.get("options") != list(situation.options):
             raise self._differs(f"the situation {printable(situation.text[:60])!r}")
-        return np.array(said["p"])
+        return None if said["p"] is None else np.array(said["p"])
 
     def _differs(self, asked: str) -> RunFailed:
         return RunFailed(
@@ -165,3 +165,7 @@ class RecordedTeacher:
     def _next(self) -> dict[str, Any]:
         self.said += 1
         return self._lines[self.said - 1] if self.said <= len(self._lines) else {}
+
+
+def _digits(answer: NDArray[np.float64] | None) -> list[float] | None:
+    return None if answer is None else answer.tolist()

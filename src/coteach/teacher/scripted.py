@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
-from coteach.errors import CoteachError
 from coteach.grounding.base import Situation
-from coteach.teacher.base import Books, Lesson, TuneReport
+from coteach.teacher.base import Books, FixedTeacher, uniform
 
 DOUBT = 0.02  # what the oracle leaves to the options other than the expert's
 
 
-class ScriptedTeacher:
-    """What the scripted teachers share: nothing to tune, nothing to keep."""
-
-    name = "scripted"
-    tunable = False
+class ScriptedTeacher(FixedTeacher):
+    """What the scripted teachers share."""
 
     def __init__(self) -> None:
         self.books = Books()
@@ -33,25 +27,8 @@ class ScriptedTeacher:
         """The same advice: nothing is tuned."""
         return self.advise(situations)
 
-    def tune(self, lessons: Sequence[Lesson], seed: int) -> TuneReport:
-        """Not possible: `tunable` is False."""
-        raise CoteachError(f"teacher {self.name!r} cannot be tuned: use a language model (smollm2, hf:..., gguf:...)")
-
-    def snapshot(self) -> dict[str, Tensor]:
-        """Nothing is learned, nothing is copied."""
-        return {}
-
-    def restore(self, snapshot: Mapping[str, Tensor]) -> None:
-        """Nothing was learned, nothing is put back."""
-
-    def save(self, folder: Path) -> None:
-        """Nothing is learned, nothing is written."""
-
-    def load(self, folder: Path) -> None:
-        """Nothing was learned, nothing is read."""
-
     def _advice(self, situation: Situation) -> NDArray[np.float64]:
-        return np.full(len(situation.options), 1.0 / len(situation.options))
+        return uniform(situation)
 
 
 class UniformTeacher(ScriptedTeacher):

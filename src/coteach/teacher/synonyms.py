@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from coteach.grounding.base import Situation
 
-Advise = Callable[[list[Situation]], Sequence[NDArray[np.floating]]]
+Advise = Callable[[list[Situation]], Sequence[NDArray[np.floating] | None]]
 
 VERBS: Mapping[str, str] = {
     "explore": "look around",
@@ -55,7 +55,7 @@ def renamed(situation: Situation, words: Mapping[str, str]) -> Situation:
 def asked_in(words: Mapping[str, str], advise: Advise) -> Advise:
     """`advise`, but asked about renamed options; answers are in the order of the options as they were."""
 
-    def ask(situations: list[Situation]) -> Sequence[NDArray[np.floating]]:
+    def ask(situations: list[Situation]) -> Sequence[NDArray[np.floating] | None]:
         return advise([renamed(situation, words) for situation in situations])
 
     return ask

@@ -10,7 +10,7 @@ import numpy as np
 from minigrid.core.constants import IDX_TO_COLOR, IDX_TO_OBJECT
 from numpy.typing import NDArray
 
-from coteach.grounding.base import Grounded, Observation, Situation, Situations
+from coteach.grounding.base import Grounded, Layout, Observation, Situation, Situations
 
 ACTION_WORDS = ("turn left", "turn right", "go forward", "pick up", "drop", "toggle")
 """Of MiniGrid's primitive actions 0 to 5; the seventh, "done", does nothing in any built-in task."""
@@ -42,7 +42,7 @@ class ViewGrounding:
     Its controllers are the actions themselves, each completed by being taken. There are no features: (N, 0).
     """
 
-    feature_size = 0
+    layout = Layout()
 
     def __init__(self, situations: Situations, num_actions: int) -> None:
         self.situations = situations

@@ -11,7 +11,7 @@ import hashlib
 import numpy as np
 from numpy.typing import NDArray
 
-from coteach.grounding.base import Grounded, Observation, Situations
+from coteach.grounding.base import Grounded, Layout, Observation, Situations
 from coteach.grounding.minigrid import controllers as act
 from coteach.grounding.minigrid import features, key
 from coteach.grounding.minigrid.belief import Belief, empty_belief, forget_tried, just_opened, update
@@ -83,7 +83,7 @@ class MiniGridGrounding:
     """
 
     max_options = MAX_OPTIONS
-    feature_size = features.SIZE
+    layout = Layout(flags=features.SIZE)
 
     def __init__(self, num_envs: int, situations: Situations | None = None, num_actions: int = 7) -> None:
         self.situations = Situations() if situations is None else situations

@@ -1,0 +1,162 @@
+"""Options of one's own: a name, a controller and the event that completes it, given per observation.
+
+For environments in which one observation says what matters: a function from observation to text and one from observation to the
+options that make sense there are all that is needed. Where the past matters, implement `base.Grounding` instead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from coteach.errors import CoteachError
+from coteach.grounding.base import Grounded, Situation, Situations
+from coteach.grounding.spaces import Encoder
+
+MOST_OPTIONS = 62
+"""In one situation: what completes and fails is kept as the bits of an integer."""
+
+Event = Callable[[Any, int, Any], bool]
+"""(observation before, action, observation after) -> whether it came about."""
+
+
+@dataclass(frozen=True)
+class Option:
+    """Something worth doing that takes a step or more.
+
+    name:       how the teacher knows it, for example "open the door".
+    controller: observation -> the action that carries it on, or None where there is no way to go on. No controller at all: the
+                student learns to carry it out.
+    completed:  the event that completes it, whoever brought it about.
+    failed:     the event that shows that it cannot be done now; None: nothing shows that but time.
+    """
+
+    name: str
+    controller: Callable[[Any], int | None] | None
+    completed: Event
+    failed: Event | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.name, str) or not self.name.strip():
+            raise CoteachError(f"option {self.name!r}: expected a name in words, by which the teacher chooses it")
+        if self.controller is not None and not callable(self.controller):
+            raise CoteachError(
+                f"option {self.name!r}: controller={self.controller!r}: expected (observation) -> action, "
+                "or None to have it learned"
+            )
+        if not callable(self.completed):
+            raise CoteachError(f"option {self.name!r} has no event: give completed=(before, action, after) -> bool")
+        if self.failed is not None and not callable(self.failed):
+            raise CoteachError(f"option {self.name!r}: failed={self.failed!r}: expected (before, action, after) -> bool, or None")
+
+
+Describe = Callable[[Any], str]
+Offer = Callable[[Any], Sequence[Option]]
+
+
+class OptionGrounding:
+    """Grounding of N environments (`base.Grounding`) from functions of one observation each.
+
+    describe: observation -> what the teacher should know, in words; its first sentence says what is to be done.
+    offer:    observation -> the options that make sense there, at least one and at most `max_options`.
+    task:     is named in errors.
+    """
+
+    def __init__(
+        self,
+        num_envs: int,
+        situations: Situations,
+        describe: Describe,
+        offer: Offer,
+        encoder: Encoder,
+        action_names: tuple[str, ...],
+        max_options: int,
+        task: str,
+    ) -> None:
+        self.situations, self.max_options = situations, max_options
+        self.layout, self.action_names = encoder.layout, action_names
+        self._describe, self._offer, self._encoder, self._task = describe, offer, encoder, task
+        self._sound: set[tuple[str, ...]] = set()
+        """Names of options that were found to be in order."""
+        self._seen: list[Any] = [None] * num_envs
+        self._offered: list[Sequence[Option]] = [()] * num_envs
+
+    def observe(self, observation: Sequence[Any], actions: NDArray[np.int64] | None, restarted: NDArray[np.bool_]) -> Grounded:
+        """Take in one step of all environments (see `base.Grounding.observe`)."""
+        count = len(observation)
+        events = np.zeros((2, count), dtype=np.int64)
+        if actions is not None:
+            for env in np.flatnonzero(~restarted).tolist():
+                events[:, env] = self._judge(env, int(actions[env]), observation[env])
+        controls = np.full((count, self.max_options), -1, dtype=np.int8)
+        unscripted = np.zeros((count, self.max_options), dtype=np.bool_)
+        numbers = np.empty(count, dtype=np.int64)
+        for env, seen in enumerate(observation):
+            options = self._options(seen)
+            names = tuple(option.name for option in options)
+            numbers[env] = self.situations.number(Situation(self._text(seen), names))
+            controls[env, : len(options)] = [self._action(option, seen) for option in options]
+            unscripted[env, : len(options)] = [option.controller is None for option in options]
+            self._seen[env], self._offered[env] = seen, options
+        rows = np.stack([self._encoder.encode(seen) for seen in observation])
+        return Grounded(rows, numbers, controls, events[0], events[1], unscripted)
+
+    def _judge(self, env: int, action: int, after: Any) -> tuple[int, int]:
+        """Bits of the options that the step completed, and of those that it showed to be impossible."""
+        completed = failed = 0
+        for slot, option in enumerate(self._offered[env]):
+            if option.completed(self._seen[env], action, after):
+                completed |= 1 << slot
+            elif option.failed is not None and option.failed(self._seen[env], action, after):
+                failed |= 1 << slot
+        return completed, failed
+
+    def _text(self, seen: Any) -> str:
+        text = self._describe(seen)
+        if not isinstance(text, str) or not text.strip():
+            raise CoteachError(
+                f"task {self._task!r}: describe gave {text!r} for the observation {_short(seen)}: expected a text; "
+                "say in words what the teacher should know there"
+            )
+        return text
+
+    def _options(self, seen: Any) -> Sequence[Option]:
+        options = self._offer(seen)
+        names = tuple(option.name for option in options)
+        if names not in self._sound:
+            self._check(names, seen)
+            self._sound.add(names)
+        return options
+
+    def _check(self, names: tuple[str, ...], seen: Any) -> None:
+        where = f"task {self._task!r}: in the observation {_short(seen)}"
+        if not names:
+            raise CoteachError(f"{where} there is no option: expected at least one; offer one that waits or looks around")
+        if len(names) > self.max_options:
+            raise CoteachError(
+                f"{where} there are {len(names)} options: expected at most max_options={self.max_options}; raise that"
+            )
+        if len(set(names)) < len(names):
+            twice = max(names, key=names.count)
+            raise CoteachError(f"{where} option {twice!r} is offered twice: expected different names")
+
+    def _action(self, option: Option, seen: Any) -> int:
+        action = option.controller(seen) if option.controller else None
+        if action is None:
+            return -1
+        if not 0 <= action < len(self.action_names):
+            raise CoteachError(
+                f"task {self._task!r}: the controller of option {option.name!r} gave {action!r} for the observation "
+                f"{_short(seen)}: expected an action in [0..{len(self.action_names) - 1}], or None where there is no way to go on"
+            )
+        return int(action)
+
+
+def _short(observation: Any) -> str:
+    """An observation on one line, however large it is."""
+    text = " ".join(str(observation).split())
+    return text if len(text) <= 60 else f"{text[:57]}..."

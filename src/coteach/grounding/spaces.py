@@ -1,0 +1,95 @@
+"""Gymnasium observation spaces -> rows of the student's input.
+
+Discrete parts become flags (one-hot), boxes numbers, three-dimensional boxes of bytes pictures; `Dict` and `Tuple` are put
+side by side. What cannot be turned into a row of fixed length is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from math import prod
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+from numpy.typing import NDArray
+
+from coteach.errors import CoteachError
+from coteach.grounding.base import Layout
+
+Path = tuple[Any, ...]
+"""Keys and indices that lead from an observation to one of its parts."""
+
+UNBOUNDED = 1e6
+"""A box wider than this says nothing about where its numbers lie."""
+
+
+class Encoder:
+    """Observations of one space -> rows (F,); `task` is named in errors."""
+
+    def __init__(self, space: spaces.Space[Any], task: str) -> None:
+        parts = list(_parts(space, (), task))
+        numbers = [(path, part) for path, part in parts if isinstance(part, spaces.Box) and not _is_picture(part)]
+        flags = [(path, part) for path, part in parts if not isinstance(part, spaces.Box)]
+        pictures = [(path, part) for path, part in parts if _is_picture(part)]
+        bounds = [_bounds(part) for _, part in numbers]
+        self.layout = Layout(
+            flags=sum(spaces.flatdim(part) for _, part in flags),
+            numbers=sum(spaces.flatdim(part) for _, part in numbers),
+            pictures=tuple(_channels_first(np.empty(part.shape or ())).shape for _, part in pictures),
+            centre=tuple(centre for box in bounds for centre in box[0]),
+            spread=tuple(spread for box in bounds for spread in box[1]),
+        )
+        self._places: list[tuple[Path, spaces.Space[Any], slice]] = []
+        start = 0
+        for path, part in [*numbers, *flags, *pictures]:
+            end = start + (prod(part.shape or ()) if _is_picture(part) else spaces.flatdim(part))
+            self._places.append((path, part, slice(start, end)))
+            start = end
+
+    def encode(self, observation: Any) -> NDArray[Any]:
+        """One observation as a row (F,)."""
+        row = np.empty(self.layout.size, dtype=self.layout.dtype)
+        for path, part, place in self._places:
+            value = observation
+            for key in path:
+                value = value[key]
+            row[place] = (
+                _channels_first(np.asarray(value)).ravel() if _is_picture(part) else np.asarray(spaces.flatten(part, value))
+            )
+        return row
+
+
+def _parts(space: spaces.Space[Any], path: Path, task: str) -> Iterator[tuple[Path, spaces.Space[Any]]]:
+    """The simple spaces of which this one is made."""
+    if isinstance(space, spaces.Dict | spaces.Tuple):
+        inner = space.spaces.items() if isinstance(space, spaces.Dict) else enumerate(space.spaces)
+        for key, part in inner:
+            yield from _parts(part, (*path, key), task)
+    elif isinstance(space, spaces.Box | spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary):
+        yield path, space
+    else:
+        where = f" at {'/'.join(map(str, path))}" if path else ""
+        raise CoteachError(
+            f"task {task!r}: observation space {type(space).__name__}{where}: expected Box, Discrete, MultiDiscrete, MultiBinary "
+            "or a Dict or Tuple of these; give `make` an environment wrapped so that it shows one"
+        )
+
+
+def _is_picture(space: spaces.Space[Any]) -> bool:
+    return isinstance(space, spaces.Box) and len(space.shape) == 3 and space.dtype == np.uint8
+
+
+def _channels_first(picture: NDArray[Any]) -> NDArray[Any]:
+    """(C, H, W) of a picture (H, W, C) or (C, H, W): the channels are where there are fewest."""
+    return picture if picture.shape[0] < picture.shape[2] else np.moveaxis(picture, 2, 0)
+
+
+def _bounds(box: spaces.Space[Any]) -> tuple[list[float], list[float]]:
+    """Centre of each number, and the deviation it would have if it were uniform within its bounds; 0 and 1 without bounds."""
+    assert isinstance(box, spaces.Box)
+    low, high = (np.clip(np.ravel(bound).astype(np.float64), -UNBOUNDED, UNBOUNDED) for bound in (box.low, box.high))
+    bounded = (low < high) & (high - low < UNBOUNDED)
+    centre = np.where(bounded, (low + high) / 2, 0.0)
+    spread = np.where(bounded, (high - low) / np.sqrt(12), 1.0)
+    return centre.tolist(), spread.tolist()

@@ -1,0 +1,133 @@
+"""The student's eyes for numbers and pictures: a dense layer over what `Layout` describes.
+
+Numbers are normalised by a running mean and variance of what the student saw (as in Stable-Baselines3's `VecNormalize`), flags
+enter as they are, pictures through convolutions (those of Mnih et al. 2015 where a picture has 36 pixels a side or more).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from coteach.grounding.base import Layout
+
+LARGE = 36
+"""Pixels a side from which on strides throw detail away; smaller pictures are seen as they are."""
+
+FARTHEST = 10.0
+"""Normalised numbers are clipped here."""
+
+
+@dataclass(frozen=True)
+class DenseFeatures:
+    """B rows of F features as they are: values (B, F), uint8 or float32."""
+
+    values: NDArray[Any]
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    @classmethod
+    def of(cls, features: NDArray[Any]) -> DenseFeatures:
+        """The rows of features (B, F)."""
+        return cls(features)
+
+    @classmethod
+    def joined(cls, parts: Sequence[DenseFeatures]) -> DenseFeatures:
+        """The rows of all parts, one after the other."""
+        return cls(np.concatenate([part.values for part in parts]))
+
+    def rows(self, at: NDArray[np.int64]) -> DenseFeatures:
+        """The rows at (M,) indices."""
+        return DenseFeatures(self.values[at])
+
+
+class DenseEyes(nn.Module):
+    """DenseFeatures of B rows, laid out as `layout` says -> (B, H) float32."""
+
+    def __init__(self, layout: Layout, hidden: int, generator: torch.Generator | None = None) -> None:
+        super().__init__()
+        self.layout = layout
+        self.scale = RunningScale(layout)
+        self.views = nn.ModuleList([_view(shape, generator) for shape in layout.pictures])
+        seen = sum(_width(view, shape) for view, shape in zip(self.views, layout.pictures, strict=True))
+        self.mix = nn.Linear(layout.numbers + layout.flags + seen, hidden)
+        initialise(self.mix, 2**0.5, generator)
+
+    def forward(self, features: DenseFeatures) -> Tensor:
+        """One linear layer over numbers, flags and what the convolutions make of the pictures."""
+        numbers, flags = self.layout.numbers, self.layout.flags
+        sizes = [numbers, flags, *map(prod, self.layout.pictures)]
+        values = torch.from_numpy(features.values).to(self.mix.weight.device)
+        parts = torch.split(values, sizes, dim=1)
+        seen = [self.scale(parts[0]), parts[1].float()]
+        for view, shape, pixels in zip(self.views, self.layout.pictures, parts[2:], strict=True):
+            seen.append(view(pixels.reshape(-1, *shape).float() / 255.0))
+        mixed: Tensor = self.mix(torch.cat(seen, dim=1))
+        return mixed
+
+    def adapt(self, features: NDArray[Any]) -> None:
+        """Take the numbers of these rows (B, F) into the running mean and variance."""
+        self.scale.add(torch.from_numpy(features[:, : self.layout.numbers]).double())
+
+
+class RunningScale(nn.Module):
+    """Numbers (B, n) -> (number - mean) / deviation of what was added so far; the layout's guess weighs as much as one row."""
+
+    mean: Tensor
+    variance: Tensor
+    count: Tensor
+
+    def __init__(self, layout: Layout) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(layout.centre, dtype=torch.float64))
+        self.register_buffer("variance", torch.tensor(layout.spread, dtype=torch.float64) ** 2)
+        self.register_buffer("count", torch.ones((), dtype=torch.float64))
+
+    def forward(self, numbers: Tensor) -> Tensor:
+        """Normalised and clipped, float32."""
+        scaled = (numbers.double() - self.mean) / (self.variance + 1e-8).sqrt()
+        return scaled.clamp(-FARTHEST, FARTHEST).float()
+
+    def add(self, numbers: Tensor) -> None:
+        """Merge the mean and variance of numbers (B, n) into the running ones (Chan et al. 1979)."""
+        if numbers.numel() == 0:
+            return
+        numbers = numbers.to(self.mean.device)
+        count, total = len(numbers), self.count + len(numbers)
+        away = numbers.mean(dim=0) - self.mean
+        squares = self.variance * self.count + numbers.var(dim=0, correction=0) * count + away**2 * self.count * count / total
+        self.mean += away * count / total
+        self.variance.copy_(squares / total)
+        self.count.copy_(total)
+
+
+def initialise(layer: nn.Module, gain: float, generator: torch.Generator | None) -> None:
+    """Orthogonal weights, no bias (as PPO's implementations do it)."""
+    nn.init.orthogonal_(layer.weight, gain, generator=generator)  # type: ignore[arg-type]
+    nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+
+
+def _view(shape: tuple[int, int, int], generator: torch.Generator | None) -> nn.Sequential:
+    """Convolutions over pictures of this shape (C, H, W), flattened."""
+    channels, *sides = shape
+    if min(sides) >= LARGE:
+        convolutions = [nn.Conv2d(channels, 32, 8, 4), nn.Conv2d(32, 64, 4, 2), nn.Conv2d(64, 64, 3, 1)]
+    else:
+        convolutions = [nn.Conv2d(channels, 16, 3, padding=1), nn.Conv2d(16, 32, 3, padding=1)]
+    for layer in convolutions:
+        initialise(layer, 2**0.5, generator)
+    return nn.Sequential(*(part for layer in convolutions for part in (layer, nn.ReLU())), nn.Flatten())
+
+
+@torch.no_grad()
+def _width(view: nn.Module, shape: tuple[int, int, int]) -> int:
+    """How many numbers a view makes of one picture."""
+    return int(view(torch.zeros(1, *shape)).shape[1])

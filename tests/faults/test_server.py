@@ -1,0 +1,298 @@
+"""An LLM's server may do anything: the run goes on with the advice it has, and the books say what happened.
+
+The server here is a real one on a socket, which answers well, and then in each of the ways in which servers fail.
+"""
+
+from __future__ import annotations
+
+import json
+import socketserver
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("openai", reason="the extra `remote` is not installed")
+
+from coteach.config import TeacherConfig
+from coteach.errors import CoteachError, RunFailed
+from coteach.grounding.base import Situation
+from coteach.teacher.patience import FAILURES, PAUSE, Patience
+from coteach.teacher.remote import Manner, RemoteTeacher
+
+KEY = "sk-this-is-secret-0123456789"
+DEADLINE = 1.0
+OPTIONS = ("explore", "open the door")
+
+
+def situation(number: int) -> Situation:
+    return Situation(f"You see {number} doors.", OPTIONS)
+
+
+def completion(text: str = "2", **more: Any) -> bytes:
+    """A good reply: nine to one for the second option listed first, whatever is listed."""
+    top = [{"token": "1", "logprob": np.log(0.1)}, {"token": "2", "logprob": np.log(0.9)}]
+    choice = {"index": 0, "message": {"role": "assistant", "content": text}, "logprobs": {"content": [{"top_logprobs": top}]}}
+    return json.dumps({"choices": [choice], "usage": {"prompt_tokens": 40, "completion_tokens": 1}} | more).encode()
+
+
+def http(body: bytes, status: str = "200 OK", *headers: str, length: int | None = None) -> bytes:
+    size = len(body) if length is None else length
+    lines = [f"HTTP/1.1 {status}", "Content-Type: application/json", f"Content-Length: {size}", "Connection: close", *headers]
+    return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
+
+
+GOOD = http(completion())
+
+
+class Server(socketserver.ThreadingTCPServer):
+    """Answers every request with what `reply` sends; keeps the requests."""
+
+    daemon_threads = allow_reuse_address = True
+    block_on_close = False
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.reply: Callable[[Handler], None] = lambda handler: handler.send(GOOD)
+        self.requests: list[bytes] = []
+        self.over = threading.Event()
+        threading.Thread(target=lambda: self.serve_forever(0.02), daemon=True).start()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}/v1"
+
+    def stop(self) -> None:
+        self.over.set()
+        self.shutdown()
+        self.server_close()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """The client gave up: that is what is tested."""
+
+
+class Handler(socketserver.StreamRequestHandler):
+    server: Server
+
+    def handle(self) -> None:
+        head = b""
+        while not head.endswith(b"\r\n\r\n"):
+            line = self.rfile.readline()
+            if not line:
+                return
+            head += line
+        length = next(int(line.split(b":")[1]) for line in head.lower().splitlines() if line.startswith(b"content-length"))
+        self.server.requests.append(head + self.rfile.read(length))
+        self.server.reply(self)
+
+    def send(self, data: bytes) -> None:
+        self.wfile.write(data)
+
+
+def drip(handler: Handler) -> None:
+    """A byte at a time: every single one comes in good time, the whole never does."""
+    for place in range(len(GOOD)):
+        if handler.server.over.wait(0.1):
+            return
+        handler.send(GOOD[place : place + 1])
+
+
+def reset(handler: Handler) -> None:
+    handler.request.setsockopt(1, 13, b"\x01\x00\x00\x00\x00\x00\x00\x00")  # SO_LINGER of no seconds: RST instead of FIN
+    handler.request.close()
+
+
+SEND = {
+    "hangs": lambda handler: handler.server.over.wait(10),
+    "drips": drip,
+    "resets": reset,
+    "429": lambda handler: handler.send(http(b"{}", "429 Too Many Requests", "Retry-After: 30")),
+    "500": lambda handler: handler.send(http(b"oops", "500 Internal Server Error")),
+    "empty": lambda handler: handler.send(http(b"")),
+    "truncated": lambda handler: handler.send(http(completion()[:50], length=500)),
+    "not UTF-8": lambda handler: handler.send(http(b'{"choices": "\xff\xfe\xfa"}')),
+    "wrong schema": lambda handler: handler.send(http(b'{"choices": {"message": [1, null]}}')),
+    "a web page": lambda handler: handler.send(http(b"<!doctype html><p>hello")),
+}
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    server = Server()
+    yield server
+    server.stop()
+
+
+def teacher(url: str, **settings: Any) -> RemoteTeacher:
+    return RemoteTeacher(f"openai:some-model@{url}", TeacherConfig(**{"deadline": DEADLINE} | settings))
+
+
+@pytest.mark.parametrize("failure", SEND)
+def test_a_server_that_fails_is_survived_and_asked_again(failure: str, server: Server) -> None:
+    asked = teacher(server.url)
+    asked.advise([situation(0)])
+    server.reply = SEND[failure]
+    began = time.monotonic()
+    assert asked.advise([situation(1), situation(2)]) == [None, None]
+    assert time.monotonic() - began < 3 * DEADLINE
+    assert asked.books.failures >= 2 and asked.books.unanswered == 2 and asked.books.queries == 1
+    assert all(call.detail for call in asked.books.journal if call.outcome == "failed")
+    server.reply = lambda handler: handler.send(GOOD)
+    asked.patience.succeeded()
+    assert asked.advise([situation(1)])[0] is not None, "what had no answer is asked about again"
+
+
+@pytest.mark.parametrize("failure", [*SEND, "401"])
+def test_a_server_that_fails_at_the_very_start_is_wrong_use_named_in_one_line(failure: str, server: Server) -> None:
+    server.reply = SEND.get(failure, lambda handler: handler.send(http(b"{}", "401 Unauthorized")))
+    with pytest.raises(CoteachError) as caught:
+        teacher(server.url).advise([situation(0)])
+    said = str(caught.value)
+    assert server.url in said and "\n" not in said and not isinstance(caught.value, RunFailed)
+    assert ("OPENAI_API_KEY" in said) == (failure == "401")
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:9/v1", "http://no-such-host.invalid/v1"])
+def test_a_server_that_is_not_there_is_named_with_the_way_out(url: str) -> None:
+    with pytest.raises(CoteachError, match="start a server there"):
+        teacher(url, deadline=10.0).advise([situation(0)])
+
+
+@pytest.mark.parametrize("gone", ["refused", "name not found"])
+def test_a_server_that_is_gone_is_survived(gone: str, server: Server) -> None:
+    asked = teacher(server.url)
+    asked.advise([situation(0)])
+    server.stop()
+    if gone == "name not found":
+        asked.endpoint._client.base_url = "http://no-such-host.invalid/v1/"
+    assert asked.advise([situation(1), situation(2)]) == [None, None]
+
+
+def test_a_key_that_is_no_longer_taken_stops_the_run_at_once_with_the_way_out(server: Server) -> None:
+    asked = teacher(server.url)
+    asked.advise([situation(0)])
+    server.requests.clear()
+    server.reply = lambda handler: handler.send(http(b"{}", "401 Unauthorized"))
+    with pytest.raises(RunFailed, match="set the environment variable OPENAI_API_KEY"):
+        asked.advise([situation(1)])
+    assert len(server.requests) == 1
+
+
+def test_too_many_requests_are_tried_again_when_the_server_says(server: Server) -> None:
+    asked = teacher(server.url, deadline=20.0)
+    asked.advise([situation(0)])
+    times: list[float] = []
+
+    def busy_at_first(handler: Handler) -> None:
+        times.append(time.monotonic())
+        handler.send(http(b"{}", "429 Too Many Requests", "Retry-After: 2") if len(times) == 1 else GOOD)
+
+    server.reply = busy_at_first
+    assert asked.advise([situation(1)])[0] is not None
+    assert times[1] - times[0] >= 2.0 and asked.books.failures == 0
+
+
+def test_a_megabyte_is_read_like_any_reply(server: Server) -> None:
+    asked = teacher(server.url)
+    server.reply = lambda handler: handler.send(http(completion("2" + " and so on" * 100_000)))
+    assert asked.advise([situation(0)])[0] is not None
+    server.reply = lambda handler: handler.send(
+        http(completion("so on " * 170_000, choices=[{"message": {"content": "x " * 500_000}}]))
+    )
+    np.testing.assert_allclose(asked.advise([situation(1)])[0], [0.5, 0.5])
+    assert asked.books.unreadable > 0 and all(len(call.detail) <= 200 for call in asked.books.journal)
+
+
+def test_a_reply_that_names_no_option_is_asked_for_once_more_and_then_counts_as_uniform_advice(server: Server) -> None:
+    asked = teacher(server.url, samples=2)
+    asked.manner = Manner.SEVERAL
+    server.reply = lambda handler: handler.send(http(completion("I would rather not say.")))
+    np.testing.assert_allclose(asked.advise([situation(0)])[0], [0.5, 0.5])
+    assert len(server.requests) == 2 * 2, "two orders of the options, each asked twice"
+    assert asked.books.unreadable == 4 and asked.books.failures == 0
+    assert {call.detail for call in asked.books.journal} == {"I would rather not say."}
+
+
+def test_without_log_probabilities_replies_are_counted_and_every_place_in_the_list_has_its_turn(server: Server) -> None:
+    asked = teacher(server.url, samples=6)
+
+    def explore(handler: Handler) -> None:
+        listed = handler.server.requests[-1].decode()
+        handler.send(http(completion(choices=[{"message": {"content": "1" if "1. explore" in listed else "2"}}])))
+
+    server.reply = explore
+    advice = asked.advise([situation(0)])[0]
+    assert asked.manner is Manner.SEVERAL
+    np.testing.assert_allclose(advice, [3.5 / 4, 0.5 / 4])  # three of three votes in each order, and half a vote
+    server.reply = lambda handler: handler.send(http(completion(choices=[{"message": {"content": "1"}}])))
+    np.testing.assert_allclose(asked.advise([situation(1)])[0], [0.5, 0.5])  # always the first in the list: no opinion
+
+
+def test_a_server_that_refuses_parameters_is_asked_without_them(server: Server) -> None:
+    def picky(handler: Handler) -> None:
+        body = json.loads(handler.server.requests[-1].split(b"\r\n\r\n", 1)[1])
+        wrong = [name for name in ("logprobs", "n", "temperature", "max_tokens") if name in body]
+        handler.send(http(json.dumps({"error": wrong}).encode(), "400 Bad Request") if wrong else GOOD)
+
+    server.reply = picky
+    asked = teacher(server.url)
+    assert asked.advise([situation(0)])[0] is not None and asked.manner is Manner.BARE
+    refused = asked.books.failures
+    asked.advise([situation(1)])
+    assert asked.books.failures == refused > 0, "what it refuses is found out once"
+
+
+def test_a_dead_server_is_left_alone_and_asked_once_a_minute(server: Server) -> None:
+    now = [0.0]
+    asked = teacher(server.url, concurrency=1)
+    asked.patience = Patience(lambda: now[0])
+    asked.advise([situation(0)])
+    server.requests.clear()
+    server.reply = SEND["wrong schema"]
+    for number in range(1, 8):
+        asked.advise([situation(number)])
+    assert len(server.requests) == FAILURES
+    now[0] += PAUSE - 1
+    asked.advise([situation(8)])
+    assert len(server.requests) == FAILURES
+    now[0] += 1
+    asked.advise([situation(9), situation(10)])
+    assert len(server.requests) == FAILURES + 1
+    now[0] += PAUSE
+    server.reply = lambda handler: handler.send(GOOD)
+    assert all(answer is not None for answer in asked.advise([situation(number) for number in range(1, 11)]))
+
+
+def test_the_key_is_in_no_message_whatever_the_server_sends_back(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    asked = teacher(server.url)
+    server.reply = lambda handler: handler.send(
+        http(json.dumps({"error": {"message": f"bad {KEY}"}}).encode(), "400 Bad Request")
+    )
+    with pytest.raises(CoteachError) as caught:
+        asked.advise([situation(0)])
+    assert KEY.encode() in server.requests[0]
+    assert "***" in str(caught.value) and KEY not in str(caught.value)
+    assert caught.value.__cause__ is None and caught.value.__suppress_context__
+    assert all(KEY not in call.detail for call in asked.books.journal)
+
+
+def test_a_key_that_cannot_be_sent_is_not_told_either(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", f"{KEY}\nX")
+    with pytest.raises(CoteachError) as caught:
+        teacher(server.url).advise([situation(0)])
+    assert KEY not in str(caught.value)
+
+
+def test_a_budget_is_passed_by_no_more_than_the_calls_under_way(server: Server) -> None:
+    asked = teacher(server.url, budget_tokens=500, concurrency=4)
+    for first in range(0, 40, 8):
+        asked.advise([situation(number) for number in range(first, first + 8)])
+    assert 500 <= asked.books.tokens < 500 + 4 * 41
+    assert asked.books.tokens == 41 * len(server.requests) and asked.books.unanswered > 0
+    paid = teacher(server.url, budget_money=0.001, price_in=10.0, price_out=100.0, concurrency=1)
+    paid.advise([situation(number) for number in range(8)])
+    assert paid.books.money == pytest.approx(0.001) and paid.books.calls == 2  # 40 tokens in and one out are 0.0005

@@ -1,0 +1,89 @@
+"""Hints and subgoals: the teacher's other channels to the student."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from coteach.config import load
+from coteach.grounding.base import Grounded, Layout, Situations
+from coteach.guidance import shaped
+from coteach.loop import Loop, Rung
+from coteach.run import Run
+from coteach.student.hints import Hinted
+
+GAMMA = 0.9
+
+
+def solve(reward: NDArray[np.float64], following: NDArray[np.int64], over: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Q (S, A) of a deterministic MDP by value iteration."""
+    q = np.zeros_like(reward)
+    for _ in range(500):
+        q = reward + GAMMA * np.where(over, 0.0, q.max(axis=1)[following])
+    return q
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_subgoals_leave_the_optimal_policy_as_it_was(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    states, actions = 12, 3
+    reward, following = rng.random((states, actions)), rng.integers(0, states, (states, actions))
+    over = rng.random((states, actions)) < 0.1
+    potential = rng.normal(size=states) * 5
+    # As the loop does it: one row is a transition from a state to the next.
+    pairs = np.stack([np.repeat(potential[:, None], actions, axis=1).ravel(), potential[following].ravel()])
+    with_potential = shaped(reward.reshape(1, -1).astype(np.float32), pairs, over.reshape(1, -1), GAMMA).reshape(reward.shape)
+    assert not np.allclose(with_potential, reward, atol=0.1)
+    plain, other = solve(reward, following, over), solve(with_potential.astype(np.float64), following, over)
+    np.testing.assert_allclose(other, plain - potential[:, None], atol=1e-4)
+    assert (plain.argmax(axis=1) == other.argmax(axis=1)).all()
+
+
+class Still:
+    """Nothing ever happens; two options, carried on by actions 1 and 2."""
+
+    max_options, layout, action_names = 2, Layout(flags=2), ("a", "b", "c")
+
+    def __init__(self) -> None:
+        self.situations = Situations()
+
+    def observe(self, observation: Any, actions: NDArray[np.int64] | None, restarted: NDArray[np.bool_]) -> Grounded:
+        count, nothing = len(restarted), np.zeros(len(restarted), dtype=np.int64)
+        controls = np.tile(np.array([1, 2], dtype=np.int8), (count, 1))
+        return Grounded(np.ones((count, 2), dtype=np.uint8), nothing, controls, nothing, nothing)
+
+
+def test_a_hint_is_what_the_advised_options_controller_does() -> None:
+    grounding = Hinted(Still(), lambda numbers: np.tile([0.1, 0.9], (len(numbers), 1)), 0.5, np.random.default_rng(0))
+    fresh = np.ones(100, dtype=np.bool_)
+    hints = grounding.observe(None, None, fresh).features[:, 2:]
+    assert grounding.layout.size == 2 + 4 and (hints.sum(axis=1) == 1).all()
+    assert set(hints.argmax(axis=1).tolist()) == {2, 3}, "action 2, or no hint"
+    again = grounding.observe(None, np.zeros(100, dtype=np.int64), ~fresh).features[:, 2:]
+    assert (again == hints).all(), "an episode is hinted or it is not"
+
+
+def test_a_student_alone_gets_no_hints() -> None:
+    hints = Hinted(Still()).observe(None, None, np.ones(5, dtype=np.bool_)).features[:, 2:]
+    assert (hints == [0, 0, 0, 1]).all()
+
+
+@pytest.mark.parametrize("channel", ["guidance.hint=0.5", "guidance.subgoal=0.5", 'student.learned_options=["pick up"]'])
+def test_a_channel_goes_through_rounds_and_checkpoints(channel: str, tmp_path: Path) -> None:
+    small = ("tasks=MiniGrid-Unlock-v0", "engine=minigrid", "threads=1", "collect.envs=8", "collect.horizon=32", "arm=no-llm")
+    config = load(None, [*small, channel])
+    loop = Loop(config, Run(tmp_path / "run", config))
+    rung = Rung(0, config, loop.players)
+    for _ in range(3):
+        metrics = loop.play_round(rung)
+    assert np.isfinite(metrics["policy_loss"])
+    assert ("executor_loss" in metrics) == channel.startswith("student.learned")
+    loop.players.save(tmp_path / "saved")
+    other = Loop(config, Run(tmp_path / "run", config))
+    other.players.load(tmp_path / "saved")
+    success = [players.evaluate("student", config.tasks[0], 2).returns for players in (loop.players, other.players)]
+    assert (success[0] == success[1]).all()
