@@ -26,7 +26,7 @@ from coteach.config import Config
 from coteach.errors import CoteachError, RunFailed
 from coteach.evaluate import SEED
 from coteach.export import card, student
-from coteach.grounding.base import Situation
+from coteach.grounding.base import Layout, Situation
 from coteach.players import Players
 from coteach.run import Run
 from coteach.student.network import ActorCritic, SetFeatures
@@ -161,7 +161,9 @@ def test_habits_are_in_the_onnx_model(exported: Path, players: Players) -> None:
     features = np.zeros((2, players.student.sizes["feature_size"]), dtype=np.uint8)
     habits = players.student.network.get_buffer("habits").numpy()
     (feature, *_), (action, *_) = np.nonzero(habits)
-    network = ActorCritic(len(habits), habits.shape[1], players.student.sizes["hidden"])
+    network = ActorCritic(
+        Layout(flags=len(habits)), habits.shape[1], players.student.sizes["hidden"], habits=np.zeros_like(habits)
+    )
     network.load_state_dict(players.student.network.state_dict() | {"habits": torch.zeros(habits.shape)})
     features[1, feature] = 1
     without = network(SetFeatures.of(features))[0].detach().numpy()
@@ -176,7 +178,8 @@ def test_the_onnx_file_is_sound_and_tells_nothing_of_this_machine(exported: Path
 
 def test_the_safetensors_and_json_make_the_student(exported: Path, run: Run, players: Players) -> None:
     about = json.loads((exported / "student" / "student.json").read_text())
-    network = ActorCritic(about["feature_size"], about["num_actions"], about["hidden"])
+    habits = np.zeros((about["feature_size"], about["num_actions"]), dtype=np.float32)
+    network = ActorCritic(Layout(flags=about["feature_size"]), about["num_actions"], about["hidden"], habits=habits)
     network.load_state_dict(safetensors.torch.load_file(exported / "student" / "student.safetensors"))
     assert all(torch.equal(weight, network.state_dict()[name]) for name, weight in players.student.network.state_dict().items())
     assert about["actions"] == ["left", "right", "forward", "pickup", "drop", "toggle", "done"]

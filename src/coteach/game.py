@@ -17,8 +17,7 @@ from numpy.typing import NDArray
 
 from coteach import tasks
 from coteach.errors import CoteachError, unknown
-from coteach.grounding.base import Grounded, Grounding, Situation
-from coteach.grounding.minigrid import MiniGridGrounding
+from coteach.grounding.base import Grounded, Grounding, Situation, Situations
 
 try:
     from pettingzoo import ParallelEnv
@@ -67,7 +66,7 @@ class Game(ParallelEnv):  # type: ignore[misc]
         self.agents: list[str] = []
         self._rng, self._level = np.random.default_rng(), 0
         self._environment, self._grounding = _ground(task, self._levels(), render_mode is not None)
-        options, actions, size = self._grounding.max_options, self._environment.num_actions, self._grounding.feature_size
+        options, actions, size = self._grounding.max_options, self._environment.num_actions, self._grounding.layout.size
         self.action_spaces = {TEACHER: spaces.Discrete(options), STUDENT: spaces.Discrete(actions)}
         self.observation_spaces = {
             TEACHER: spaces.Dict(
@@ -145,11 +144,11 @@ class Game(ParallelEnv):  # type: ignore[misc]
             yield self._level
 
 
-def _ground(task: str, levels: Iterator[int], render: bool) -> tuple[tasks.MinigridTask, Grounding]:
+def _ground(task: str, levels: Iterator[int], render: bool) -> tuple[tasks.GymnasiumTask, Grounding]:
     """One environment of `task`, whose episodes have the seeds `levels`, and a grounding for it."""
     tasks.check(task)
-    environment = tasks.MinigridTask(task, [levels], render)
-    return environment, MiniGridGrounding(1, num_actions=environment.num_actions)
+    environment = tasks.GymnasiumTask(task, [levels], render)
+    return environment, tasks.family(task).ground(1, Situations(), environment.num_actions)
 
 
 def _bits(size: int, dtype: type[np.integer[Any]]) -> spaces.Box:

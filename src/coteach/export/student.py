@@ -1,7 +1,7 @@
 """The student as files that need no code of ours: its weights as safetensors, what they mean as JSON, its policy as ONNX.
 
-The ONNX model is the policy in plain products: features (N, F) uint8 -> logits (N, A) float32, habits included. The action
-with the largest logit is the greedy student's.
+The ONNX model is the policy in plain products: features (N, F), uint8 or float32 -> logits (N, A) float32, habits included.
+The action with the largest logit is the greedy student's.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 import coteach
 from coteach.config import Config
 from coteach.errors import CoteachError
@@ -25,6 +27,7 @@ from coteach.progress import percent
 if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto
 
+    from coteach.grounding.base import Layout
     from coteach.players import Players
     from coteach.student.network import ActorCritic
 
@@ -36,6 +39,8 @@ def missing(config: Config) -> str:
     """Why a run has no student; empty where it has one. CoteachError where there is one that cannot be written."""
     if not ARMS[config.arm].learn:
         return f"the arm {config.arm!r} trains no student"
+    if config.guidance.hint:
+        raise CoteachError("a student trained with guidance.hint has the hint among its inputs: it cannot be exported")
     for package in ("onnx", "onnxscript"):
         if importlib.util.find_spec(package) is None:
             raise CoteachError(f"the student's ONNX file needs the package {package}: pip install 'coteach[export]'")
@@ -50,7 +55,7 @@ def write(players: Players, summary: dict[str, Any], folder: Path) -> str:
     network = copy.deepcopy(players.student.network).cpu().requires_grad_(False)
     safetensors.torch.save_file(network.state_dict(), folder / "student.safetensors")
     (folder / "student.json").write_text(json.dumps(_described(players, summary), indent=2) + "\n", encoding="utf-8")
-    (folder / "student.onnx").write_bytes(_policy(network).SerializeToString())
+    (folder / "student.onnx").write_bytes(_policy(network, players.student.layout).SerializeToString())
     return f"success alone {percent(summary['success'])} on {summary['task']}"
 
 
@@ -60,10 +65,11 @@ def _described(players: Players, summary: dict[str, Any]) -> dict[str, Any]:
 
     config, sizes = players.config, players.student.sizes
     grounding = players.ground(1, sizes["num_actions"])
+    mark = getattr(grounding, "feature_layout", None)
     return {
         "task": summary["task"],
         "actions": list(grounding.action_names),
-        "feature_layout": grounding.feature_layout(),
+        "feature_layout": mark() if mark else None,
         **sizes,
         "success": summary["success"],
         "return": summary["return"],
@@ -77,7 +83,7 @@ def _described(players: Players, summary: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _policy(network: ActorCritic) -> ModelProto:
+def _policy(network: ActorCritic, layout: Layout) -> ModelProto:
     """The network's policy as an ONNX model; the number of rows is free."""
     import torch
     from torch import Tensor, nn
@@ -90,13 +96,12 @@ def _policy(network: ActorCritic) -> ModelProto:
             self.network = network
 
         def forward(self, features: Tensor) -> Tensor:
-            """Logits (N, A) float32 of features (N, F) uint8."""
-            rows, shared = features.float(), self.network.shared
-            cells = torch.relu(rows @ shared.weight + shared.bias)
-            logits: Tensor = self.network.policy(torch.relu(self.network.actor(cells))) + rows @ self.network.get_buffer("habits")
-            return logits
+            """Logits (N, A) float32 of features (N, F)."""
+            cells = torch.relu(self.network.shared.dense(features))
+            logits: Tensor = self.network.policy(torch.relu(self.network.actor(cells)))
+            return logits if self.network.habits is None else logits + features.float() @ self.network.habits
 
-    example = torch.zeros(2, network.shared.weight.shape[0], dtype=torch.uint8)
+    example = torch.from_numpy(np.zeros((2, layout.size), dtype=layout.dtype))
     with _quiet():
         program = torch.onnx.export(
             Policy().eval(),

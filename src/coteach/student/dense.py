@@ -63,9 +63,12 @@ class DenseEyes(nn.Module):
 
     def forward(self, features: DenseFeatures) -> Tensor:
         """One linear layer over numbers, flags and what the convolutions make of the pictures."""
+        return self.dense(torch.from_numpy(features.values).to(self.mix.weight.device))
+
+    def dense(self, values: Tensor) -> Tensor:
+        """The same of rows (B, F)."""
         numbers, flags = self.layout.numbers, self.layout.flags
         sizes = [numbers, flags, *map(prod, self.layout.pictures)]
-        values = torch.from_numpy(features.values).to(self.mix.weight.device)
         parts = torch.split(values, sizes, dim=1)
         seen = [self.scale(parts[0]), parts[1].float()]
         for view, shape, pixels in zip(self.views, self.layout.pictures, parts[2:], strict=True):

@@ -96,7 +96,9 @@ class ActorCritic(nn.Module):
         habits: NDArray[np.float32] | None = None,
     ) -> None:
         super().__init__()
-        self.shared = ColumnSum(layout.size, hidden, generator) if layout.binary else DenseEyes(layout, hidden, generator)
+        self.shared: ColumnSum | DenseEyes = (
+            ColumnSum(layout.size, hidden, generator) if layout.binary else DenseEyes(layout, hidden, generator)
+        )
         self.actor = nn.Linear(hidden, hidden)
         self.critic = nn.Linear(hidden, hidden)
         self.policy = nn.Linear(hidden, num_actions)
@@ -135,6 +137,10 @@ class ColumnSum(nn.Module):
         """The bias and, of every row, the weights of the features that are set."""
         total: Tensor = _SparseProduct.apply(features, self.weight)  # type: ignore[no-untyped-call]
         return total + self.bias
+
+    def dense(self, values: Tensor) -> Tensor:
+        """The same of rows (B, F), as a plain product."""
+        return values.float() @ self.weight + self.bias
 
 
 class _SparseProduct(torch.autograd.Function):
