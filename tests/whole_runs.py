@@ -22,6 +22,7 @@ from coteach.run import Run
 from coteach.teacher import make_teacher
 from coteach.teacher.local import LocalTeacher
 from coteach.teacher.memory import AdviceMemory
+from coteach.teacher.prompt import INSTRUCTION
 
 TUNED = ("arm=mutual", "teacher.tune_every=3", "teacher.tune_steps=2", "teacher.tune_situations=2", "teacher.lora_rank=2")
 SMALL = ("engine=minigrid", "threads=1", "collect.envs=8", "collect.horizon=32", "episodes=2", "student.minibatch=256")
@@ -45,9 +46,9 @@ def play(folder: Path, *settings: str, display: Callable[[Any], None] | None = N
 def tiny_llm(cache: Path | None = None) -> Iterator[None]:
     """In here `smollm2` is a tiny model of random weights, with an advice memory in `cache`, or of its own in each run."""
 
-    def make(spec: str, config: Any, memory: Any = None) -> Any:
+    def make(spec: str, config: Any, memory: Any = None, instruction: str = INSTRUCTION) -> Any:
         if spec != "smollm2":
-            return make_teacher(spec, config, memory)
+            return make_teacher(spec, config, memory, instruction)
         with mock.patch.dict(tiny_lm.SIZES, {"max_position_embeddings": 4096}):
             loaded = tiny_lm.loaded()
         return LocalTeacher(loaded, config, AdviceMemory(cache and cache / "answers.sqlite3"), "tiny")
@@ -108,9 +109,9 @@ def fingerprint(run: Path) -> dict[str, str]:
 
 
 def rounds(run: Path) -> list[dict[str, Any]]:
-    """The metrics but for the times, and for how often an answer was in memory already."""
+    """The metrics but for the times, and for what the LLM cost: an answer that is in memory already costs nothing."""
     return [
-        {key: value for key, value in row.items() if "second" not in key and key != "llm_queries"}
+        {key: value for key, value in row.items() if "second" not in key and not key.startswith("llm_")}
         for row in Run.open(run).metrics()
     ]
 

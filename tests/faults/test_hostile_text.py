@@ -22,7 +22,7 @@ from coteach.leading import draw
 from coteach.progress import Progress, _panel, line, print_table
 from coteach.run import Run, file_name, read_jsonl
 from coteach.student.rollout import Collector
-from coteach.tasks import MinigridTask
+from coteach.tasks import GymnasiumTask
 from coteach.teacher.recorded import Record, RecordedTeacher, Recorder
 from coteach.teacher.scripted import UniformTeacher
 
@@ -88,7 +88,7 @@ def test_there_are_fifty() -> None:
 def test_a_mission_is_only_words(text: str) -> None:
     """A situation's options stay the grounding's own, and whatever is advised becomes an action of the environment."""
     grounding = MiniGridGrounding(1)
-    image = MinigridTask("MiniGrid-Unlock-v0", [iter([3])]).reset().image
+    image = GymnasiumTask("MiniGrid-Unlock-v0", [iter([3])]).reset().image
     try:
         grounded = grounding.observe(Observation(image, [text]), None, np.ones(1, dtype=np.bool_))
     except CoteachError as refused:
@@ -118,12 +118,9 @@ def test_no_answer_reaches_an_action_outside_the_options() -> None:
 
 
 def test_a_task_whose_missions_are_hostile_is_played_like_any_other() -> None:
-    class Hostile(MinigridTask):
-        def _observation(self) -> Observation:
-            plain = super()._observation()
-            return Observation(plain.image, [f"open the door {text}"[:200] for text in HOSTILE[: self.num_envs]])
-
-    task = Hostile("MiniGrid-Unlock-v0", [iter(range(k, 10_000, 8)) for k in range(8)])
+    task = GymnasiumTask("MiniGrid-Unlock-v0", [iter(range(k, 10_000, 8)) for k in range(8)])
+    pack = task._pack
+    task._pack = lambda shown: Observation(pack(shown).image, [f"open the door {text}"[:200] for text in HOSTILE[:8]])
     grounding = MiniGridGrounding(8)
     try:
         collector = Collector(task, grounding, 10, np.random.default_rng(0))
