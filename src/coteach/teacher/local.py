@@ -7,7 +7,6 @@ of the option after an empty situation: it takes out what the model says whateve
 from __future__ import annotations
 
 import time
-import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -17,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from coteach.config import TeacherConfig
-from coteach.errors import RunFailed
+from coteach.errors import RunFailed, note
 from coteach.grounding.base import Situation
 from coteach.teacher import prompt as prompts
 from coteach.teacher import tuning
@@ -156,7 +155,7 @@ class LocalTeacher:
         try:
             return steps, self.advise(situations)
         except RunFailed:
-            warnings.warn("tuning the teacher gave weights that are not finite: it keeps those from before", stacklevel=4)
+            note("tuning the teacher gave LoRA weights that are not finite: it keeps those from before")
             self.restore(kept)
             return 0, self.advise(situations)
 
@@ -210,7 +209,5 @@ class LocalTeacher:
         probe = self.prompt(_PROBE)
         if reads_tries(self.model, self.prefix, probe):
             return True
-        warnings.warn(
-            f"{self.name}: this architecture cannot score options together; they are scored one by one, slower", stacklevel=4
-        )
+        note(f"{self.name}: this architecture cannot score options together; they are scored one by one, slower")
         return False
