@@ -96,6 +96,8 @@ class Advice:
         self.value = np.zeros(0)
         """(S,) value of the shown advice under the abstract model; 0 where nothing is known."""
         self.q = empty
+        self.worth = empty
+        """(S, K) Q by what was shown to work alone, without optimism."""
         self.weight = np.zeros(0)
         """(S,) lambda_N: how much the prior still weighs against the evidence; infinite before any."""
         self.asked = np.zeros(0, dtype=np.bool_)
@@ -117,7 +119,7 @@ class Advice:
             count = len(self.situations[i].options)
             rows[i - old, :count] = 1.0 / count
         self.prior = np.vstack([self.prior, rows])
-        for name in ("leading", "shown", "proven", "q"):
+        for name in ("leading", "shown", "proven", "q", "worth"):
             setattr(self, name, np.vstack([getattr(self, name), np.zeros_like(rows)]))
         for name in ("asked", "answered", "taught", "judged"):
             setattr(self, name, np.append(getattr(self, name), np.zeros(new - old, dtype=np.bool_)))
@@ -229,7 +231,7 @@ class Advice:
         way = proven.max(axis=1, initial=0.0) > LEAST_PROMISE
         shown = sharpen(np.where(way[:, None], improved, leading), self.sharpness)
         self.leading[numbers], self.proven[numbers], self.shown[numbers] = leading, improved, shown
-        self.value[numbers] = (shown * proven).sum(axis=1)
+        self.worth[numbers], self.value[numbers] = proven, (shown * proven).sum(axis=1)
 
     def give_credit(self, proven: Array) -> None:
         """How far the teacher's own answers are to be believed: the power under which they best foretell what was shown to work.
@@ -303,7 +305,8 @@ class Advice:
     def lesson(self, number: int, weight: float) -> Lesson:
         """What the teacher should say in a situation."""
         situation = self.situations[number]
-        return Lesson(situation, self.shown[number, : len(situation.options)].copy(), weight)
+        count = len(situation.options)
+        return Lesson(situation, self.shown[number, :count].copy(), weight, self.worth[number, :count].copy())
 
     def disagreement(self) -> Array:
         """(S,) KL(shown || prior) in nats: how far the teacher's own advice is from what the student is shown."""

@@ -106,11 +106,15 @@ class Books:
 
 @dataclass(frozen=True)
 class Lesson:
-    """One situation with evidence: `target` (len(options),) float64 is the improved advice p+."""
+    """One situation with evidence: `target` (len(options),) float64 is the improved advice p+.
+
+    worth: (len(options),) float64, Q of each option by the evidence alone; where none is given, `target` stands for it.
+    """
 
     situation: Situation
     target: NDArray[np.float64]
     weight: float = 1.0
+    worth: NDArray[np.float64] | None = None
 
 
 @dataclass(frozen=True)

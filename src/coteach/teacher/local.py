@@ -135,15 +135,16 @@ class LocalTeacher:
 
     def _tune(self, lessons: list[Lesson], plan: tuning.Plan, begun: float) -> TuneReport:
         situations = [lesson.situation for lesson in lessons]
-        untuned = self.advise_untuned(situations)
-        cases = [
-            tuning.Case(self.prompt(lesson.situation), self.bias(lesson.situation.options), lesson.target, anchor, lesson.weight)
-            for lesson, anchor in zip(lessons, untuned, strict=True)
-        ]
-        before = self.advise(situations)
+        untuned, before = self.advise_untuned(situations), self.advise(situations)
+        cases = [self._case(lesson, *advice) for lesson, *advice in zip(lessons, untuned, before, strict=True)]
         steps, after = self._descend(cases, plan, situations)
         loss_before, loss_after = tuning.divergence(cases, before), tuning.divergence(cases, after)
         return TuneReport(len(cases), steps, loss_before, loss_after, tuning.drift(cases, after), time.perf_counter() - begun)
+
+    def _case(self, lesson: Lesson, untuned: Scores, said: Scores) -> tuning.Case:
+        asked, bias = self.prompt(lesson.situation), self.bias(lesson.situation.options)
+        worth = lesson.target if lesson.worth is None else lesson.worth
+        return tuning.Case(asked, bias, lesson.target, untuned, said, worth, lesson.weight)
 
     def _descend(self, cases: list[tuning.Case], plan: tuning.Plan, situations: list[Situation]) -> tuple[int, list[Scores]]:
         """Steps taken and the advice afterwards; weights that give no finite advice are taken back (no steps)."""
