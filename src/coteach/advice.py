@@ -18,6 +18,7 @@ from coteach.experiments.arms import Arm
 from coteach.grounding.base import Situations
 from coteach.guidance import sharpen
 from coteach.teacher.base import Lesson, Teacher
+from coteach.teacher.telling import Experience
 
 Array = NDArray[np.float64]
 
@@ -295,6 +296,21 @@ class Advice:
         self.taught[chosen] = True
         weights = often[chosen] * (REHEARSAL + np.minimum(disagreement, 1.0))
         return [self.lesson(int(number), float(weight)) for number, weight in zip(chosen, weights, strict=True)]
+
+    def experiences(self) -> list[Experience]:
+        """What could be told: the situations met of late in which a way to a reward is known and there is a choice."""
+        numbers = np.flatnonzero((self.visits > FORGOTTEN) & (self.value > LEAST_PROMISE) & ((self.prior > 0).sum(axis=1) > 1))
+        return [self.experience(int(number)) for number in numbers]
+
+    def experience(self, number: int) -> Experience:
+        """What is known of one situation."""
+        situation = self.situations[number]
+        at = (number, slice(len(situation.options)))
+        said = self.prior[at] if self.answered[number] else None
+        model = self.model
+        return Experience(
+            situation, said, self.shown[at], model.tries[at], model.failures[at], self.worth[at], float(self.visits[number])
+        )
 
     def outcomes(self, numbers: NDArray[np.int64]) -> Array:
         """(N,) outcomes counted in a situation, and those for which the evaluator's opinion counts."""

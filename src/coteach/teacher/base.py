@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from coteach.errors import CoteachError
 from coteach.grounding.base import Situation
+from coteach.teacher.telling import Told
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -160,6 +161,10 @@ class Teacher(Protocol):
         """What `advise` said before any tuning; the same as `advise` where nothing can be tuned."""
         ...
 
+    def tell(self, told: Told) -> bool:
+        """Put `told`, as far as it fits, before every later question; whether that changes what is asked."""
+        ...
+
     def tune(self, lessons: Sequence[Lesson], seed: int) -> TuneReport:
         """Move the teacher towards the improved advice; later `advise` calls use the new weights."""
         ...
@@ -173,7 +178,7 @@ class Teacher(Protocol):
         ...
 
     def save(self, folder: Path) -> None:
-        """Write what was learned (a PEFT adapter) into `folder`; nothing where nothing can be learned."""
+        """Write what was learned (a PEFT adapter, what was told) into `folder`; nothing where nothing was."""
         ...
 
     def load(self, folder: Path) -> None:
@@ -186,6 +191,10 @@ class FixedTeacher:
 
     name = "fixed"
     tunable = False
+
+    def tell(self, told: Told) -> bool:
+        """Nobody listens."""
+        return False
 
     def tune(self, lessons: Sequence[Lesson], seed: int) -> TuneReport:
         """Not possible: `tunable` is False."""
