@@ -20,9 +20,9 @@ from torch import Tensor
 from coteach.config import TeacherConfig
 from coteach.errors import RunFailed
 from coteach.grounding.base import Situation
+from coteach.teacher import generation, telling, tuning
 from coteach.teacher import prompt as prompts
-from coteach.teacher import telling, tuning
-from coteach.teacher.adapter import CONFIG, Adapter
+from coteach.teacher.adapter import CONFIG, WEIGHTS, Adapter
 from coteach.teacher.base import Books, Call, Explanation, Lesson, TuneReport
 from coteach.teacher.memory import AdviceMemory, memory_key
 from coteach.teacher.models import LoadedModel, load_model, weights_fingerprint
@@ -91,6 +91,25 @@ class LocalTeacher:
         calibrated = score - self.bias(situation.options)
         return Explanation(text, situation.options, score, calibrated, self._advice(situation, score))
 
+    def write(self, situation: Situation, improved: Scores, rng: np.random.Generator | None = None) -> list[generation.Token]:
+        """An option written token by token by the improved advice (options,): the most probable tokens, or drawn by `rng`.
+
+        With the teacher's own advice in place of the improved one it is written as the teacher by itself would.
+        """
+        asked, advice = self.prompt(situation), self.advise([situation])[0]
+        choices = generation.write(asked.options, improved, rng)
+        live = [prompts.Prompt(asked.body + c.written, tuple((token,) for token in c.tokens)) for c in choices]
+        return [
+            generation.Token(
+                tuple(self.tokenizer.decode([token]) for token in choice.tokens),
+                choice.taken,
+                np.exp(own),
+                generation.next_tokens(asked.options, advice, choice.written)[1],
+                choice.probability,
+            )
+            for choice, own in zip(choices, self._tuned.score(live), strict=True)
+        ]
+
     def tell(self, told: Told) -> bool:
         """Put as much of `told` before every question as `teacher.tell_tokens` (and half the context) admit.
 
@@ -146,7 +165,7 @@ class LocalTeacher:
         """Take up what `save` wrote; raises `CoteachError` where there is nothing, or an adapter of another model."""
         told = telling.load(folder)
         try:
-            if told == NOTHING or (folder / CONFIG).is_file():
+            if told == NOTHING or any((folder / name).is_file() for name in (CONFIG, WEIGHTS)):
                 self.adapter.load(folder)
         finally:
             self._weights_changed()

@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from coteach.errors import CoteachError
 from coteach.grounding.base import Situation
 
 Array = NDArray[np.float64]
@@ -104,11 +105,14 @@ def fitted(told: Told, cost: Callable[[Told], int], budget: int) -> Told:
 def examples(experiences: Sequence[Experience], count: int) -> list[tuple[str, str]]:
     """Up to `count` verified (text, option), each chosen for what it adds to how well those before cover what is met.
 
-    A situation is covered as far as its words are those of an example's (Jaccard).
+    A situation is covered as far as its words and those of its best option are an example's (product of the Jaccard
+    indices): examples whose text alone was alike all said "go to ...", and the LLM never said "explore" again.
     """
     verified = [experience for experience in experiences if experience.verified]
     met = np.array([experience.met for experience in experiences])
-    likeness = _likeness([_words(e) for e in verified], [_words(e) for e in experiences])
+    likeness = np.ones((len(verified), len(experiences)))
+    for words in (_words_of_text, _words_of_option):
+        likeness *= _shared([words(e) for e in verified], [words(e) for e in experiences])
     covered, chosen = np.zeros(len(experiences)), list[tuple[str, str]]()
     while verified and len(chosen) < count:
         gain = (np.maximum(likeness - covered, 0.0) * met).sum(axis=1)
@@ -146,11 +150,14 @@ def save(told: Told, folder: Path) -> None:
 
 
 def load(folder: Path) -> Told:
-    """What `save` wrote; nothing where nothing was told."""
+    """What `save` wrote; nothing where nothing was told. Raises `CoteachError` where the file is damaged."""
     if not (folder / FILE).is_file():
         return NOTHING
-    told = json.loads((folder / FILE).read_text(encoding="utf-8"))
-    return Told(tuple((text, option) for text, option in told["examples"]), tuple(told["evidence"]))
+    try:
+        told = json.loads((folder / FILE).read_text(encoding="utf-8"))
+        return Told(tuple((str(text), str(option)) for text, option in told["examples"]), tuple(map(str, told["evidence"])))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CoteachError(f"cannot read what the teacher was told, {folder / FILE}: {error}; is the file whole?") from error
 
 
 def _pieces(told: Told) -> Iterator[Told]:
@@ -161,13 +168,16 @@ def _pieces(told: Told) -> Iterator[Told]:
             yield Told(evidence=(sentence,))
 
 
-def _words(experience: Experience) -> frozenset[str]:
-    """Those of the text and of the option that the evidence is for."""
-    said = f"{experience.situation.text} {experience.situation.options[experience.best]}"
-    return frozenset(re.findall(r"\w+", said.lower()))
+def _words_of_text(experience: Experience) -> frozenset[str]:
+    return frozenset(re.findall(r"\w+", experience.situation.text.lower()))
 
 
-def _likeness(some: Sequence[frozenset[str]], others: Sequence[frozenset[str]]) -> Array:
+def _words_of_option(experience: Experience) -> frozenset[str]:
+    """Of the one that the evidence is for."""
+    return frozenset(re.findall(r"\w+", experience.situation.options[experience.best].lower()))
+
+
+def _shared(some: Sequence[frozenset[str]], others: Sequence[frozenset[str]]) -> Array:
     """(some, others): share of the words of both that they have in common."""
     shared = [[len(one & other) / max(len(one | other), 1) for other in others] for one in some]
     return np.array(shared, dtype=np.float64).reshape(len(some), len(others))
