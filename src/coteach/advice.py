@@ -190,7 +190,7 @@ class Advice:
         return heard
 
     def forget(self) -> None:
-        """The teacher has new weights, or was told something new: every situation may be asked again (the old answer serves until then)."""
+        """The teacher has new weights or was told something: all may be asked again (the old answers serve until then)."""
         self.asked[:] = False
         self.credit = 1.0
 
