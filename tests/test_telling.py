@@ -63,8 +63,8 @@ def test_the_advice_that_cost_most_is_told_first() -> None:
 def test_advice_that_fails_is_told_with_the_condition_that_decides() -> None:
     (said,) = telling.sentences([locked("nothing"), locked("a red key", said=1)], 8)
     assert said == (
-        'You advised "open the red door": it failed 10 of 20 times, where "You carry nothing."; '
-        'it was done where "You carry a red key.".'
+        'You advised "open the red door": it failed 10 of 10 times where "You carry nothing.", '
+        'and was done where "You carry a red key.".'
     )
 
 

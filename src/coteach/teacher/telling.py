@@ -200,38 +200,41 @@ def _cost(experience: Experience) -> float:
 
 def _sentence(option: str, where: Experience, experiences: Sequence[Experience]) -> str:
     """What became of an option: that it fails, and under which condition it does not, or that another was worth more."""
-    tried = [(e, e.situation.options.index(option)) for e in experiences if option in e.situation.options]
-    tries, failures = (sum(float(getattr(e, kind)[slot]) for e, slot in tried) for kind in ("tries", "failures"))
     slot = where.situation.options.index(option)
-    if where.failures[slot] < MOSTLY * where.tries[slot]:
-        better = where.situation.options[where.best]
-        return (
-            f'You advised "{option}" where "{where.situation.text}": that was worth {where.worth[slot]:.2f}, '
-            f'"{better}" {where.worth[where.best]:.2f}.'
-        )
-    failed = _where(tried, lambda e, at: float(e.failures[at]), lambda e, at: float(e.tries[at] - e.failures[at]))
-    done = _where(tried, lambda e, at: float(e.tries[at] - e.failures[at]), lambda e, at: float(e.failures[at]))
-    said = f'You advised "{option}": it failed {failures:,.0f} of {tries:,.0f} times'
-    said += f', where "{failed}"' if failed else ""
-    return said + (f'; it was done where "{done}".' if done else ".")
+    if where.failures[slot] >= MOSTLY * where.tries[slot]:
+        return _failing(option, [_Tried.of(option, e) for e in experiences if option in e.situation.options])
+    better = where.situation.options[where.best]
+    return (
+        f'You advised "{option}" where "{where.situation.text}": that was worth {where.worth[slot]:.2f}, '
+        f'"{better}" {where.worth[where.best]:.2f}.'
+    )
 
 
-def _where(
-    tried: Sequence[tuple[Experience, int]],
-    for_it: Callable[[Experience, int], float],
-    against: Callable[[Experience, int], float],
-) -> str | None:
-    """The sentence of the situations' texts that goes most with the one outcome and least with the other, if any does."""
+@dataclass(frozen=True)
+class _Tried:
+    """What became of one option in one situation, of which the text says `clauses`."""
+
+    clauses: frozenset[str]
+    failed: float
+    done: float
+
+    @classmethod
+    def of(cls, option: str, experience: Experience) -> _Tried:
+        slot = experience.situation.options.index(option)
+        clauses = re.split(r"(?<=[.!?])\s+", experience.situation.text)
+        failed = float(experience.failures[slot])
+        return cls(frozenset(filter(None, clauses)), failed, float(experience.tries[slot]) - failed)
+
+
+def _failing(option: str, tried: Sequence[_Tried]) -> str:
+    """How often it failed, with what that goes in the text, and with what it goes that it was done."""
+    failed, done = (sum(getattr(one, kind) for one in tried) for kind in ("failed", "done"))
     share: dict[str, float] = defaultdict(float)
-    for count, sign in ((for_it, 1.0), (against, -1.0)):
-        total = sum(count(experience, slot) for experience, slot in tried)
-        for experience, slot in tried:
-            for clause in _clauses(experience.situation.text):
-                share[clause] += sign * count(experience, slot) / max(total, 1.0)
-    best = max(share, key=lambda clause: share[clause], default=None)
-    return best if best is not None and share[best] >= CONTRAST else None
-
-
-def _clauses(text: str) -> list[str]:
-    """The sentences of a text, each once."""
-    return list(dict.fromkeys(clause for clause in re.split(r"(?<=[.!?])\s+", text) if clause))
+    for one in tried:
+        for clause in sorted(one.clauses):
+            share[clause] += one.failed / max(failed, 1.0) - one.done / max(done, 1.0)
+    bad, good = (pick(share, key=lambda clause: share[clause], default="") for pick in (max, min))
+    here = [one for one in tried if share[bad] < CONTRAST or bad in one.clauses]
+    times = f"{sum(one.failed for one in here):,.0f} of {sum(one.failed + one.done for one in here):,.0f} times"
+    said = f'You advised "{option}": it failed {times}' + (f' where "{bad}"' if share[bad] >= CONTRAST else "")
+    return said + (f', and was done where "{good}".' if share[good] <= -CONTRAST else ".")
