@@ -39,10 +39,10 @@ SUMMARY = {
 class Pupil:
     """Stands in for an LLM: at first it always favours the first option; tuning shifts it to the last."""
 
-    name, tunable = "pupil", True
+    name, tunable, told = "pupil", True, Told()
 
     def __init__(self) -> None:
-        self.books, self.asked, self.lessons, self.told = Books(), list[str](), list[Lesson](), list[Told]()
+        self.books, self.asked, self.lessons, self.heard = Books(), list[str](), list[Lesson](), list[Told]()
 
     @property
     def favourite(self) -> int:
@@ -54,7 +54,7 @@ class Pupil:
         return [self._advice(len(situation.options)) for situation in situations]
 
     def tell(self, told: Told) -> bool:
-        self.told.append(told)
+        self.heard.append(told)
         return True
 
     def tune(self, lessons: Sequence[Lesson], seed: int) -> TuneReport:
@@ -174,18 +174,18 @@ def test_what_worked_is_told_to_the_teacher_of_an_arm_with_feedback_and_it_is_as
     played = Played(tmp_path, arm, "teacher.queries_per_round=100", "teacher.tell=both", rounds=4)
     advice, teacher = played.players.advice, played.teacher
     if not ARMS[arm].tell:
-        assert not teacher.told
+        assert not teacher.heard
         return
-    assert len(teacher.told) == 2 and not advice.asked.any(), "every second round, like tunings"
-    assert teacher.told[1].examples and teacher.told[1].evidence
-    for text, option in teacher.told[1].examples:
+    assert len(teacher.heard) == 2 and not advice.asked.any(), "every second round, like tunings"
+    assert teacher.heard[1].examples and teacher.heard[1].evidence
+    for text, option in teacher.heard[1].examples:
         numbers = [number for number, situation in enumerate(advice.situations) if situation.text == text]
         slots = [(number, advice.situations[number].options.index(option)) for number in numbers]
         assert any(advice.model.tries[at] > advice.model.failures[at] for at in slots), "it was done there"
 
 
 def test_by_default_nothing_is_told(tmp_path: Path) -> None:
-    assert Played(tmp_path, "mutual").teacher.told == []
+    assert Played(tmp_path, "mutual").teacher.heard == []
 
 
 def test_guidance_of_no_weight_and_nobody_led_is_plain_ppo(tmp_path: Path) -> None:

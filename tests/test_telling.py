@@ -63,8 +63,8 @@ def test_the_advice_that_cost_most_is_told_first() -> None:
 def test_advice_that_fails_is_told_with_the_condition_that_decides() -> None:
     (said,) = telling.sentences([locked("nothing"), locked("a red key", said=1)], 8)
     assert said == (
-        'You advised "open the red door": it failed 10 of 10 times where "You carry nothing.", '
-        'and was done where "You carry a red key.".'
+        'You advised "open the red door": it failed 10 of 10 times where "You carry nothing", '
+        'and was done where "You carry a red key".'
     )
 
 
@@ -93,6 +93,15 @@ def test_the_two_forms_are_told_as_asked(what: str) -> None:
     told = telling.compose(what, [locked("nothing"), locked("a red key")])
     assert bool(told.examples) == (what in ("examples", "both"))
     assert bool(told.evidence) == (what in ("evidence", "both"))
+
+
+def test_what_the_teacher_heeds_is_still_told_until_there_is_news_of_it() -> None:
+    key = "a red key"
+    first = telling.compose("evidence", [locked("nothing"), locked(key)])
+    heeded = telling.compose("evidence", [locked("nothing", said=0), locked(key)], first)
+    assert heeded == first and len(first.evidence) == 1
+    worse = telling.compose("evidence", [locked("nothing", tries=30.0, failures=(0.0, 30.0)), locked(key)], heeded)
+    assert len(worse.evidence) == 1 and "30 of 30" in worse.evidence[0]
 
 
 def test_what_fits_is_told_by_turns_and_what_is_too_long_is_left_out() -> None:

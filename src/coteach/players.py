@@ -182,8 +182,8 @@ class Players:
 
     def tell(self) -> None:
         """Say in the LLM's prompt what the evidence shows; where that changes it, its answers are asked for again."""
-        what = self.config.teacher.tell
-        if what != "nothing" and self.teacher.tell(telling.compose(what, self.advice.experiences())):
+        what, teacher = self.config.teacher.tell, self.teacher
+        if what != "nothing" and teacher.tell(telling.compose(what, self.advice.experiences(), teacher.told)):
             self.advice.forget()
 
     def tune(self, met: NDArray[np.float64] | None = None) -> dict[str, Any]:

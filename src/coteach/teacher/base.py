@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from coteach.errors import CoteachError
 from coteach.grounding.base import Situation
-from coteach.teacher.telling import Told
+from coteach.teacher.telling import NOTHING, Told
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -152,6 +152,7 @@ class Teacher(Protocol):
     name: str
     tunable: bool
     books: Books
+    told: Told
 
     def advise(self, situations: Sequence[Situation]) -> Sequence[NDArray[np.float64] | None]:
         """One distribution over `options` (sums to 1, all > 0) for each situation; None where it cannot be asked now."""
@@ -191,6 +192,7 @@ class FixedTeacher:
 
     name = "fixed"
     tunable = False
+    told = NOTHING
 
     def tell(self, told: Told) -> bool:
         """Nobody listens."""

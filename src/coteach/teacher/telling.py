@@ -83,13 +83,15 @@ class Experience:
         return bool(self.tries[self.best] > self.failures[self.best])
 
 
-def compose(what: str, experiences: Sequence[Experience]) -> Told:
-    """All that could be told of `what` (see `config.TELL`), most informative first."""
+def compose(what: str, experiences: Sequence[Experience], before: Told = NOTHING) -> Told:
+    """All that could be told of `what` (see `config.TELL`), most informative first; `before` is what the teacher knows.
+
+    A sentence stays until another is said of the same option: a teacher that heeds it must not forget why.
+    """
     met = sorted(experiences, key=lambda experience: -experience.met)[:CANDIDATES]
-    return Told(
-        tuple(examples(met, MOST)) if what in ("examples", "both") else (),
-        tuple(sentences(experiences, MOST)) if what in ("evidence", "both") else (),
-    )
+    new = sentences(experiences, MOST) if what in ("evidence", "both") else []
+    kept = [sentence for sentence in before.evidence if _about(sentence) not in map(_about, new)]
+    return Told(tuple(examples(met, MOST)) if what in ("examples", "both") else (), (*new, *kept)[:MOST])
 
 
 def fitted(told: Told, cost: Callable[[Told], int], budget: int) -> Told:
@@ -160,6 +162,11 @@ def load(folder: Path) -> Told:
         raise CoteachError(f"cannot read what the teacher was told, {folder / FILE}: {error}; is the file whole?") from error
 
 
+def _about(sentence: str) -> str:
+    """The option that it is about: the first words in quotes."""
+    return sentence.split('"')[1]
+
+
 def _pieces(told: Told) -> Iterator[Told]:
     for example, sentence in zip_longest(told.examples, told.evidence):
         if example is not None:
@@ -221,7 +228,7 @@ class _Tried:
     @classmethod
     def of(cls, option: str, experience: Experience) -> _Tried:
         slot = experience.situation.options.index(option)
-        clauses = re.split(r"(?<=[.!?])\s+", experience.situation.text)
+        clauses = re.split(r"[.!?](?:\s+|$)", experience.situation.text)
         failed = float(experience.failures[slot])
         return cls(frozenset(filter(None, clauses)), failed, float(experience.tries[slot]) - failed)
 
