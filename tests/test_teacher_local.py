@@ -11,7 +11,7 @@ import tiny_lm
 from coteach.config import TeacherConfig
 from coteach.errors import CoteachError, RunFailed
 from coteach.grounding.base import Situation
-from coteach.teacher import AdviceMemory, Lesson
+from coteach.teacher import AdviceMemory, Lesson, make_teacher, telling
 from coteach.teacher.local import LocalTeacher
 from coteach.teacher.scoring import score_one_by_one
 from coteach.teacher.telling import NOTHING, Told
@@ -272,3 +272,16 @@ def test_a_teacher_that_was_told_something_is_tuned_as_it_is_asked():
     kl = [np.sum(target * np.log(target / p)) for target, p in zip(TARGETS, tuned.advise(SITUATIONS), strict=True)]
     assert_allclose(report.loss_after, np.mean(kl), rtol=1e-6)
     assert report.loss_after < 0.5 * report.loss_before
+
+
+def test_an_exported_teacher_goes_on_with_what_it_was_told_and_the_calibration_that_belongs_to_it(tmp_path):
+    loaded = tiny_lm.loaded()
+    loaded.model.save_pretrained(tmp_path)
+    loaded.tokenizer.save_pretrained(tmp_path)
+    (tmp_path / "coteach.json").write_text('{"bias": {"explore": -1.5}}')
+    telling.save(TOLD, tmp_path)
+    again = make_teacher(f"hf:{tmp_path}", TeacherConfig(device="cpu"))
+    assert isinstance(again, LocalTeacher) and again.told == TOLD
+    assert again.bias(["explore"]) == -1.5
+    again.tell(NOTHING)
+    assert again.bias(["explore"]) != -1.5

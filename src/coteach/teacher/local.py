@@ -56,11 +56,11 @@ class LocalTeacher:
         self.adapter = Adapter(self.model, config.lora_rank, loaded.base)
         self.instruction = instruction
         self._context = int(getattr(self.model.config.get_text_config(), "max_position_embeddings", None) or 2**31)
-        self._packed, self._given_bias = True, loaded.bias
-        self._address(NOTHING)
+        self._packed, self._given = True, (loaded.told, loaded.bias)
+        self._address(loaded.told)
         if not self._reads_tries():
             self._packed = False
-            self._address(NOTHING)
+            self._address(loaded.told)
         self._model_mark, self._adapter_mark = weights_fingerprint(self.model), ""
 
     @classmethod
@@ -247,7 +247,8 @@ class LocalTeacher:
         self.frame = prompts.frame(self.tokenizer, self.instruction, told)
         self.prefix = prompts.prefix_ids(self.tokenizer, self.frame)
         self._tuned, self._untuned = (Scorer(self.model, self.prefix, self._packed) for _ in range(2))
-        self._bias = dict(self._given_bias) if told == NOTHING else {}
+        given, bias = self._given
+        self._bias = dict(bias) if told == given else {}
 
     def _cost(self, told: Told) -> int:
         """Tokens by which `told` makes every prompt longer."""
