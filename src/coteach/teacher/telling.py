@@ -25,7 +25,7 @@ from coteach.grounding.base import Situation
 Array = NDArray[np.float64]
 
 MOST = 8
-"""Examples, and sentences, that are told at most: more examples took the default LLM no further."""
+"""Examples, and sentences, that are told at most: as many examples of GoToLocal fit into the default budget."""
 
 CANDIDATES = 300
 """Situations, most often met first, among which examples are chosen and which they have to cover."""
@@ -244,4 +244,4 @@ def _failing(option: str, tried: Sequence[_Tried]) -> str:
     here = [one for one in tried if share[bad] < CONTRAST or bad in one.clauses]
     times = f"{sum(one.failed for one in here):,.0f} of {sum(one.failed + one.done for one in here):,.0f} times"
     said = f'You advised "{option}": it failed {times}' + (f' where "{bad}"' if share[bad] >= CONTRAST else "")
-    return said + (f', and was done where "{good}".' if share[good] <= -CONTRAST else ".")
+    return said + (f', and was done where "{good}".' if share[good] <= -CONTRAST and done >= ENOUGH_TRIES else ".")
