@@ -43,8 +43,9 @@ def players_of(run: Run, *settings: str) -> Players:
 
 
 def first_choices(teacher: Teacher, situations: Sequence[Situation]) -> NDArray[np.int64]:
-    """The slot of each situation's most probable option."""
-    return np.array([int(advice.argmax()) for advice in teacher.advise(situations)], dtype=np.int64)
+    """The slot of each situation's most probable option; -1 where there is no answer."""
+    answers = teacher.advise(situations)
+    return np.array([-1 if advice is None else int(advice.argmax()) for advice in answers], dtype=np.int64)
 
 
 def kind(situation: Situation) -> str:

@@ -18,6 +18,7 @@ INSTRUCTION = "You guide an agent in a grid world. Answer with the best next ste
 """For MiniGrid and BabyAI; other tasks bring their own (`grounding.base.Family`)."""
 QUESTION = "\nNext step:"
 EVIDENCE = "What the agent found out:"
+EXAMPLES = "What worked:"
 _MARK = "\u241e"  # stands where the situation goes while a chat template is rendered; no template contains it
 _ANSWER = "\u241f"
 
@@ -59,6 +60,12 @@ def heading(instruction: str, told: Told) -> str:
     """What is asked of the model, and below it what the agent found out about its advice."""
     found = [f"\n\n{EVIDENCE}", *(f"\n- {sentence}" for sentence in told.evidence)] if told.evidence else []
     return instruction + "".join(found)
+
+
+def briefing(instruction: str, told: Told) -> str:
+    """All of it in one text, for a model that is not asked by completing an answer: the examples stand below the evidence."""
+    worked = [f"\n- {text}{QUESTION} {option}" for text, option in told.examples]
+    return heading(instruction, told) + (f"\n\n{EXAMPLES}" + "".join(worked) if worked else "")
 
 
 def _says(role: str, content: str) -> dict[str, str]:
