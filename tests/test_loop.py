@@ -25,6 +25,7 @@ from coteach.student.ppo import Batch
 from coteach.student.rollout import Rollout
 from coteach.teacher import make_teacher
 from coteach.teacher.base import Books, Lesson, TuneReport
+from coteach.teacher.telling import Told
 
 UNLOCK = "MiniGrid-Unlock-v0"
 SMALL = (f"tasks={UNLOCK}", "engine=minigrid", "threads=1", "collect.envs=16", "collect.horizon=64", "episodes=2", "stop_at=1.01")
@@ -39,10 +40,10 @@ SUMMARY = {
 class Pupil:
     """Stands in for an LLM: at first it always favours the first option; tuning shifts it to the last."""
 
-    name, tunable = "pupil", True
+    name, tunable, told = "pupil", True, Told()
 
     def __init__(self) -> None:
-        self.books, self.asked, self.lessons = Books(), list[str](), list[Lesson]()
+        self.books, self.asked, self.lessons, self.heard = Books(), list[str](), list[Lesson](), list[Told]()
 
     @property
     def favourite(self) -> int:
@@ -52,6 +53,10 @@ class Pupil:
         self.asked += [situation.text for situation in situations]
         self.books.queries += len(situations)
         return [self._advice(len(situation.options)) for situation in situations]
+
+    def tell(self, told: Told) -> bool:
+        self.heard.append(told)
+        return True
 
     def tune(self, lessons: Sequence[Lesson], seed: int) -> TuneReport:
         self.lessons += lessons
@@ -160,6 +165,28 @@ def test_who_is_tuned_is_asked_again_and_leads_otherwise(tmp_path: Path) -> None
     for i in again:
         options = len(advice.situations[int(i)].options)
         assert advice.prior[i].argmax() == options - 1 and (options == 1 or earlier[i].argmax() == 0)
+
+
+@pytest.mark.parametrize("arm", ["no-tune", "one-way"])
+def test_what_worked_is_told_to_the_teacher_of_an_arm_with_feedback_and_it_is_asked_again(
+    arm: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Pupil, "favourite", -1)  # to open a door without its key, and to drop the key before it
+    played = Played(tmp_path, arm, "teacher.queries_per_round=100", "teacher.tell=both", rounds=4)
+    advice, teacher = played.players.advice, played.teacher
+    if not ARMS[arm].tell:
+        assert not teacher.heard
+        return
+    assert len(teacher.heard) == 2 and not advice.asked.any(), "every second round, like tunings"
+    assert teacher.heard[1].examples and teacher.heard[1].evidence
+    for text, option in teacher.heard[1].examples:
+        numbers = [number for number, situation in enumerate(advice.situations) if situation.text == text]
+        slots = [(number, advice.situations[number].options.index(option)) for number in numbers]
+        assert any(advice.model.tries[at] > advice.model.failures[at] for at in slots), "it was done there"
+
+
+def test_by_default_nothing_is_told(tmp_path: Path) -> None:
+    assert Played(tmp_path, "mutual").teacher.heard == []
 
 
 def test_guidance_of_no_weight_and_nobody_led_is_plain_ppo(tmp_path: Path) -> None:

@@ -11,9 +11,10 @@ import tiny_lm
 from coteach.config import TeacherConfig
 from coteach.errors import CoteachError, RunFailed
 from coteach.grounding.base import Situation
-from coteach.teacher import AdviceMemory, Lesson
+from coteach.teacher import AdviceMemory, Lesson, make_teacher, telling
 from coteach.teacher.local import LocalTeacher
 from coteach.teacher.scoring import score_one_by_one
+from coteach.teacher.telling import NOTHING, Told
 
 SITUATIONS = [
     Situation("You see a ball.", ("explore", "take the ball", "drop it")),
@@ -217,3 +218,70 @@ def test_explain_shows_what_the_model_read():
     assert SITUATIONS[0].text in explained.prompt
     assert explained.options == SITUATIONS[0].options
     assert_allclose(explained.advice.sum(), 1.0)
+
+
+TOLD = Told((("You see a box.", "take the box"), ("You see a cup.", "take the cup")), ("It failed.", "It failed again."))
+
+
+def test_what_is_told_changes_the_advice_and_its_calibration_as_if_the_model_read_it_anew():
+    asked = teacher(tell_tokens=400)
+    situation = SITUATIONS[0]
+    before = asked.advise([situation])[0]
+    assert asked.tell(TOLD) and asked.told == TOLD
+    after = asked.advise([situation])[0]
+    assert "take the cup" in asked.explain(situation).prompt
+    score = score_one_by_one(asked.model, asked.prefix, asked.prompt(situation))
+    empty = score_one_by_one(asked.model, asked.prefix, asked.prompt(Situation("", situation.options)))
+    expected = np.exp((score - empty) / asked.config.temperature)
+    assert_allclose(after, expected / expected.sum(), rtol=1e-3)
+    assert np.abs(after - before).max() > 1e-3
+    assert not asked.tell(TOLD)  # nothing new: no question is asked again
+    assert asked.tell(NOTHING)
+    assert_array_equal(asked.advise([situation])[0], before)
+
+
+@pytest.mark.parametrize("budget", [0, 60, 120, 400])
+def test_what_is_told_takes_no_more_tokens_than_it_may(budget):
+    asked = teacher(tell_tokens=budget)
+    bare = len(asked.prefix)
+    asked.tell(TOLD)
+    assert len(asked.prefix) - bare <= min(budget, 512 // 2)  # half of what this model reads
+    assert (asked.told == NOTHING) == (budget == 0)
+
+
+def test_what_was_told_is_saved_with_the_adapter_and_without_one(tmp_path):
+    tuned = teacher(tell_tokens=400)
+    tuned.tell(TOLD)
+    tuned.save(tmp_path / "told")
+    assert [file.name for file in (tmp_path / "told").iterdir()] == ["told.json"]
+    tuned.tune(LESSONS, seed=0)
+    tuned.save(tmp_path / "tuned")
+    for folder, tunings in (("told", False), ("tuned", True)):
+        again = teacher(tell_tokens=400)
+        again.load(tmp_path / folder)
+        assert again.told == TOLD and again.adapter.exists == tunings
+        assert again.prefix == tuned.prefix
+    for was, now in zip(log_odds(tuned), log_odds(again), strict=True):
+        assert_allclose(was, now, atol=1e-3)
+
+
+def test_a_teacher_that_was_told_something_is_tuned_as_it_is_asked():
+    tuned = teacher(anchor=0.0, tell_tokens=400)
+    tuned.tell(TOLD)
+    report = tuned.tune(LESSONS, seed=0)
+    kl = [np.sum(target * np.log(target / p)) for target, p in zip(TARGETS, tuned.advise(SITUATIONS), strict=True)]
+    assert_allclose(report.loss_after, np.mean(kl), rtol=1e-6)
+    assert report.loss_after < 0.5 * report.loss_before
+
+
+def test_an_exported_teacher_goes_on_with_what_it_was_told_and_the_calibration_that_belongs_to_it(tmp_path):
+    loaded = tiny_lm.loaded()
+    loaded.model.save_pretrained(tmp_path)
+    loaded.tokenizer.save_pretrained(tmp_path)
+    (tmp_path / "coteach.json").write_text('{"bias": {"explore": -1.5}}')
+    telling.save(TOLD, tmp_path)
+    again = make_teacher(f"hf:{tmp_path}", TeacherConfig(device="cpu"))
+    assert isinstance(again, LocalTeacher) and again.told == TOLD
+    assert again.bias(["explore"]) == -1.5
+    again.tell(NOTHING)
+    assert again.bias(["explore"]) != -1.5

@@ -6,6 +6,7 @@ import tiny_lm
 from coteach.errors import CoteachError
 from coteach.grounding.base import Situation
 from coteach.teacher import prompt as prompts
+from coteach.teacher.telling import Told
 
 CHAT = (
     "{% for m in messages %}[{{ m['role'] }}]{{ m['content'] }}!\n{% endfor %}"
@@ -31,6 +32,27 @@ def test_a_model_without_template_is_asked_in_plain_text_after_its_first_token()
     frame = prompts.frame(tokenizer)
     assert prompts.prefix_ids(tokenizer, frame)[0] == tokenizer.bos_token_id
     assert tokenizer.decode(prompts.prefix_ids(tokenizer, frame)[1:]).startswith(prompts.INSTRUCTION)
+
+
+TOLD = Told((("You see a ball.", "explore"), ("You see a key.", "take it")), ("It failed.",))
+HEAD = f"{prompts.INSTRUCTION}\n\n{prompts.EVIDENCE}\n- It failed."
+
+
+@pytest.mark.parametrize(
+    ("chat", "prefix"),
+    [
+        (
+            CHAT,
+            f"[system]{HEAD}!\n[user]You see a ball.!\n[assistant]explore!\n[user]You see a key.!\n[assistant]take it!\n[user]",
+        ),
+        (NO_SYSTEM, f"[user]{HEAD}\n\nYou see a ball.!\n[assistant]explore!\n[user]You see a key.!\n[assistant]take it!\n[user]"),
+        (None, f"{HEAD}\n\nYou see a ball.\nNext step: explore\n\nYou see a key.\nNext step: take it\n\n"),
+    ],
+)
+def test_what_is_told_stands_before_the_situation_examples_as_questions_answered(chat, prefix):
+    bare, told = (prompts.frame(tiny_lm.tokenizer(chat), what) for what in (Told(), TOLD))
+    assert told.prefix == prefix
+    assert (told.suffix, told.end, told.bos) == (bare.suffix, bare.end, bare.bos)
 
 
 @pytest.mark.parametrize("chat", [None, CHAT])

@@ -24,6 +24,7 @@ from coteach.errors import CoteachError
 from coteach.grounding.base import Situation
 from coteach.teacher import AdviceMemory, Lesson, make_teacher
 from coteach.teacher.remote import Manner, RemoteTeacher
+from coteach.teacher.telling import Told
 
 KEY = "sk-this-is-secret-0123456789"
 DOOR = Situation(
@@ -96,6 +97,24 @@ def test_the_books_have_the_servers_own_count_of_tokens(url: str) -> None:
     after = counted(url)
     assert (asked.books.tokens_in, asked.books.tokens_out) == (after[0] - before[0], after[1] - before[1])
     assert sum(call.tokens_in for call in asked.books.journal) == asked.books.tokens_in > 0
+
+
+def test_what_is_told_stands_before_every_question_within_its_budget_and_is_kept(url: str, tmp_path: Path) -> None:
+    told = Told((("You see a green ball.", "pick it up"),), ('You advised "explore": it failed 9 of 9 times.', "x" * 4000))
+    asked = teacher(url)
+    before = asked.advise([DOOR])[0]
+    assert asked.tell(told) and not asked.tell(told)
+    assert asked.told == Told(told.examples, told.evidence[:1]), "512 tokens are no more than 2,048 characters"
+    read = asked.explain(DOOR).prompt
+    assert "it failed 9 of 9 times" in read and read.index("pick it up") < read.index(DOOR.text)
+    after = asked.advise([DOOR])[0]
+    assert asked.books.queries == 2 and np.abs(after - before).max() > 1e-3
+    asked.save(tmp_path / "teacher")
+    again = teacher(url)
+    again.load(tmp_path / "teacher")
+    assert again.told == asked.told
+    other = make_teacher(f"openai:smollm2@{url}", TeacherConfig(deadline=PATIENT), instruction="You drive a taxi.")
+    assert isinstance(other, RemoteTeacher) and other.explain(DOOR).prompt.startswith("You drive a taxi.")
 
 
 def test_what_was_answered_is_not_asked_again_unless_of_another_model_or_server(url: str, tmp_path: Path) -> None:

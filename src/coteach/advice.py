@@ -22,6 +22,7 @@ from coteach.experiments.arms import Arm
 from coteach.grounding.base import Situations
 from coteach.guidance import sharpen
 from coteach.teacher.base import Lesson, Teacher
+from coteach.teacher.telling import Experience
 
 Array = NDArray[np.float64]
 
@@ -74,7 +75,7 @@ REHEARSAL = 0.5
 
 
 TABLES, FIELDS = (
-    ("prior", "leading", "shown", "proven", "q"),
+    ("prior", "leading", "shown", "proven", "q", "worth"),
     ("value", "weight", "visits", "asked", "answered", "taught", "judged"),
 )
 """Arrays of an `Advice`: (S, K) and (S,) each."""
@@ -107,6 +108,8 @@ class Advice:
         self.value = np.zeros(0)
         """(S,) value of the shown advice under the abstract model; 0 where nothing is known."""
         self.q = empty
+        self.worth = empty
+        """(S, K) Q by what was shown to work alone, without optimism."""
         self.weight = np.zeros(0)
         """(S,) lambda_N: how much the prior still weighs against the evidence; infinite before any."""
         self.asked = np.zeros(0, dtype=np.bool_)
@@ -228,7 +231,7 @@ class Advice:
             note(f"teacher {self.teacher.name!r}: its advice is no distribution and is not heeded: {np.round(answer, 3)}")
 
     def forget(self) -> None:
-        """The teacher has new weights: every situation may be asked again (the old answer serves until then)."""
+        """The teacher has new weights or was told something: all may be asked again (the old answers serve until then)."""
         self.asked[:] = False
         self.credit = 1.0
 
@@ -270,7 +273,7 @@ class Advice:
         way = proven.max(axis=1, initial=0.0) > LEAST_PROMISE
         shown = sharpen(np.where(way[:, None], improved, leading), self.sharpness)
         self.leading[numbers], self.proven[numbers], self.shown[numbers] = leading, improved, shown
-        self.value[numbers] = (shown * proven).sum(axis=1)
+        self.worth[numbers], self.value[numbers] = proven, (shown * proven).sum(axis=1)
 
     def give_credit(self, proven: Array) -> None:
         """How far the teacher's own answers are to be believed: the power under which they best foretell what was shown to work.
@@ -335,6 +338,21 @@ class Advice:
         weights = often[chosen] * (REHEARSAL + np.minimum(disagreement, 1.0))
         return [self.lesson(int(number), float(weight)) for number, weight in zip(chosen, weights, strict=True)]
 
+    def experiences(self) -> list[Experience]:
+        """What could be told: the situations met of late in which a way to a reward is known and there is a choice."""
+        numbers = np.flatnonzero((self.visits > FORGOTTEN) & (self.value > LEAST_PROMISE) & ((self.prior > 0).sum(axis=1) > 1))
+        return [self.experience(int(number)) for number in numbers]
+
+    def experience(self, number: int) -> Experience:
+        """What is known of one situation."""
+        situation = self.situations[number]
+        at = (number, slice(len(situation.options)))
+        said = self.prior[at] if self.answered[number] else None
+        model = self.model
+        return Experience(
+            situation, said, self.shown[at], model.tries[at], model.failures[at], self.worth[at], float(self.visits[number])
+        )
+
     def outcomes(self, numbers: NDArray[np.int64]) -> Array:
         """(N,) outcomes counted in a situation, and those for which the evaluator's opinion counts."""
         mask = self.prior[numbers] > 0
@@ -344,7 +362,8 @@ class Advice:
     def lesson(self, number: int, weight: float) -> Lesson:
         """What the teacher should say in a situation."""
         situation = self.situations[number]
-        return Lesson(situation, self.shown[number, : len(situation.options)].copy(), weight)
+        count = len(situation.options)
+        return Lesson(situation, self.shown[number, :count].copy(), weight, self.worth[number, :count].copy())
 
     def disagreement(self) -> Array:
         """(S,) KL(shown || prior) in nats: how far the teacher's own advice is from what the student is shown."""

@@ -22,6 +22,10 @@ Table = dict[str, Any]
 ENGINES = ("auto", "envpool", "minigrid", "gymnasium")
 FRESH = ("nothing", "teacher", "student")
 
+TELL = ("nothing", "examples", "evidence", "both")
+
+TUNE_METHODS = ("distill", "pg", "dpo")
+
 
 def setting(default: Any, help: str, low: float | None = None, high: float | None = None, choices: tuple[str, ...] = ()) -> Any:
     """A dataclass field with its help text and its admissible range (both ends included)."""
@@ -76,9 +80,18 @@ class TeacherConfig:
     )
     lora_rank: int = setting(16, "rank of the LoRA adapter", 1, 1024)
     lora_learning_rate: float = setting(5e-4, "of the LoRA weights", 1e-7, 1.0)
-    tune_every: int = setting(10, "rounds between tunings (one more comes when a rung is over)", 1, 100_000)
+    tell: str = setting(
+        "nothing",
+        "what the prompt says of the student's experience: nothing, examples, evidence (in words) or both",
+        choices=TELL,
+    )
+    tell_tokens: int = setting(512, "tokens that may take, at most", 0, 100_000)
+    tune_every: int = setting(10, "rounds between tunings, and tellings (one more tuning comes when a rung is over)", 1, 100_000)
     tune_steps: int = setting(12, "optimiser steps per tuning", 1, 10_000)
     tune_situations: int = setting(6, "situations per optimiser step", 1, 1024)
+    tune_method: str = setting(
+        "distill", "distill (towards the improved advice), pg (policy gradient) or dpo (preferences)", choices=TUNE_METHODS
+    )
     anchor: float = setting(0.05, "weight of KL(untuned || tuned) while tuning", 0.0, 100.0)
     samples: int = setting(6, "openai: replies per situation where the server tells no log-probabilities", 1, 1000)
     concurrency: int = setting(8, "openai: calls under way at once", 1, 1000)

@@ -81,10 +81,13 @@ class Loop:
         metrics: dict[str, Any] = self.learn(rung, rollout, weight) if arm.learn else {}
         metrics |= players.learn_options()
 
-        # 6. Tune (student -> teacher's weights): the advice that proved right becomes what the LLM says by itself.
-        if arm.tune and (rung.rounds + 1) % config.teacher.tune_every == 0:
-            self.tell(rung, "tune")
-            metrics |= players.tune()
+        # 6. Tell and tune (student -> teacher's prompt and weights): what proved right becomes what the LLM says by itself.
+        if (rung.rounds + 1) % config.teacher.tune_every == 0:
+            if arm.tell:
+                players.tell()
+            if arm.tune:
+                self.tell(rung, "tune")
+                metrics |= players.tune()
         return metrics | {"led_share": share, "guidance_weight": weight, "credit": advice.credit}
 
     def attempt(self, rung: Rung) -> dict[str, Any]:

@@ -40,7 +40,7 @@ from coteach.student.executor import Executor, LearnedControllers
 from coteach.student.hints import Hinted, hint_size
 from coteach.student.ppo import Learner
 from coteach.student.replay import Replay
-from coteach.teacher import make_teacher
+from coteach.teacher import make_teacher, telling
 from coteach.teacher.base import Books, Teacher
 from coteach.teacher.memory import AdviceMemory
 from coteach.teacher.recorded import Record, Recorder
@@ -188,6 +188,12 @@ class Players:
         value = self.advice.value[situation]
         surpassed = known & (value > 0) & (own > value + MARGIN)
         return q, there & ~surpassed
+
+    def tell(self) -> None:
+        """Say in the LLM's prompt what the evidence shows; where that changes it, its answers are asked for again."""
+        what, teacher = self.config.teacher.tell, self.teacher
+        if what != "nothing" and teacher.tell(telling.compose(what, self.advice.experiences(), teacher.told)):
+            self.advice.forget()
 
     def tune(self, met: NDArray[np.float64] | None = None) -> dict[str, Any]:
         """Move the LLM towards the advice that proved right; its other answers are asked for again where they still matter.

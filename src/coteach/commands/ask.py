@@ -7,7 +7,7 @@ and the answer stands beside that of the tuned LLM and the improved advice.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +30,7 @@ examples:
               --option "pick up the red key" --option "open the red door"
   coteach ask runs/demo                  list the run's situations
   coteach ask runs/demo --situation 3    the third of them: before and after tuning, and the evidence
+  coteach ask runs/demo --situation 3 --generate    the answer written token by token, before and after the evidence
 """
 
 
@@ -41,6 +42,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--option", metavar="TEXT", action="append", help="an option (repeat it); of a run's own situation not needed"
     )
     parser.add_argument("--teacher", metavar="SPEC", help="without a run: which teacher (default: smollm2)")
+    parser.add_argument(
+        "--generate", action="store_true", help="write the answer token by token: how probable each next token is, and why"
+    )
     parser.epilog = EXAMPLE
 
 
@@ -55,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
             _list(rows, args.json)
             return 0
         row = _row(args, rows)
-    answer = _ask(config, args.run_folder, row)
+    answer = _ask(config, args.run_folder, row, args.generate)
     if args.json:
         print_json(answer)
     else:
@@ -104,7 +108,7 @@ def _row(args: argparse.Namespace, rows: Sequence[dict[str, Any]]) -> dict[str, 
     return {"situation": text, "options": options}
 
 
-def _ask(config: Config, folder: Path | None, row: Mapping[str, Any]) -> dict[str, Any]:
+def _ask(config: Config, folder: Path | None, row: Mapping[str, Any], generate: bool) -> dict[str, Any]:
     """The teacher's answer without what it learned in the run, with it, and what the run knows of the situation."""
     from coteach.grounding.base import Situation
     from coteach.tasks import common_family
@@ -114,11 +118,14 @@ def _ask(config: Config, folder: Path | None, row: Mapping[str, Any]) -> dict[st
     instruction = common_family(config.tasks).instruction
     teacher = make_teacher(config.teacher.spec if prior == "llm" else prior, config.teacher, instruction=instruction)
     situation = Situation(row["situation"], tuple(row["options"]))
-    answer: dict[str, Any] = {"teacher": teacher.name, "prompt": _prompt(teacher, situation), **row}
+    answer: dict[str, Any] = {"teacher": teacher.name, "prompt": None, **row}
     answer["untuned"] = _advice(teacher, situation)
     if folder is not None and (folder / "teacher").is_dir():
         teacher.load(folder / "teacher")
         answer["tuned"] = _advice(teacher, situation)
+    answer["prompt"] = _prompt(teacher, situation)
+    if generate:
+        answer["generated"] = _generate(teacher, situation, row["improved"] if any(row.get("improved", ())) else None)
     return answer
 
 
@@ -127,6 +134,20 @@ def _advice(teacher: Teacher, situation: Situation) -> list[float]:
     if advice is None:
         raise RunFailed(f"teacher {teacher.name!r} does not answer now; ask again later")
     return [float(share) for share in advice]
+
+
+def _generate(teacher: Any, situation: Situation, improved: Sequence[float] | None) -> list[dict[str, Any]]:
+    """The tokens of an answer, each with those that could have stood there; without a run nothing is improved."""
+    import numpy as np
+
+    if not hasattr(teacher, "write"):
+        raise CoteachError(f"--generate: the teacher {teacher.name!r} writes no tokens; ask smollm2, hf:... or gguf:...")
+    advice = np.array(improved) if improved else teacher.advise([situation])[0]
+    return [
+        {"token": token.words[token.taken], "words": list(token.words)}
+        | {kind: getattr(token, kind).tolist() for kind in (GENERATED if improved else ("own", "before"))}
+        for token in teacher.write(situation, advice)
+    ]
 
 
 def _prompt(teacher: Any, situation: Situation) -> str | None:
@@ -138,6 +159,10 @@ COLUMNS = {"untuned": "untuned", "tuned": "tuned", "improved": "improved", "q": 
 """Key of the answer -> heading, in the order of the loop: the LLM's word, then what experience makes of it, and why."""
 
 
+GENERATED = {"own": "LLM alone", "before": "advice", "after": "improved"}
+"""Key of a token -> heading: its probability among all of the LLM's tokens, by the LLM's advice, by the improved advice."""
+
+
 def _show(answer: Mapping[str, Any]) -> None:
     text = answer["prompt"] or answer["situation"]
     print("\n".join(printable(line) for line in text.splitlines()) + "\n")
@@ -145,6 +170,21 @@ def _show(answer: Mapping[str, Any]) -> None:
     present = [key for key in COLUMNS if key in answer]
     rows = [(option, *(_cell(key, answer[key][slot]) for key in present)) for slot, option in enumerate(answer["options"])]
     print_table(("option", *(COLUMNS[key] for key in present)), rows)
+    if "generated" in answer:
+        print("\nwritten token by token (> marks what was taken):")
+        headings = [heading for kind, heading in GENERATED.items() if kind in answer["generated"][0]]
+        print_table(("written", "next", *headings), list(_tokens(answer["generated"])), left=2)
+
+
+def _tokens(generated: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, ...]]:
+    """A row for each token that could have been next, the one taken first."""
+    written = ""
+    for step in generated:
+        words = step["words"]
+        for rank, slot in enumerate(sorted(range(len(words)), key=lambda slot: words[slot] != step["token"])):
+            shown = (percent(step[kind][slot]) for kind in GENERATED if kind in step)
+            yield ("" if rank else written, f"{' ' if rank else '>'} {words[slot]}", *shown)
+        written += step["token"]
 
 
 def _cell(key: str, value: float) -> str:

@@ -14,6 +14,7 @@ class Arm:
     lead:    the teacher leads some environments.
     reweigh: student -> teacher at once: the evidence overrules the prior.
     tune:    student -> teacher's weights: LoRA towards the improved advice.
+    tell:    student -> teacher's prompt: examples and evidence, as far as `teacher.tell` says.
     guide:   teacher -> student: guidance in the student's loss.
     learn:   the student learns at all (off where advice alone drives the controllers).
     share:   what was learned in one situation is guessed for others, by the evaluator.
@@ -26,6 +27,7 @@ class Arm:
     lead: bool = True
     reweigh: bool = True
     tune: bool = False
+    tell: bool = False
     guide: bool = True
     learn: bool = True
     share: bool = True
@@ -39,7 +41,7 @@ class Arm:
         return self.lead or self.guide
 
 
-MUTUAL = Arm(prior="llm", tune=True)
+MUTUAL = Arm(prior="llm", tune=True, tell=True)
 
 ARMS: dict[str, Arm] = {
     "mutual": MUTUAL,

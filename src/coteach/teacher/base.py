@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from coteach.errors import CoteachError
 from coteach.grounding.base import Situation
+from coteach.teacher.telling import NOTHING, Told
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -106,11 +107,15 @@ class Books:
 
 @dataclass(frozen=True)
 class Lesson:
-    """One situation with evidence: `target` (len(options),) float64 is the improved advice p+."""
+    """One situation with evidence: `target` (len(options),) float64 is the improved advice p+.
+
+    worth: (len(options),) float64, Q of each option by the evidence alone; where none is given, `target` stands for it.
+    """
 
     situation: Situation
     target: NDArray[np.float64]
     weight: float = 1.0
+    worth: NDArray[np.float64] | None = None
 
 
 @dataclass(frozen=True)
@@ -148,12 +153,21 @@ class Teacher(Protocol):
     tunable: bool
     books: Books
 
+    @property
+    def told(self) -> Told:
+        """What stands before its questions."""
+        ...
+
     def advise(self, situations: Sequence[Situation]) -> Sequence[NDArray[np.float64] | None]:
         """One distribution over `options` (sums to 1, all > 0) for each situation; None where it cannot be asked now."""
         ...
 
     def advise_untuned(self, situations: Sequence[Situation]) -> Sequence[NDArray[np.float64] | None]:
         """What `advise` said before any tuning; the same as `advise` where nothing can be tuned."""
+        ...
+
+    def tell(self, told: Told) -> bool:
+        """Put `told`, as far as it fits, before every later question; whether that changes what is asked."""
         ...
 
     def tune(self, lessons: Sequence[Lesson], seed: int) -> TuneReport:
@@ -169,7 +183,7 @@ class Teacher(Protocol):
         ...
 
     def save(self, folder: Path) -> None:
-        """Write what was learned (a PEFT adapter) into `folder`; nothing where nothing can be learned."""
+        """Write what was learned (a PEFT adapter, what was told) into `folder`; nothing where nothing was."""
         ...
 
     def load(self, folder: Path) -> None:
@@ -182,6 +196,11 @@ class FixedTeacher:
 
     name = "fixed"
     tunable = False
+    told = NOTHING
+
+    def tell(self, told: Told) -> bool:
+        """Nobody listens."""
+        return False
 
     def tune(self, lessons: Sequence[Lesson], seed: int) -> TuneReport:
         """Not possible: `tunable` is False."""

@@ -2,6 +2,7 @@
 
 Advice is `p = softmax((score(option | situation) - bias(option)) / temperature)`, where `bias` is the *untuned* model's score
 of the option after an empty situation: it takes out what the model says whatever it is asked, and stays fixed while tuning.
+What the teacher is told stands before every question, the empty one included.
 """
 
 from __future__ import annotations
@@ -18,13 +19,14 @@ from torch import Tensor
 from coteach.config import TeacherConfig
 from coteach.errors import RunFailed, note
 from coteach.grounding.base import Situation
+from coteach.teacher import generation, telling, tuning
 from coteach.teacher import prompt as prompts
-from coteach.teacher import tuning
-from coteach.teacher.adapter import Adapter
+from coteach.teacher.adapter import CONFIG, WEIGHTS, Adapter
 from coteach.teacher.base import Books, Call, Explanation, Lesson, TuneReport
 from coteach.teacher.memory import AdviceMemory, memory_key
 from coteach.teacher.models import LoadedModel, load_model, weights_fingerprint
 from coteach.teacher.scoring import Scorer, reads_tries
+from coteach.teacher.telling import NOTHING, Told
 
 LEAST = 1e-9  # probability that every option keeps
 _PROBE = Situation("Mission: go to the red ball. You see a red ball.", ("go to the red ball", "go to the box"))
@@ -51,13 +53,14 @@ class LocalTeacher:
         self.model, self.tokenizer = loaded.model, loaded.tokenizer
         self.memory = memory or AdviceMemory(None)
         self.adapter = Adapter(self.model, config.lora_rank, loaded.base)
-        self.frame = prompts.frame(self.tokenizer, instruction)
-        self.prefix = prompts.prefix_ids(self.tokenizer, self.frame)
+        self.instruction = instruction
         self._context = int(getattr(self.model.config.get_text_config(), "max_position_embeddings", None) or 2**31)
-        packed = self._reads_tries()
-        self._tuned, self._untuned = Scorer(self.model, self.prefix, packed), Scorer(self.model, self.prefix, packed)
+        self._packed, self._given = True, (loaded.told, loaded.bias)
+        self._address(loaded.told)
+        if not self._reads_tries():
+            self._packed = False
+            self._address(loaded.told)
         self._model_mark, self._adapter_mark = weights_fingerprint(self.model), ""
-        self._bias = dict(loaded.bias)
 
     @classmethod
     def from_spec(
@@ -86,6 +89,36 @@ class LocalTeacher:
         text = self.frame.prefix + situation.text + self.frame.suffix
         calibrated = score - self.bias(situation.options)
         return Explanation(text, situation.options, score, calibrated, self._advice(situation, score))
+
+    def write(self, situation: Situation, improved: Scores, rng: np.random.Generator | None = None) -> list[generation.Token]:
+        """An option written token by token by the improved advice (options,): the most probable tokens, or drawn by `rng`.
+
+        With the teacher's own advice in place of the improved one it is written as the teacher by itself would.
+        """
+        asked, advice = self.prompt(situation), self.advise([situation])[0]
+        choices = generation.write(asked.options, improved, rng)
+        live = [prompts.Prompt(asked.body + c.written, tuple((token,) for token in c.tokens)) for c in choices]
+        return [
+            generation.Token(
+                tuple(self.tokenizer.decode([token]) for token in choice.tokens),
+                choice.taken,
+                np.exp(own),
+                generation.next_tokens(asked.options, advice, choice.written)[1],
+                choice.probability,
+            )
+            for choice, own in zip(choices, self._tuned.score(live), strict=True)
+        ]
+
+    def tell(self, told: Told) -> bool:
+        """Put as much of `told` before every question as `teacher.tell_tokens` (and half the context) admit.
+
+        Returns whether that changes the prompt: then everything is asked again, calibration included.
+        """
+        fit = telling.fitted(told, self._cost, min(self.config.tell_tokens, self._context // 2))
+        changed = fit != self.told
+        if changed:
+            self._address(fit)
+        return changed
 
     def tune(self, lessons: Sequence[Lesson], seed: int) -> TuneReport:
         """Move the LoRA weights towards the lessons' targets, anchored to the untuned model; the same seed, the same weights.
@@ -122,27 +155,33 @@ class LocalTeacher:
         self._weights_changed()
 
     def save(self, folder: Path) -> None:
-        """Write the adapter (PEFT's format) into `folder`; nothing where the teacher was not tuned."""
+        """Write the adapter (PEFT's format) and what was told into `folder`; nothing where neither happened."""
         self.adapter.save(folder)
+        if self.told != NOTHING:
+            telling.save(self.told, folder)
 
     def load(self, folder: Path) -> None:
-        """Take up an adapter; raises `CoteachError` where there is none, or one of another model."""
+        """Take up what `save` wrote; raises `CoteachError` where there is nothing, or an adapter of another model."""
+        told = telling.load(folder)
         try:
-            self.adapter.load(folder)
+            if told == NOTHING or any((folder / name).is_file() for name in (CONFIG, WEIGHTS)):
+                self.adapter.load(folder)
         finally:
             self._weights_changed()
+        self.tell(told)
 
     def _tune(self, lessons: list[Lesson], plan: tuning.Plan, begun: float) -> TuneReport:
         situations = [lesson.situation for lesson in lessons]
-        untuned = self.advise_untuned(situations)
-        cases = [
-            tuning.Case(self.prompt(lesson.situation), self.bias(lesson.situation.options), lesson.target, anchor, lesson.weight)
-            for lesson, anchor in zip(lessons, untuned, strict=True)
-        ]
-        before = self.advise(situations)
+        untuned, before = self.advise_untuned(situations), self.advise(situations)
+        cases = [self._case(lesson, *advice) for lesson, *advice in zip(lessons, untuned, before, strict=True)]
         steps, after = self._descend(cases, plan, situations)
         loss_before, loss_after = tuning.divergence(cases, before), tuning.divergence(cases, after)
         return TuneReport(len(cases), steps, loss_before, loss_after, tuning.drift(cases, after), time.perf_counter() - begun)
+
+    def _case(self, lesson: Lesson, untuned: Scores, said: Scores) -> tuning.Case:
+        asked, bias = self.prompt(lesson.situation), self.bias(lesson.situation.options)
+        worth = lesson.target if lesson.worth is None else lesson.worth
+        return tuning.Case(asked, bias, lesson.target, untuned, said, worth, lesson.weight)
 
     def _descend(self, cases: list[tuning.Case], plan: tuning.Plan, situations: list[Situation]) -> tuple[int, list[Scores]]:
         """Steps taken and the advice afterwards; weights that give no finite advice are taken back (no steps)."""
@@ -200,6 +239,22 @@ class LocalTeacher:
         if not all(np.isfinite(score).all() for score in scores):
             raise RunFailed(f"teacher {self.name!r} answers with numbers that are not finite: its weights are damaged")
         return scores
+
+    def _address(self, told: Told) -> None:
+        """From now on every prompt begins with what is told."""
+        self.told = told
+        self.frame = prompts.frame(self.tokenizer, self.instruction, told)
+        self.prefix = prompts.prefix_ids(self.tokenizer, self.frame)
+        self._tuned, self._untuned = (Scorer(self.model, self.prefix, self._packed) for _ in range(2))
+        given, bias = self._given
+        self._bias = dict(bias) if told == given else {}
+
+    def _cost(self, told: Told) -> int:
+        """Tokens by which `told` makes every prompt longer."""
+        bare, longer = (
+            prompts.prefix_ids(self.tokenizer, prompts.frame(self.tokenizer, self.instruction, what)) for what in (NOTHING, told)
+        )
+        return len(longer) - len(bare)
 
     def _weights_changed(self) -> None:
         self._tuned.forget()

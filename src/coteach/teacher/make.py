@@ -32,7 +32,7 @@ def make_teacher(spec: str, config: TeacherConfig, memory: AdviceMemory | None =
     if kind == "openai":
         from coteach.teacher.remote import RemoteTeacher
 
-        return RemoteTeacher(spec, config, memory)
+        return RemoteTeacher(spec, config, memory, instruction)
     if spec == "smollm2" or (kind in ("hf", "gguf") and name):
         if config.budget_tokens or config.budget_money:
             raise CoteachError(f"teacher {spec!r} runs on this machine: a budget is for openai:<model>@<base url>; leave it out")

@@ -17,7 +17,8 @@ import torch
 
 from coteach.errors import CoteachError
 from coteach.machine import fast_products, torch_device
-from coteach.teacher import embedded
+from coteach.teacher import embedded, telling
+from coteach.teacher.telling import NOTHING, Told
 
 SMOLLM2 = "HuggingFaceTB/SmolLM2-135M-Instruct"
 
@@ -30,12 +31,14 @@ class LoadedModel:
     """A causal LM in evaluation mode and its tokenizer; `base` names the model for those who get its adapter.
 
     bias: of an exported teacher, the calibration of its options: they are the model's from before it was tuned.
+    told: what it was told by then, under which it was calibrated.
     """
 
     model: Any
     tokenizer: Any
     base: str
     bias: dict[str, float] = field(default_factory=dict)
+    told: Told = NOTHING
 
 
 def load_model(spec: str, device: str = "auto") -> LoadedModel:
@@ -72,6 +75,7 @@ def _load(source: str, base: str, device: str) -> LoadedModel:
         model = AutoModelForCausalLM.from_pretrained(source, local_files_only=True, dtype=torch.float32, use_safetensors=True)
         exported = Path(source, EXPORTED)
         bias = json.loads(exported.read_text(encoding="utf-8"))["bias"] if exported.is_file() else {}
+        told = telling.load(Path(source))
     except CoteachError:
         raise
     except Exception as error:  # which error it is depends on what is missing or damaged
@@ -81,7 +85,7 @@ def _load(source: str, base: str, device: str) -> LoadedModel:
     finally:
         if bars:
             logging.enable_progress_bar()
-    return LoadedModel(model.to(where).eval().requires_grad_(False), tokenizer, base, bias)
+    return LoadedModel(model.to(where).eval().requires_grad_(False), tokenizer, base, bias, told)
 
 
 def _refuse_code(source: str, base: str) -> None:

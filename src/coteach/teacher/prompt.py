@@ -1,7 +1,8 @@
 """Words -> token ids: the prefix all situations share, the prompt of one situation, the words of an option.
 
 The three are tokenised apart and their ids concatenated, so that every way of scoring sees the same ids.
-Chat models are asked through their own template, others in plain text; nothing here runs a model.
+Chat models are asked through their own template, others in plain text; nothing here runs a model. What the teacher is
+told (`telling.Told`) stands in the prefix: sentences after the instruction, examples as questions answered before.
 """
 
 from __future__ import annotations
@@ -11,10 +12,13 @@ from typing import Any
 
 from coteach.errors import CoteachError
 from coteach.grounding.base import Situation
+from coteach.teacher.telling import NOTHING, Told
 
 INSTRUCTION = "You guide an agent in a grid world. Answer with the best next step for the agent's mission."
 """For MiniGrid and BabyAI; other tasks bring their own (`grounding.base.Family`)."""
 QUESTION = "\nNext step:"
+EVIDENCE = "What the agent found out:"
+EXAMPLES = "What worked:"
 _MARK = "\u241e"  # stands where the situation goes while a chat template is rendered; no template contains it
 _ANSWER = "\u241f"
 
@@ -37,20 +41,40 @@ class Prompt:
     options: tuple[tuple[int, ...], ...]
 
 
-def frame(tokenizer: Any, instruction: str = INSTRUCTION) -> Frame:
+def frame(tokenizer: Any, instruction: str = INSTRUCTION, told: Told = NOTHING) -> Frame:
     """How this tokenizer's model is asked: through its chat template where it has one, in plain text else."""
+    head = heading(instruction, told)
     if not getattr(tokenizer, "chat_template", None):
-        return Frame(f"{instruction}\n\n", f"{QUESTION} ", "\n", bos=True)
-    system = [{"role": "system", "content": instruction}, {"role": "user", "content": _MARK}]
+        answered = "".join(f"{text}{QUESTION} {option}\n\n" for text, option in told.examples)
+        return Frame(f"{head}\n\n{answered}", f"{QUESTION} ", "\n", bos=True)
+    turns = [turn for text, option in told.examples for turn in (_says("user", text), _says("assistant", option))]
+    turns.append(_says("user", _MARK))
     try:
-        return _chat_frame(tokenizer, system)
+        return _chat_frame(tokenizer, [_says("system", head), *turns])
     except Exception:  # a template's own error (jinja's), raised where it knows no system role
-        return _chat_frame(tokenizer, [{"role": "user", "content": f"{instruction}\n\n{_MARK}"}])
+        turns[0] = _says("user", f"{head}\n\n{turns[0]['content']}")
+        return _chat_frame(tokenizer, turns)
+
+
+def heading(instruction: str, told: Told) -> str:
+    """What is asked of the model, and below it what the agent found out about its advice."""
+    found = [f"\n\n{EVIDENCE}", *(f"\n- {sentence}" for sentence in told.evidence)] if told.evidence else []
+    return instruction + "".join(found)
+
+
+def briefing(instruction: str, told: Told) -> str:
+    """All of it in one text, for a model that is not asked by completing an answer: the examples stand below the evidence."""
+    worked = [f"\n- {text}{QUESTION} {option}" for text, option in told.examples]
+    return heading(instruction, told) + (f"\n\n{EXAMPLES}" + "".join(worked) if worked else "")
+
+
+def _says(role: str, content: str) -> dict[str, str]:
+    return {"role": role, "content": content}
 
 
 def _chat_frame(tokenizer: Any, messages: list[dict[str, str]]) -> Frame:
     """The chat template rendered with marks in place of situation and answer, cut at the marks."""
-    answered = [*messages, {"role": "assistant", "content": _ANSWER}]
+    answered = [*messages, _says("assistant", _ANSWER)]
     question = _render(tokenizer, messages, add_generation_prompt=True)
     prefix, suffix = question.split(_MARK)
     return Frame(prefix, suffix, _render(tokenizer, answered).split(_ANSWER)[1], bos=False)

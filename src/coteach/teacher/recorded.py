@@ -1,8 +1,8 @@
 """What a teacher said, word for word: written down while a run goes on, and said again later without any model.
 
-A record is a file of JSON lines in the order of the questions: an answer with its situation, or the report of a tuning. The loop
-is deterministic, so that a run with the same configuration asks the same questions; `RecordedTeacher` answers them from the
-record and stops where they differ. Probabilities are written with all their digits.
+A record is a file of JSON lines in the order of the questions: an answer with its situation, what was told, or the report of a
+tuning. The loop is deterministic, so that a run with the same configuration asks the same questions; `RecordedTeacher` answers
+them from the record and stops where they differ. Probabilities are written with all their digits.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from coteach.errors import CoteachError, RunFailed, printable
 from coteach.grounding.base import Situation
 from coteach.run import disk, read_jsonl, replace_text
 from coteach.teacher.base import Books, Lesson, Teacher, TuneReport
+from coteach.teacher.telling import NOTHING, Told
 
 RECORD = "answers.jsonl"
 """The record's name in a run folder."""
@@ -81,6 +82,17 @@ class Recorder:
         """What it said before any tuning."""
         return self._written(situations, self.teacher.advise_untuned(situations))
 
+    @property
+    def told(self) -> Told:
+        """What stands before its questions."""
+        return self.teacher.told
+
+    def tell(self, told: Told) -> bool:
+        """Tell it."""
+        changed = self.teacher.tell(told)
+        self.record.append([{"told": asdict(self.teacher.told), "changed": changed}])
+        return changed
+
     def tune(self, lessons: Sequence[Lesson], seed: int) -> TuneReport:
         """Tune it."""
         report = self.teacher.tune(lessons, seed)
@@ -116,6 +128,7 @@ class RecordedTeacher:
 
     def __init__(self, run: Path) -> None:
         self.name, self.books, self.said = f"recorded:{run}", Books(), 0
+        self.told = NOTHING
         self._lines = list(read_jsonl(run / RECORD))
         if not self._lines:
             raise CoteachError(
@@ -129,6 +142,14 @@ class RecordedTeacher:
     def advise_untuned(self, situations: Sequence[Situation]) -> Answers:
         """What was said before any tuning."""
         return self.advise(situations)
+
+    def tell(self, told: Told) -> bool:
+        """What the recorded teacher made of it."""
+        said = self._next()
+        if "told" not in said:
+            raise self._differs("something told")
+        self.told = Told.of(said["told"])
+        return bool(said["changed"])
 
     def tune(self, lessons: Sequence[Lesson], seed: int) -> TuneReport:
         """The recorded report."""

@@ -13,6 +13,7 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from enum import IntEnum
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,11 +22,14 @@ from numpy.typing import NDArray
 from coteach.config import TeacherConfig
 from coteach.errors import CoteachError, RunFailed
 from coteach.grounding.base import Situation
-from coteach.teacher import replies
+from coteach.teacher import prompt as prompts
+from coteach.teacher import replies, telling
 from coteach.teacher.base import Books, Call, Explanation, FixedTeacher, uniform
 from coteach.teacher.endpoint import KEY, Denied, Endpoint, Failed, Missing, Refused, parse
 from coteach.teacher.memory import AdviceMemory, memory_key
 from coteach.teacher.patience import Patience
+from coteach.teacher.prompt import INSTRUCTION
+from coteach.teacher.telling import NOTHING, Told
 
 LEAST = 1e-3
 """Probability that every option keeps."""
@@ -59,8 +63,11 @@ class Withheld(Exception):
 class RemoteTeacher(FixedTeacher):
     """A model behind a server. `patience` decides when a server that fails is tried again."""
 
-    def __init__(self, spec: str, config: TeacherConfig, memory: AdviceMemory | None = None) -> None:
-        self.name, self.config = spec, config
+    def __init__(
+        self, spec: str, config: TeacherConfig, memory: AdviceMemory | None = None, instruction: str = INSTRUCTION
+    ) -> None:
+        self.name, self.config, self.instruction = spec, config, instruction
+        self.told: Told = NOTHING
         self.model, self.url = parse(spec)
         self.books, self.memory, self.patience = Books(), memory or AdviceMemory(None), Patience()
         self.endpoint = Endpoint(self.model, self.url, config.deadline)
@@ -83,7 +90,7 @@ class RemoteTeacher(FixedTeacher):
         """What the model reads, and what the advice is made of: the log of it, there is no calibration but the two orders."""
         (score,) = self._scores([situation])
         score = np.log(uniform(situation)) if score is None else score
-        asked = _question(situation, letters=self.manner is Manner.LOGPROBS)
+        asked = self._question(situation, letters=self.manner is Manner.LOGPROBS)
         prompt = "\n\n".join(message["content"] for message in asked)
         return Explanation(prompt, situation.options, score, score, np.exp(score))
 
@@ -91,6 +98,34 @@ class RemoteTeacher(FixedTeacher):
     def spent(self) -> bool:
         """Whether the budget is."""
         return self.books.reached(self.config.budget_tokens, self.config.budget_money)
+
+    @property
+    def briefing(self) -> str:
+        """What the model reads before every question."""
+        return prompts.briefing(self.instruction, self.told)
+
+    def tell(self, told: Told) -> bool:
+        """Put as much of `told` before every question as `teacher.tell_tokens` admit, by length; whether that changes it."""
+
+        def cost(some: Told) -> int:
+            return (len(prompts.briefing(self.instruction, some)) - len(self.instruction)) // CHARACTERS
+
+        before, self.told = self.told, telling.fitted(told, cost, self.config.tell_tokens)
+        return self.told != before
+
+    def save(self, folder: Path) -> None:
+        """Write what was told into `folder`; nothing where nothing was."""
+        if self.told != NOTHING:
+            telling.save(self.told, folder)
+
+    def load(self, folder: Path) -> None:
+        """Take up what `save` wrote."""
+        self.tell(telling.load(folder))
+
+    def _question(self, situation: Situation, letters: bool) -> Messages:
+        """What is asked with the options in their own order."""
+        count = len(situation.options)
+        return replies.question(situation, replies.labels(count, letters), range(count), self.briefing)
 
     def _scores(self, situations: Sequence[Situation]) -> list[Scores | None]:
         """Log of the advice, from memory where it is there, else from the server."""
@@ -112,7 +147,7 @@ class RemoteTeacher(FixedTeacher):
         return [known[key] for key in keys]
 
     def _key(self, situation: Situation) -> str:
-        asked = _question(situation, letters=False)
+        asked = self._question(situation, letters=False)
         return memory_key(f"{self.url} {self.model}", f"samples={self.config.samples}", json.dumps(asked).encode(), situation)
 
     def _ask(self, situations: Sequence[Situation]) -> list[Scores | None]:
@@ -191,7 +226,7 @@ class RemoteTeacher(FixedTeacher):
         def lost(reply: replies.Reply) -> str:
             return (reply.texts[0] or "(empty)") if reply.top and replies.shares(reply.top, names) is None else ""
 
-        question = replies.question(situation, names, order)
+        question = replies.question(situation, names, order, self.briefing)
         reply = await self._post(question, lost, max_tokens=1, logprobs=True, top_logprobs=TOP)
         if (share := replies.shares(reply.top, names)) is not None:
             return share
@@ -207,7 +242,7 @@ class RemoteTeacher(FixedTeacher):
         """
         names = replies.labels(len(order), letters=False)
         options = [situation.options[slot] for slot in order]
-        question = replies.question(situation, names, order)
+        question = replies.question(situation, names, order, self.briefing)
 
         def lost(reply: replies.Reply) -> str:
             return next((text or "(empty)" for text in reply.texts if replies.choice(text, names, options) is None), "")
@@ -263,12 +298,6 @@ class RemoteTeacher(FixedTeacher):
         outcome, seconds = "unreadable" if text else "ok", time.perf_counter() - began
         self.books.enter(Call(outcome, 1, tokens_in, tokens_out, seconds, money, self.endpoint.clean(text)))
         return reply
-
-
-def _question(situation: Situation, letters: bool) -> Messages:
-    """What is asked with the options in their own order."""
-    count = len(situation.options)
-    return replies.question(situation, replies.labels(count, letters), range(count))
 
 
 def _estimate(question: Messages, reply: replies.Reply) -> tuple[int, int]:

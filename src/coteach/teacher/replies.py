@@ -56,12 +56,14 @@ def labels(count: int, letters: bool) -> tuple[str, ...]:
     return tuple(str(number) for number in range(1, count + 1))
 
 
-def question(situation: Situation, names: Sequence[str], order: Sequence[int]) -> list[dict[str, str]]:
-    """The messages that ask about `situation`, its options (slots) listed in `order` under `names`."""
+def question(
+    situation: Situation, names: Sequence[str], order: Sequence[int], briefing: str = INSTRUCTION
+) -> list[dict[str, str]]:
+    """The messages that ask about `situation` after `briefing`, its options (slots) listed in `order` under `names`."""
     listed = "\n".join(f"{name}. {situation.options[slot]}" for name, slot in zip(names, order, strict=True))
     kind = "letter" if names[0] == "A" else "number"
     asked = f"{situation.text}\n\nOptions:\n{listed}\n\nAnswer with the {kind} of the best next step and nothing else."
-    return [{"role": "system", "content": INSTRUCTION}, {"role": "user", "content": asked}]
+    return [{"role": "system", "content": briefing}, {"role": "user", "content": asked}]
 
 
 def read_reply(body: bytes) -> Reply:

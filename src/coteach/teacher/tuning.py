@@ -1,11 +1,12 @@
 """The mathematics of tuning a teacher: which lessons a step sees, the loss, the descent. No prompt or model is made here.
 
-Loss of a lesson: KL(target || p) + anchor KL(untuned || p), p the teacher's calibrated distribution over the options.
+Loss of a lesson: that of the method + anchor KL(untuned || p), p the teacher's calibrated distribution over the options.
+`distill` goes towards the improved advice, `pg` up the evidence's gradient, `dpo` from a wrong option to the best one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,6 +23,7 @@ from coteach.teacher.scoring import Scorer, passes
 NEAR_ENOUGH = 0.01  # nats: a step whose lessons are this close to their targets ends the tuning
 MAX_GRAD_NORM = 1.0
 TOKENS_PER_BACKWARD = 768
+DPO_BETA = 1.0  # per nat of p's log-odds, which are those of the tokens divided by the teacher's temperature
 
 Plan = list[list[tuple[int, float]]]
 """For each step, the lessons it sees: (lesson's index, its weight in the step's mean)."""
@@ -29,12 +31,14 @@ Plan = list[list[tuple[int, float]]]
 
 @dataclass(frozen=True)
 class Case:
-    """A lesson made ready: `bias`, `target` and `untuned` are (options,) float64."""
+    """A lesson made ready: all arrays are (options,) float64; `said` is what the teacher says before this tuning."""
 
     prompt: Prompt
     bias: NDArray[np.float64]
     target: NDArray[np.float64]
     untuned: NDArray[np.float64]
+    said: NDArray[np.float64]
+    worth: NDArray[np.float64]
     weight: float
 
 
@@ -119,28 +123,70 @@ def _accumulate(scorer: Scorer, cases: Sequence[Case], shares: Sequence[float], 
         scores = scorer.score_with_gradient([cases[slot].prompt for slot in pack])
         total = torch.zeros((), dtype=scores[0].dtype, device=scores[0].device)
         for slot, score in zip(pack, scores, strict=True):
-            to_target, to_untuned = _losses(score, cases[slot], config.temperature)
-            loss = to_target + config.anchor * to_untuned
+            loss, to_target = _loss(score, cases[slot], config)
             if bool(torch.isfinite(loss)):
                 total = total + shares[slot] * loss
-                distance += shares[slot] * float(to_target.detach())
+                distance += shares[slot] * to_target
         if total.requires_grad:
             total.backward()  # type: ignore[no-untyped-call]
     return distance
 
 
-def _losses(score: Tensor, case: Case, temperature: float) -> tuple[Tensor, Tensor]:
-    """KL(target || p) and KL(untuned || p) of one lesson, differentiable in `score`, the options' raw scores."""
-    bias, target, untuned = (
-        torch.as_tensor(x, dtype=score.dtype, device=score.device) for x in (case.bias, case.target, case.untuned)
-    )
-    log_p = torch.log_softmax((score - bias) / temperature, dim=0)
-    return _kl(target, log_p), _kl(untuned, log_p)
+def _loss(score: Tensor, case: Case, config: TeacherConfig) -> tuple[Tensor, float]:
+    """One lesson's loss, differentiable in `score` (the options' raw scores), and its KL(target || p)."""
+    log_p = torch.log_softmax((score - _like(score, case.bias)) / config.temperature, dim=0)
+    loss = METHODS[config.tune_method](log_p, case) + config.anchor * _kl(case.untuned, log_p)
+    return loss, float(_kl(case.target, log_p.detach()))
 
 
-def _kl(p: Tensor, log_q: Tensor) -> Tensor:
-    difference: Tensor = torch.special.xlogy(p, p) - p * log_q
+def distilled(log_p: Tensor, case: Case) -> Tensor:
+    """KL(target || p): towards the improved advice, in nats."""
+    return _kl(case.target, log_p)
+
+
+def policy_gradient(log_p: Tensor, case: Case) -> Tensor:
+    """-sum_o p(o) A(o), A = Q - sum p Q: the gradient is REINFORCE's in expectation, summed over options instead of sampled.
+
+    Q is stretched to [0, 1], or how fast a lesson is learned would depend on how much return is at stake in it. What p
+    multiplies is taken as given: the baseline changes the loss, not its gradient.
+    """
+    worth = _like(log_p, stretched(case.worth))
+    p = log_p.exp()
+    loss: Tensor = -(p * (worth - (p * worth).sum().detach())).sum()
+    return loss
+
+
+def preferred(log_p: Tensor, case: Case) -> Tensor:
+    """-log sigmoid(beta (log-odds of the best option against a wrong one - the same before any tuning)).
+
+    Rafailov et al. 2023 (arXiv 2305.18290, eq. 7), the untuned teacher as the reference. The wrong option is the one that
+    the teacher's present words would most often cost: most probable, and least so in the improved advice.
+    """
+    best = int(np.argmax(case.target))
+    wrong = int(np.argmax(case.said * (case.target[best] - case.target)))
+    before = float(np.log(case.untuned[best] / case.untuned[wrong]))
+    return -torch.nn.functional.logsigmoid(DPO_BETA * (log_p[best] - log_p[wrong] - before))
+
+
+METHODS: dict[str, Callable[[Tensor, Case], Tensor]] = {"distill": distilled, "pg": policy_gradient, "dpo": preferred}
+"""By their names in `teacher.tune_method`: loss of one lesson from the log-probabilities of its options."""
+
+
+def stretched(worth: NDArray[np.float64]) -> NDArray[np.float64]:
+    """`worth` moved and scaled to [0, 1]; all 0 where no option is worth more than another."""
+    low, high = worth.min(), worth.max()
+    return (worth - low) / (high - low) if high > low else np.zeros_like(worth)
+
+
+def _kl(p: NDArray[np.float64], log_q: Tensor) -> Tensor:
+    given = _like(log_q, p)
+    difference: Tensor = torch.special.xlogy(given, given) - given * log_q
     return difference.sum()
+
+
+def _like(tensor: Tensor, values: NDArray[np.float64]) -> Tensor:
+    """`values` as a tensor of the same type and on the same device."""
+    return torch.as_tensor(values, dtype=tensor.dtype, device=tensor.device)
 
 
 def _mean(cases: Sequence[Case], values: Sequence[float]) -> float:
@@ -148,7 +194,9 @@ def _mean(cases: Sequence[Case], values: Sequence[float]) -> float:
 
 
 def _require_distribution(lesson: Lesson) -> None:
-    target, options = lesson.target, lesson.situation.options
+    target, worth, options = lesson.target, lesson.worth, lesson.situation.options
+    if worth is not None and (worth.shape != target.shape or not np.isfinite(worth).all()):
+        raise CoteachError(f"lesson {lesson.situation.text[:60]!r}: its worth {worth} is not one number for each of its options")
     if target.shape != (len(options),) or not np.isfinite(target).all() or (target < 0).any() or abs(target.sum() - 1) > 1e-6:
         raise CoteachError(
             f"lesson {lesson.situation.text[:60]!r}: its target {target} is no distribution over {len(options)} options"

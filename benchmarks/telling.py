@@ -1,0 +1,122 @@
+"""What telling the teacher is worth: the untuned LLM, told what one run without it found out, in several amounts and forms.
+
+    coteach train --task BabyAI-GoToLocal-v0 --arm no-llm --steps 40000 --out RUN
+    python benchmarks/telling.py RUN [SEED]
+
+Prints a JSON line for each form: tokens told, success of the advice alone, and how often its first choice is the expert's in
+150 situations of random play whose mission names a kind of thing that no example's does (two thirds are not about
+exploring; only for BabyAI-GoToLocal-v0).
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from coteach import tasks
+from coteach.config import load
+from coteach.grounding.base import Situation, Situations
+from coteach.grounding.minigrid import MiniGridGrounding
+from coteach.players import Players
+from coteach.run import Run
+from coteach.teacher import Teacher, telling
+from coteach.teacher.telling import Experience, Told
+
+EPISODES, TESTED, ENVIRONMENTS, STEPS = 100, 150, 32, 160
+
+
+def players_of(run: Run, *settings: str) -> Players:
+    """The evidence of a run without an LLM, and an LLM that has not been asked yet."""
+    config = load(None, ["arm=mutual", f"tasks={run.config.tasks[0]}", "threads=1", "teacher.tell_tokens=3000", *settings])
+    players = Players(config)
+    checkpoint = run.latest_checkpoint()
+    assert checkpoint is not None, f"{run.folder} has no checkpoint"
+    players.load(checkpoint)
+    players.advice.asked[:] = players.advice.answered[:] = False
+    return players
+
+
+def first_choices(teacher: Teacher, situations: Sequence[Situation]) -> NDArray[np.int64]:
+    """The slot of each situation's most probable option; -1 where there is no answer."""
+    answers = teacher.advise(situations)
+    return np.array([-1 if advice is None else int(advice.argmax()) for advice in answers], dtype=np.int64)
+
+
+def kind(situation: Situation) -> str:
+    """Of the thing that the mission names: colours are the same in all missions once grounded."""
+    return situation.text.partition(".")[0].split()[-1]
+
+
+def random_play(task: str, seed: int, kinds: set[str]) -> list[Situation]:
+    """Situations met by turning and walking at random, about these kinds of things, of which the expert knows what to do."""
+    rng, environments = np.random.default_rng(seed), tasks.make(task, "auto", ENVIRONMENTS, 7000 + seed)
+    grounding = MiniGridGrounding(ENVIRONMENTS, Situations(), num_actions=environments.num_actions)
+    grounding.observe(environments.reset(), None, np.ones(ENVIRONMENTS, dtype=np.bool_))
+    for _ in range(STEPS):
+        actions = rng.integers(0, 3, ENVIRONMENTS)
+        step = environments.step(actions)
+        grounding.observe(step.observation, actions, step.restarted)
+    known = [s for s in grounding.situations if s.expert is not None and len(s.options) > 2 and kind(s) in kinds]
+    explore = [s for s in known if s.expert is not None and s.options[s.expert] == "explore"]
+    other = [s for s in known if s not in explore]
+    return _drawn(other, 2 * TESTED // 3, rng) + _drawn(explore, TESTED // 3, rng)
+
+
+def _drawn(some: Sequence[Situation], count: int, rng: np.random.Generator) -> list[Situation]:
+    return [some[i] for i in rng.permutation(len(some))[:count]]
+
+
+def forms(experiences: Sequence[Experience], rng: np.random.Generator) -> dict[str, Told]:
+    """What is told, by name."""
+    chosen, words = telling.examples(experiences, 16), tuple(telling.sentences(experiences, telling.MOST))
+    verified = [experience for experience in experiences if experience.verified]
+    drawn = [
+        (verified[i].situation.text, verified[i].situation.options[verified[i].best]) for i in rng.permutation(len(verified))
+    ]
+    return (
+        {"nothing": Told()}
+        | {f"{count} examples": Told(tuple(chosen[:count])) for count in (2, 4, 8, 16)}
+        | {f"{count} drawn at random": Told(tuple(drawn[:count])) for count in (4, 8)}
+        | {
+            "evidence": Told((), words),
+            "the wrong way round": Told((), tuple(telling.sentences(_wrong(experiences), telling.MOST))),
+        }
+        | {"8 examples and evidence": Told(tuple(chosen[:8]), words)}
+    )
+
+
+def _wrong(experiences: Sequence[Experience]) -> list[Experience]:
+    """The control: the same options, and what became of one of them is said of the other."""
+    return [
+        replace(e, said=e.shown, shown=e.said, failures=e.tries - e.failures, worth=-e.worth)
+        for e in experiences
+        if e.said is not None
+    ]
+
+
+def main(folder: Path, seed: int) -> None:
+    """Tell each form in turn and print what comes of it."""
+    run, rng = Run.open(folder), np.random.default_rng(seed)
+    players, task = players_of(run), run.config.tasks[0]
+    held_out = {"ball", "key"} if seed % 2 == 0 else {"box"}
+    tested = random_play(task, seed, held_out) if task == "BabyAI-GoToLocal-v0" else []
+    known = [e for e in players.advice.experiences() if not tested or kind(e.situation) not in held_out]
+    often = sorted(known, key=lambda experience: -experience.met)[: telling.CANDIDATES]
+    said = players.teacher.advise([experience.situation for experience in often])
+    often = [replace(experience, said=advice) for experience, advice in zip(often, said, strict=True)]
+    for name, told in forms(often, rng).items():
+        players.teacher.tell(told)
+        right = first_choices(players.teacher, tested) == [situation.expert for situation in tested]
+        alone = players.evaluate("teacher", task, EPISODES)
+        shown = {"right": round(float(right.mean()), 3)} if tested else {}
+        print(json.dumps({"told": name, "seed": seed, "alone": alone.success} | shown), flush=True)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 0)

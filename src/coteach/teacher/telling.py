@@ -1,0 +1,252 @@
+"""What the teacher is told in its prompt: verified examples, and the evidence in words, most informative first.
+
+Examples are situations with the option that was shown to work there, chosen so that every situation met resembles one of
+them (greedy facility location, within 1 - 1/e of the best choice: Nemhauser et al. 1978). Sentences say what became of
+the teacher's own advice, the costliest first. Pure functions; which of them fits into the prompt, the teacher decides.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from coteach.errors import CoteachError
+from coteach.grounding.base import Situation
+
+Array = NDArray[np.float64]
+
+MOST = 8
+"""Examples, and sentences, that are told at most: as many examples of GoToLocal fit into the default budget."""
+
+CANDIDATES = 300
+"""Situations, most often met first, among which examples are chosen and which they have to cover."""
+
+ENOUGH_TRIES = 5
+"""Of an option, before it is said what became of it."""
+
+MOSTLY = 0.5
+"""Share of an option's tries that failed, from which on it is said to fail."""
+
+CONTRAST = 0.5
+"""Share of the failures with a sentence in their situation, less that of the completions, from which on it is a reason."""
+
+LEAST_REGRET = 0.02
+"""Return that an advice costs, below which it is not worth a sentence."""
+
+FILE = "told.json"
+
+
+@dataclass(frozen=True)
+class Told:
+    """Most informative first. examples: situations' texts, each with the option that worked; evidence: sentences."""
+
+    examples: tuple[tuple[str, str], ...] = ()
+    evidence: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, told: Mapping[str, Any]) -> Told:
+        """From JSON, what `dataclasses.asdict` gave."""
+        return cls(tuple((str(text), str(option)) for text, option in told["examples"]), tuple(map(str, told["evidence"])))
+
+
+NOTHING = Told()
+
+
+@dataclass(frozen=True)
+class Experience:
+    """What is known of one situation; arrays are (options,) float64.
+
+    said: the teacher's own advice, None where it was never asked; shown: the improved advice.
+    tries, failures: outcomes counted; worth: Q by the evidence alone; met: how often it was met of late.
+    """
+
+    situation: Situation
+    said: Array | None
+    shown: Array
+    tries: Array
+    failures: Array
+    worth: Array
+    met: float
+
+    @property
+    def best(self) -> int:
+        """The slot of the option that the evidence is for."""
+        return int(self.shown.argmax())
+
+    @property
+    def verified(self) -> bool:
+        """Whether that option was completed here."""
+        return bool(self.tries[self.best] > self.failures[self.best])
+
+
+def compose(what: str, experiences: Sequence[Experience], before: Told = NOTHING) -> Told:
+    """All that could be told of `what` (see `config.TELL`), most informative first; `before` is what the teacher knows.
+
+    A sentence stays until another is said of the same option: a teacher that heeds it must not forget why.
+    """
+    met = sorted(experiences, key=lambda experience: -experience.met)[:CANDIDATES]
+    new = sentences(experiences, MOST) if what in ("evidence", "both") else []
+    kept = [sentence for sentence in before.evidence if _about(sentence) not in map(_about, new)]
+    return Told(tuple(examples(met, MOST)) if what in ("examples", "both") else (), (*new, *kept)[:MOST])
+
+
+def fitted(told: Told, cost: Callable[[Told], int], budget: int) -> Told:
+    """As much of `told` as costs no more than `budget`, an example and a sentence by turns; what is too long is left out."""
+    kept = NOTHING
+    for piece in _pieces(told):
+        longer = Told(kept.examples + piece.examples, kept.evidence + piece.evidence)
+        if cost(longer) <= budget:
+            kept = longer
+    return kept
+
+
+def examples(experiences: Sequence[Experience], count: int) -> list[tuple[str, str]]:
+    """Up to `count` verified (text, option), each chosen for what it adds to how well those before cover what is met.
+
+    A situation is covered as far as its words and those of its best option are an example's (product of the Jaccard
+    indices): examples whose text alone was alike all said "go to ...", and the LLM never said "explore" again.
+    """
+    verified = [experience for experience in experiences if experience.verified]
+    met = np.array([experience.met for experience in experiences])
+    likeness = np.ones((len(verified), len(experiences)))
+    for words in (_words_of_text, _words_of_option):
+        likeness *= _shared([words(e) for e in verified], [words(e) for e in experiences])
+    covered, chosen = np.zeros(len(experiences)), list[tuple[str, str]]()
+    while verified and len(chosen) < count:
+        gain = (np.maximum(likeness - covered, 0.0) * met).sum(axis=1)
+        best = int(gain.argmax())
+        if gain[best] <= 0:
+            break
+        covered = np.maximum(covered, likeness[best])
+        chosen.append((verified[best].situation.text, verified[best].situation.options[verified[best].best]))
+    return chosen
+
+
+def sentences(experiences: Sequence[Experience], count: int) -> list[str]:
+    """Up to `count` sentences about options that the teacher advised, by what that advice has cost where it was met.
+
+    The cost in a situation is how often it was met times what the best option is worth above the advised one.
+    """
+    advised = [e for e in experiences if e.said is not None and len(e.said) > 1]
+    cost: dict[str, float] = defaultdict(float)
+    worst: dict[str, Experience] = {}
+    for experience in sorted(advised, key=_cost):
+        if _regret(experience) > LEAST_REGRET and experience.tries[_advice(experience)] >= ENOUGH_TRIES:
+            option = experience.situation.options[_advice(experience)]
+            cost[option] += _cost(experience)
+            worst[option] = experience
+    ranked = sorted(cost, key=lambda option: -cost[option])[:count]
+    return [_sentence(option, worst[option], experiences) for option in ranked]
+
+
+def save(told: Told, folder: Path) -> None:
+    """Write `told` into `folder`, in one step."""
+    folder.mkdir(parents=True, exist_ok=True)
+    draft = folder / f".{FILE}.{os.getpid()}"
+    draft.write_text(json.dumps(asdict(told), indent=1), encoding="utf-8")
+    os.replace(draft, folder / FILE)
+
+
+def load(folder: Path) -> Told:
+    """What `save` wrote; nothing where nothing was told. Raises `CoteachError` where the file is damaged."""
+    if not (folder / FILE).is_file():
+        return NOTHING
+    try:
+        return Told.of(json.loads((folder / FILE).read_text(encoding="utf-8")))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CoteachError(f"cannot read what the teacher was told, {folder / FILE}: {error}; is the file whole?") from error
+
+
+def _about(sentence: str) -> str:
+    """The option that it is about: the first words in quotes."""
+    return sentence.split('"')[1]
+
+
+def _pieces(told: Told) -> Iterator[Told]:
+    for example, sentence in zip_longest(told.examples, told.evidence):
+        if example is not None:
+            yield Told(examples=(example,))
+        if sentence is not None:
+            yield Told(evidence=(sentence,))
+
+
+def _words_of_text(experience: Experience) -> frozenset[str]:
+    return frozenset(re.findall(r"\w+", experience.situation.text.lower()))
+
+
+def _words_of_option(experience: Experience) -> frozenset[str]:
+    """Of the one that the evidence is for."""
+    return frozenset(re.findall(r"\w+", experience.situation.options[experience.best].lower()))
+
+
+def _shared(some: Sequence[frozenset[str]], others: Sequence[frozenset[str]]) -> Array:
+    """(some, others): share of the words of both that they have in common."""
+    shared = [[len(one & other) / max(len(one | other), 1) for other in others] for one in some]
+    return np.array(shared, dtype=np.float64).reshape(len(some), len(others))
+
+
+def _advice(experience: Experience) -> int:
+    """The slot that the teacher itself would choose; only where it was asked."""
+    assert experience.said is not None
+    return int(experience.said.argmax())
+
+
+def _regret(experience: Experience) -> float:
+    """Return that the teacher's own advice gives away."""
+    return float(experience.worth[experience.best] - experience.worth[_advice(experience)])
+
+
+def _cost(experience: Experience) -> float:
+    return experience.met * _regret(experience)
+
+
+def _sentence(option: str, where: Experience, experiences: Sequence[Experience]) -> str:
+    """What became of an option: that it fails, and under which condition it does not, or that another was worth more."""
+    slot = where.situation.options.index(option)
+    if where.failures[slot] >= MOSTLY * where.tries[slot]:
+        return _failing(option, [_Tried.of(option, e) for e in experiences if option in e.situation.options])
+    better = where.situation.options[where.best]
+    return (
+        f'You advised "{option}" where "{where.situation.text}": that was worth {where.worth[slot]:.2f}, '
+        f'"{better}" {where.worth[where.best]:.2f}.'
+    )
+
+
+@dataclass(frozen=True)
+class _Tried:
+    """What became of one option in one situation, of which the text says `clauses`."""
+
+    clauses: frozenset[str]
+    failed: float
+    done: float
+
+    @classmethod
+    def of(cls, option: str, experience: Experience) -> _Tried:
+        slot = experience.situation.options.index(option)
+        clauses = re.split(r"[.!?](?:\s+|$)", experience.situation.text)
+        failed = float(experience.failures[slot])
+        return cls(frozenset(filter(None, clauses)), failed, float(experience.tries[slot]) - failed)
+
+
+def _failing(option: str, tried: Sequence[_Tried]) -> str:
+    """How often it failed, with what that goes in the text, and with what it goes that it was done."""
+    failed, done = (sum(getattr(one, kind) for one in tried) for kind in ("failed", "done"))
+    share: dict[str, float] = defaultdict(float)
+    for one in tried:
+        for clause in sorted(one.clauses):
+            share[clause] += one.failed / max(failed, 1.0) - one.done / max(done, 1.0)
+    bad, good = (pick(share, key=lambda clause: share[clause], default="") for pick in (max, min))
+    here = [one for one in tried if share[bad] < CONTRAST or bad in one.clauses]
+    times = f"{sum(one.failed for one in here):,.0f} of {sum(one.failed + one.done for one in here):,.0f} times"
+    said = f'You advised "{option}": it failed {times}' + (f' where "{bad}"' if share[bad] >= CONTRAST else "")
+    return said + (f', and was done where "{good}".' if share[good] <= -CONTRAST and done >= ENOUGH_TRIES else ".")
