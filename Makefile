@@ -10,7 +10,7 @@ STAMP := .venv/.installed
 LOG := .venv/pip.log
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
 
-.PHONY: help setup test demo bench clean
+.PHONY: help setup test soak demo bench clean
 
 help: ## list what make can do
 	awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -37,6 +37,9 @@ test: setup ## style, types and tests
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/pytest -q
+
+soak: setup ## reliability, measured: runs stopped, killed, starved and repeated (an hour on two cores)
+	$(BIN)/pytest -q -s -m soak tests/soak
 
 demo: setup ## teach three tasks in a row, with the default LLM; results in runs/demo (an older one is moved to runs/demo.N)
 	if [ -e runs/demo ]; then

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import re
 import subprocess
@@ -22,14 +23,15 @@ from huggingface_hub import ModelCard
 import tiny_lm
 from coteach import cli, export
 from coteach.commands.common import load_players
-from coteach.config import Config
+from coteach.config import Config, StudentConfig
 from coteach.errors import CoteachError, RunFailed
 from coteach.evaluate import SEED
 from coteach.export import card, student
 from coteach.grounding.base import Layout, Situation
 from coteach.players import Players
 from coteach.run import Run
-from coteach.student.network import ActorCritic, SetFeatures
+from coteach.student.network import ActorCritic, SetFeatures, read
+from coteach.student.ppo import Learner
 from coteach.teacher import make_teacher
 
 ROOT = Path(__file__).parents[1]
@@ -161,9 +163,7 @@ def test_habits_are_in_the_onnx_model(exported: Path, players: Players) -> None:
     features = np.zeros((2, players.student.sizes["feature_size"]), dtype=np.uint8)
     habits = players.student.network.get_buffer("habits").numpy()
     (feature, *_), (action, *_) = np.nonzero(habits)
-    network = ActorCritic(
-        Layout(flags=len(habits)), habits.shape[1], players.student.sizes["hidden"], habits=np.zeros_like(habits)
-    )
+    network = ActorCritic(Layout(len(habits)), habits.shape[1], players.student.sizes["hidden"], habits=np.zeros_like(habits))
     network.load_state_dict(players.student.network.state_dict() | {"habits": torch.zeros(habits.shape)})
     features[1, feature] = 1
     without = network(SetFeatures.of(features))[0].detach().numpy()
@@ -178,9 +178,10 @@ def test_the_onnx_file_is_sound_and_tells_nothing_of_this_machine(exported: Path
 
 def test_the_safetensors_and_json_make_the_student(exported: Path, run: Run, players: Players) -> None:
     about = json.loads((exported / "student" / "student.json").read_text())
-    habits = np.zeros((about["feature_size"], about["num_actions"]), dtype=np.float32)
-    network = ActorCritic(Layout(flags=about["feature_size"]), about["num_actions"], about["hidden"], habits=habits)
-    network.load_state_dict(safetensors.torch.load_file(exported / "student" / "student.safetensors"))
+    weights = safetensors.torch.load_file(exported / "student" / "student.safetensors")
+    layout, habits = Layout(about["feature_size"]), weights["habits"].numpy()
+    network = ActorCritic(layout, about["num_actions"], about["hidden"], habits=habits)
+    network.load_state_dict(weights)
     assert all(torch.equal(weight, network.state_dict()[name]) for name, weight in players.student.network.state_dict().items())
     assert about["actions"] == ["left", "right", "forward", "pickup", "drop", "toggle", "done"]
     assert (about["task"], about["trained_on"], about["episodes"], about["first_seed"]) == (TASK, [TASK], 2, SEED)
@@ -227,3 +228,14 @@ def test_a_folder_with_something_in_it_is_left_alone(run: Run, players: Players,
         with pytest.raises(CoteachError, match="exists and is not empty: choose another --to"):
             export.export(run, players, folder)
     assert (tmp_path / "mine.txt").read_text() == "mine"
+
+
+def test_a_student_of_numbers_flags_and_pictures_is_exported_too(tmp_path: Path) -> None:
+    layout = Layout(flags=2, numbers=3, pictures=((3, 8, 8),), centre=(1.0, 2.0, 3.0), spread=(1.0, 5.0, 9.0))
+    learner = Learner(StudentConfig(hidden=16, device="cpu"), layout, 4, seed=0)
+    features = np.random.default_rng(0).integers(0, 2, (5, layout.size)).astype(np.float32)
+    learner.network.adapt(features * 50)
+    network = copy.deepcopy(learner.network).requires_grad_(False)
+    session = onnxruntime.InferenceSession(student._policy(network, layout).SerializeToString())
+    (logits,) = session.run(["logits"], {"features": features})
+    assert np.asarray(logits) == pytest.approx(network(read(layout, features))[0].numpy(), abs=1e-5)

@@ -18,8 +18,9 @@ import coteach.players
 from coteach.config import Config, TeacherConfig, load
 from coteach.experiments.arms import ARMS
 from coteach.grounding.base import Situation
-from coteach.loop import Loop, Rung, train
+from coteach.loop import Loop, train
 from coteach.run import Run
+from coteach.rung import Rung
 from coteach.student.ppo import Batch
 from coteach.student.rollout import Rollout
 from coteach.teacher import make_teacher

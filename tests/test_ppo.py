@@ -9,7 +9,8 @@ import torch
 from torch.nn import functional as F
 
 from coteach.config import StudentConfig
-from coteach.errors import CoteachError, RunFailed
+from coteach.errors import CoteachError
+from coteach.finite import NotFinite
 from coteach.grounding.base import Layout
 from coteach.student.network import SetFeatures
 from coteach.student.ppo import Batch, Imitation, Learner, divergence, explained_variance, gae, ppo_loss
@@ -393,7 +394,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_spares_the_weights(field, n
     batch = some_batch(student, rows=64, weight=1.0)
     getattr(batch, field)[3] = np.nan
     before = weights(student)
-    with pytest.raises(RunFailed, match=name):
+    with pytest.raises(NotFinite, match=name):
         student.update(batch)
     assert same(before, weights(student))
 

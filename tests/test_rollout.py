@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,7 +13,7 @@ from numpy.typing import NDArray
 
 from coteach import tasks
 from coteach.evidence import TERMINAL
-from coteach.grounding.base import Grounded, Observation
+from coteach.grounding.base import Grounded, Observation, Situations
 from coteach.grounding.minigrid import MiniGridGrounding
 from coteach.leading import Outcome as End
 from coteach.student.rollout import Collector, Episode, Rollout
@@ -204,3 +207,35 @@ def test_situations_that_nobody_gave_advice_for_are_led_at_random() -> None:
     followed = Counter((o.situation, o.slot) for o in rollout.outcomes if o.duration is not None)
     busiest = Counter(situation for situation, _ in followed.elements()).most_common(1)[0][0]
     assert len([slot for situation, slot in followed if situation == busiest]) > 1
+
+
+def going_on(task: str, tmp_path: Path) -> Iterator[tuple[Collector, MiniGridGrounding]]:
+    """A collector in the middle of its episodes, and another one that took up what the first one kept as JSON."""
+    situations = Situations()
+    state = None
+    for _ in range(2):
+        environments = tasks.make(task, "minigrid", 12, seed=4)
+        grounding = MiniGridGrounding(12, situations, environments.num_actions)
+        collector = Collector(environments, grounding, 15, np.random.default_rng(1), state)
+        if state is None:
+            collector.assign_all(0.5)
+            collector.collect(97, Acting(lambda rows: np.random.default_rng(2).integers(0, 3, rows)), uniform, 0.5)
+            (tmp_path / "state.json").write_text(json.dumps(collector.state()))
+        state = json.loads((tmp_path / "state.json").read_text())
+        collector.rng = np.random.default_rng(3)
+        yield collector, grounding
+
+
+def uniform(numbers: NDArray[np.int64], bold: NDArray[np.bool_]) -> NDArray[np.float64]:
+    return np.ones((len(numbers), MiniGridGrounding.max_options))
+
+
+@pytest.mark.parametrize("task", tasks.task_ids()[::12])
+def test_episodes_under_way_are_brought_back_with_all_that_was_believed_of_them(task: str, tmp_path: Path) -> None:
+    (first, one), (second, other) = going_on(task, tmp_path)
+    for mine, theirs in zip(one.belief, other.belief, strict=True):
+        assert np.array_equal(mine, theirs)
+    kept, again = (collector.collect(40, Acting(), uniform, 0.5) for collector in (first, second))
+    for name in ("features", "situation", "controls", "actions", "rewards", "terminated", "truncated", "valid", "led"):
+        assert np.array_equal(getattr(kept, name), getattr(again, name)), name
+    assert kept.outcomes == again.outcomes and kept.episodes == again.episodes and first.led.any() and not first.led.all()

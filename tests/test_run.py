@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +13,8 @@ import pytest
 
 from coteach import run as run_module
 from coteach.config import Config, load
-from coteach.errors import CoteachError, RunFailed
-from coteach.run import KEEP, Run
+from coteach.errors import CoteachError, Note, RunFailed
+from coteach.run import KEEP, Run, last_of_jsonl
 
 
 @pytest.fixture
@@ -86,6 +87,16 @@ def test_a_line_torn_by_a_crash_is_left_out_and_rewinding_mends_the_file(run: Ru
     assert path.read_text().endswith("}\n")
 
 
+@pytest.mark.parametrize("last", ['{"rung": 1, "rou', "", "null", "[" * 100_000])
+def test_the_last_whole_line_is_found_at_the_end_of_a_long_file(run: Run, last: str) -> None:
+    path = run.folder / "metrics.jsonl"
+    assert last_of_jsonl(path) == {}
+    path.write_text("".join(json.dumps({"round": n, "padding": "x" * 100}) + "\n" for n in range(5000)))
+    with path.open("a") as file:
+        file.write(last[:10_000])
+    assert last_of_jsonl(path)["round"] == run.metrics()[-1]["round"] == 4999
+
+
 def test_a_file_is_replaced_whole_or_not_at_all(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     run.write_json("summary.json", {"success": 0.5})
 
@@ -138,7 +149,11 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(run: Run, damage
             (second / "other").write_text("")
         case "manifest":
             (second / "manifest.json").write_text("{")
-    assert run.latest_checkpoint() == first
+    with pytest.warns(Note, match=f"checkpoint {second} is damaged: it is passed over"):
+        assert run.latest_checkpoint() == first
+    shutil.rmtree(first)
+    with pytest.warns(Note), pytest.raises(CoteachError, match="no whole checkpoint left: begin anew with another --out"):
+        run.latest_checkpoint()
 
 
 def test_a_checkpoint_that_could_not_be_written_leaves_nothing(run: Run) -> None:

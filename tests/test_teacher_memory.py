@@ -81,8 +81,8 @@ def test_a_file_damaged_while_in_use_is_begun_anew(tmp_path):
     content = bytearray(path.read_bytes())
     content[4096:] = b"\xff" * (len(content) - 4096)
     path.write_bytes(bytes(content))
-    memory = AdviceMemory(path)
     with pytest.warns(UserWarning, match="damaged"):
+        memory = AdviceMemory(path)
         assert memory.get_many([str(index) for index in range(200)]) == {}
     memory.put_many(SCORES)
     assert len(memory.get_many(["a", "b"])) == 2
@@ -94,6 +94,27 @@ def test_a_folder_that_cannot_be_written_costs_the_memory_not_the_run(tmp_path):
         memory = AdviceMemory(tmp_path / "file" / "advice.sqlite3")
     memory.put_many(SCORES)
     assert memory.get_many(["a"]) == {}
+
+
+def test_a_full_memory_forgets_the_oldest_answers_first(tmp_path):
+    memory = AdviceMemory(tmp_path / "answers.sqlite3", limit=100)
+    for index in range(250):
+        memory.put_many({str(index): np.array([float(index)])})
+        assert memory.contents().answers <= 100
+    kept = sorted(map(int, memory.get_many([str(index) for index in range(250)])))
+    assert kept == list(range(250 - len(kept), 250)) and len(kept) >= 75
+    assert AdviceMemory(tmp_path / "answers.sqlite3").contents().answers == len(kept)
+
+
+def test_a_cleared_memory_is_empty_for_all_who_share_it(tmp_path):
+    one, other = (AdviceMemory(tmp_path / "answers.sqlite3") for _ in range(2))
+    one.put_many(SCORES)
+    contents = other.contents()
+    assert (contents.answers, contents.size) == (2, 2 * 1 + 3 * 8) and contents.oldest == contents.newest
+    other.clear()
+    assert one.get_many(["a", "b"]) == {} and one.contents().answers == 0
+    one.put_many(SCORES)
+    assert len(other.get_many(["a", "b"])) == 2
 
 
 def test_the_key_knows_all_that_an_answer_depends_on():

@@ -1,6 +1,6 @@
-"""`python -m coteach`: the command line."""
+"""`python -m coteach` is the command line."""
 
-from coteach.cli import main
+from coteach.cli import script
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    script()

@@ -8,10 +8,14 @@ answer would matter, most often met first, and it has as much say as its answers
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
 from coteach.config import EvidenceConfig
+from coteach.errors import note
 from coteach.evaluator import Evaluator
 from coteach.evidence import AbstractModel, Outcome, reweigh, trust
 from coteach.experiments.arms import Arm
@@ -70,6 +74,13 @@ REHEARSAL = 0.5
 """Added to a lesson's disagreement (nats): what the teacher knows already is rehearsed, or it would be forgotten."""
 
 
+TABLES, FIELDS = (
+    ("prior", "leading", "shown", "proven", "q", "worth"),
+    ("value", "weight", "visits", "asked", "answered", "taught", "judged"),
+)
+"""Arrays of an `Advice`: (S, K) and (S,) each."""
+
+
 class Advice:
     """Prior and improved advice of one run; K columns."""
 
@@ -120,7 +131,7 @@ class Advice:
             count = len(self.situations[i].options)
             rows[i - old, :count] = 1.0 / count
         self.prior = np.vstack([self.prior, rows])
-        for name in ("leading", "shown", "proven", "q", "worth"):
+        for name in TABLES[1:]:
             setattr(self, name, np.vstack([getattr(self, name), np.zeros_like(rows)]))
         for name in ("asked", "answered", "taught", "judged"):
             setattr(self, name, np.append(getattr(self, name), np.zeros(new - old, dtype=np.bool_)))
@@ -128,6 +139,26 @@ class Advice:
         self.weight = np.append(self.weight, np.full(new - old, np.inf))
         self.model.grow(new)
         self.evaluator.grow(new)
+
+    def state(self) -> dict[str, Array]:
+        """All arrays by name; of tables only the slots in which there is an option, situation by situation."""
+        self.grow()  # evaluations meet situations too
+        there = self._there()
+        return {name: getattr(self, name)[there] for name in TABLES} | {name: getattr(self, name) for name in FIELDS}
+
+    def restore(self, state: Mapping[str, NDArray[Any]]) -> None:
+        """Take up what `state` gave, the situations being the same."""
+        self.grow()
+        there = self._there()
+        for name in TABLES:
+            getattr(self, name)[there] = state[name]
+        for name in FIELDS:
+            getattr(self, name)[:] = state[name]
+
+    def _there(self) -> NDArray[np.bool_]:
+        """(S, K) where a situation has an option."""
+        counts = np.array([len(situation.options) for situation in self.situations], dtype=np.int64)
+        return np.arange(self.max_options) < counts[:, None]
 
     def lead(self, numbers: NDArray[np.int64], bold: NDArray[np.bool_]) -> Array:
         """(N, K) by what the teacher leads in these situations; those met for the first time are judged at once.
@@ -178,16 +209,26 @@ class Advice:
         return waiting[np.argsort(-self.visits[waiting], kind="stable")][: max(self.calls, 0)]
 
     def consult(self, chosen: NDArray[np.int64]) -> int:
-        """Ask the teacher about these situations; returns how many it answered (the others are asked about again)."""
+        """Ask the teacher about these situations; returns how many it answered (the others are asked about again).
+
+        An answer that is no distribution is not heeded.
+        """
         answers = self.teacher.advise([self.situations[int(i)] for i in chosen]) if len(chosen) else []
         self.calls -= len(chosen)
         heard = 0
         for i, answer in zip(chosen, answers, strict=True):
             if answer is not None:
-                self.prior[i, : len(answer)] = answer
-                self.asked[i] = self.answered[i] = True
+                self._hear(int(i), answer)
                 heard += 1
         return heard
+
+    def _hear(self, number: int, answer: Array) -> None:
+        """Take in the teacher's answer about a situation."""
+        self.asked[number] = self.answered[number] = True
+        if np.isfinite(answer).all() and answer.min() >= 0.0 and abs(answer.sum() - 1.0) < 1e-6:
+            self.prior[number, : len(answer)] = answer
+        else:
+            note(f"teacher {self.teacher.name!r}: its advice is no distribution and is not heeded: {np.round(answer, 3)}")
 
     def forget(self) -> None:
         """The teacher has new weights or was told something: all may be asked again (the old answers serve until then)."""

@@ -9,14 +9,17 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import threading
+import warnings
 from collections.abc import Sequence
 from types import ModuleType
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TextIO
 
 import coteach
-from coteach.commands import ask, bench, case_study, compare, doctor, evaluate, export, ladder, tasks, train, watch
+from coteach.commands import ask, bench, case_study, compare, doctor, evaluate, export, ladder, memory, tasks, train, watch
 from coteach.commands.common import seed_of
-from coteach.errors import CoteachError, RunFailed, unknown
+from coteach.errors import CoteachError, Note, RunFailed, printable, unknown
+from coteach.signals import INTERRUPTED, TERMINATED
 
 VERBS: dict[str, ModuleType] = {
     "train": train,
@@ -28,6 +31,7 @@ VERBS: dict[str, ModuleType] = {
     "watch": watch,
     "tasks": tasks,
     "bench": bench,
+    "memory": memory,
     "doctor": doctor,
     "export": export,
 }
@@ -42,19 +46,61 @@ EXAMPLE = (
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb; returns the exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
+    warnings.showwarning = _show_warning
+    warnings.simplefilter("always", Note)
+    threading.excepthook = _thread_failed
     try:
         args = _parse(words)
         seed_of(args, 0)  # a wrong one is refused by the verbs that draw nothing too
         return int(args.run(args))
     except CoteachError as error:
-        print(f"coteach: error: {error}", file=sys.stderr)
+        print(f"coteach: error: {printable(str(error))}", file=sys.stderr)
         return 1 if isinstance(error, RunFailed) else 2
     except KeyboardInterrupt:
-        return 130
+        return INTERRUPTED
     except BrokenPipeError:
         # The reader (`| head`) has gone; Python would complain once more when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+
+
+def script() -> NoReturn:
+    """`main` as a program. After an interruption it ends at once: Python would wait for threads that are still in a call."""
+    try:
+        code = main()
+    except SystemExit as end:
+        code = int(end.code or 0)
+    if code in (INTERRUPTED, TERMINATED):
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    raise SystemExit(code)
+
+
+_PLAIN_WARNING = warnings.showwarning
+
+
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """Notes to the user as one line; other warnings as Python shows them."""
+    if issubclass(category, Note):
+        print(f"coteach: {printable(str(message))}", file=sys.stderr)
+    else:
+        _PLAIN_WARNING(message, category, filename, lineno, file, line)
+
+
+def _thread_failed(failure: threading.ExceptHookArgs) -> None:
+    """A library's thread that cannot write (TensorBoard's, on a full disk) needs no traceback: the run fails by itself."""
+    if isinstance(failure.exc_value, OSError):
+        print(f"coteach: {printable(str(failure.exc_value))}", file=sys.stderr)
+    else:
+        threading.__excepthook__(failure)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -96,4 +142,4 @@ def _add_verb(verbs: Any, name: str) -> list[str]:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    script()

@@ -70,7 +70,9 @@ class StudentConfig:
 class TeacherConfig:
     """The LLM: which one, how often asked, how tuned."""
 
-    spec: str = setting("smollm2", "smollm2 | hf:<id or folder> | gguf:<file> | openai:<model>@<base url> | uniform | oracle")
+    spec: str = setting(
+        "smollm2", "smollm2 | hf:<id or folder> | gguf:<file> | openai:<model>@<base url> | recorded:<run> | uniform | oracle"
+    )
     temperature: float = setting(2.0, "of the softmax over calibrated option scores (local LLMs)", 0.01, 100.0)
     device: str = setting("auto", "auto, cpu or cuda", choices=("auto", "cpu", "cuda"))
     queries_per_round: int = setting(
@@ -239,7 +241,7 @@ def _read(path: Path) -> Table:
 def _parse(text: str, where: str) -> Table:
     try:
         return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise CoteachError(f"{where} is not TOML: {error}") from None
 
 
@@ -264,7 +266,7 @@ def _from_text(raw: str, kind: type) -> Any:
     """A command line's value: quotes may be left out for text, and brackets for a list of ids."""
     try:
         value = tomllib.loads(f"value = {raw}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (tomllib.TOMLDecodeError, RecursionError):
         value = raw
     if kind is list and isinstance(value, str):
         return [part.strip() for part in value.split(",")]

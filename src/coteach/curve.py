@@ -101,6 +101,7 @@ class Curve:
             "student": list(self._student),
             "led": list(self._led),
             "lengths": list(self._lengths),
+            "late": self._late,
             "episodes": self.episodes,
             "steps_to": list(self.steps_to.values()),
         }
@@ -111,7 +112,7 @@ class Curve:
         self._student.extend(state["student"])
         self._led.extend(state["led"])
         self._lengths.extend(state["lengths"])
-        self.episodes = state["episodes"]
+        self._late, self.episodes = state["late"], state["episodes"]
         self.steps_to = dict(zip(LEVELS, state["steps_to"], strict=True))
 
     def _mean(self, exams: int) -> float:

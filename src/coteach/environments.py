@@ -154,16 +154,18 @@ class Environment:
             named = primitive.named_actions(names)
             offer, slots, typical = (lambda _: named), count, primitive.TYPICAL_DURATION
 
+        features = str(self._spaces[0])
+
         def ground(num_envs: int, situations: Situations, _: int) -> OptionGrounding:
             return OptionGrounding(num_envs, situations, describe, offer, encoder, names, slots, self.task)
 
-        return Family(self.task, encoder.layout, names, slots, self.instruction, ground, None, self.options is not None, typical)
+        own = self.options is not None
+        return Family(self.task, encoder.layout, names, slots, self.instruction, ground, features, None, own, typical)
 
     def _family_of_grounding(self, ground: Ground, count: int) -> Family:
         probe = ground(1, Situations(), count)
-        return Family(
-            self.task, probe.layout, tuple(probe.action_names), probe.max_options, self.instruction, ground, unscripted=True
-        )
+        names, slots, features = tuple(probe.action_names), probe.max_options, str(probe.layout)
+        return Family(self.task, probe.layout, names, slots, self.instruction, ground, features, unscripted=True)
 
     @cached_property
     def _checked_actions(self) -> tuple[str, ...]:

@@ -7,6 +7,7 @@ A message names the thing, its value, what was expected and the way out. Anythin
 from __future__ import annotations
 
 import difflib
+import warnings
 from collections.abc import Iterable
 
 
@@ -16,6 +17,20 @@ class CoteachError(Exception):
 
 class RunFailed(CoteachError):
     """Right use, but the run could not go on (disk full, a loss that is not finite); exit code 1."""
+
+
+class Note(UserWarning):
+    """Something the user should know and that stops nothing; the command line prints it as one line."""
+
+
+def note(text: str) -> None:
+    """Tell the user."""
+    warnings.warn(text, Note, stacklevel=3)
+
+
+def printable(text: str) -> str:
+    """Words of a task, a model or a file, on one line and with nothing in them that moves a cursor: the rest is escaped."""
+    return "".join(sign if sign.isprintable() else repr(sign)[1:-1] for sign in text)
 
 
 def unknown(what: str, value: str, known: Iterable[str], way_out: str = "") -> CoteachError:

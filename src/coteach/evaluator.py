@@ -17,12 +17,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import safetensors.torch
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from coteach import tensors
+from coteach.finite import NotFinite
 from coteach.grounding.base import Situations
 
 Array = NDArray[np.float64]
@@ -39,6 +40,8 @@ SEEN = 0.7
 ROWS = 256
 """Pairs of situation and option in one optimiser step."""
 FILE = "evaluator.safetensors"
+OPINIONS = ("mean", "doubt", "echo", "related")
+"""Arrays that a checkpoint keeps beside the networks: opinions are renewed for what is met, not for all at once."""
 
 Bags = tuple[Tensor, Tensor]
 """Rows of the table (L,) int64, one bag after another, and how many each bag has (B,) int64."""
@@ -152,6 +155,8 @@ class Evaluator:
             loss = self._judge_loss(chosen, worth[chosen[:, 0], chosen[:, 1]])
             if len(asked):
                 loss = loss + self._echo_loss(self._rng.choice(asked, min(ROWS // 8, len(asked)), replace=False), prior)
+            if not torch.isfinite(loss):
+                raise NotFinite("evaluator: its loss is not finite; the weights are as before this step")
             self.optimizer.zero_grad()
             torch.autograd.backward(loss)
             self.optimizer.step()
@@ -172,28 +177,19 @@ class Evaluator:
 
     def save(self, folder: Path) -> None:
         """Write networks, optimiser and generators into `folder`."""
-        folder.mkdir(parents=True, exist_ok=True)
-        state = {f"network.{name}": value.clone() for name, value in self.networks.state_dict().items()}
-        for index, moments in self.optimizer.state_dict()["state"].items():
-            state |= {f"optimizer.{index}.{name}": value.clone() for name, value in moments.items()}
+        state = tensors.prefixed("network.", self.networks.state_dict())
+        state |= tensors.prefixed("optimizer.", tensors.moments(self.optimizer))
         state["generator"] = self._generator.get_state()
-        state |= {name: torch.from_numpy(getattr(self, name)) for name in ("mean", "doubt", "echo", "related")}
-        safetensors.torch.save_file(state, folder / FILE)
+        tensors.write(folder / FILE, state | {name: getattr(self, name) for name in OPINIONS})
         (folder / "generator.json").write_text(json.dumps(self._rng.bit_generator.state), encoding="utf-8")
 
     def load(self, folder: Path) -> None:
         """Take up what `save` wrote."""
-        state = safetensors.torch.load_file(folder / FILE)
-        self.networks.load_state_dict({name: state[f"network.{name}"] for name in self.networks.state_dict()})
-        moments: dict[int, dict[str, Tensor]] = {}
-        for name, value in state.items():
-            if name.startswith("optimizer."):
-                _, index, moment = name.split(".")
-                moments.setdefault(int(index), {})[moment] = value
-        groups = self.optimizer.state_dict()["param_groups"]
-        self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
+        state = tensors.read(folder / FILE)
+        self.networks.load_state_dict(tensors.under("network.", state))
+        tensors.restore_moments(self.optimizer, tensors.under("optimizer.", state))
         self._generator.set_state(state["generator"])
-        for name in ("mean", "doubt", "echo", "related"):
+        for name in OPINIONS:
             setattr(self, name, state[name].numpy().copy())
         self._rng.bit_generator.state = json.loads((folder / "generator.json").read_text(encoding="utf-8"))
 

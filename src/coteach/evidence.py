@@ -149,7 +149,7 @@ class AbstractModel:
         return np.append(np.append(last[:size], np.zeros(max(0, size - len(last)))), 0.0)
 
     def state(self) -> dict[str, Any]:
-        """Everything counted, as plain JSON."""
+        """Everything counted, and the last solutions, from which the next ones set out, as plain JSON."""
         return {
             "links": [[*key, self._counts[i], self._rewards[i]] for key, i in self._links.items()],
             "cells": [
@@ -161,6 +161,7 @@ class AbstractModel:
                 for c, o in np.argwhere(self.tries > 0)
             ],
             "situations": len(self.tries),
+            "solved": {str(int(hopeful)): value.tolist() for hopeful, value in self._values.items()},
         }
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -176,6 +177,7 @@ class AbstractModel:
                 (self.tries, self.failures, self.successes, self._followed, self._steps), values, strict=True
             ):
                 array[c, o] = value
+        self._values = {hopeful == "1": np.array(value) for hopeful, value in state["solved"].items()}
 
 
 def trust(evidence: Array, options: Array, scale: float) -> Array:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from coteach import tasks
 from coteach.errors import CoteachError, unknown
-from coteach.grounding.base import Grounded, Grounding, Situation, Situations
+from coteach.grounding.base import Grounded, Grounding, Layout, Situation, Situations
 
 try:
     from pettingzoo import ParallelEnv
@@ -66,13 +66,13 @@ class Game(ParallelEnv):  # type: ignore[misc]
         self.agents: list[str] = []
         self._rng, self._level = np.random.default_rng(), 0
         self._environment, self._grounding = _ground(task, self._levels(), render_mode is not None)
-        options, actions, size = self._grounding.max_options, self._environment.num_actions, self._grounding.layout.size
+        options, actions, layout = self._grounding.max_options, self._environment.num_actions, self._grounding.layout
         self.action_spaces = {TEACHER: spaces.Discrete(options), STUDENT: spaces.Discrete(actions)}
         self.observation_spaces = {
             TEACHER: spaces.Dict(
-                {"observation": _bits(size + options * actions, np.uint8), "action_mask": _bits(options, np.int8)}
+                {"observation": _seen(layout, options * actions), "action_mask": spaces.Box(0, 1, (options,), np.int8)}
             ),
-            STUDENT: _bits(size + actions, np.uint8),
+            STUDENT: _seen(layout, actions),
         }
 
     def observation_space(self, agent: str) -> spaces.Space[Any]:
@@ -146,13 +146,16 @@ class Game(ParallelEnv):  # type: ignore[misc]
 
 def _ground(task: str, levels: Iterator[int], render: bool) -> tuple[tasks.GymnasiumTask, Grounding]:
     """One environment of `task`, whose episodes have the seeds `levels`, and a grounding for it."""
-    tasks.check(task)
     environment = tasks.GymnasiumTask(task, [levels], render)
     return environment, tasks.family(task).ground(1, Situations(), environment.num_actions)
 
 
-def _bits(size: int, dtype: type[np.integer[Any]]) -> spaces.Box:
-    return spaces.Box(0, 1, (size,), dtype)
+def _seen(layout: Layout, more: int) -> spaces.Box:
+    """The student's features, and so many flags after them."""
+    pixels = layout.size - layout.numbers - layout.flags
+    parts = [(np.inf, layout.numbers), (1.0, layout.flags), (255.0, pixels), (1.0, more)]
+    high = np.concatenate([np.full(size, most) for most, size in parts])
+    return spaces.Box(np.where(np.isinf(high), -np.inf, 0.0).astype(layout.dtype), high.astype(layout.dtype), dtype=layout.dtype)
 
 
 def _one_hot(actions: NDArray[np.int8], count: int) -> NDArray[np.uint8]:

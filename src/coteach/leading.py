@@ -104,6 +104,15 @@ class Leader:
         self.age += following
         return np.where(following, grounded.actions[self._rows, self.slot], -1).astype(np.int64, copy=False)
 
+    def state(self) -> dict[str, list[int]]:
+        """The options being followed, as plain JSON."""
+        return {name: getattr(self, name).tolist() for name in ("slot", "situation", "age")}
+
+    def restore(self, state: dict[str, list[int]]) -> None:
+        """Take up what `state` gave."""
+        for name, values in state.items():
+            setattr(self, name, np.array(values, dtype=np.int64))
+
     def _settle(self, grounded: Grounded, done: NDArray[np.bool_]) -> Ended:
         """The followed options that have ended by now."""
         env = np.flatnonzero(self.slot >= 0)

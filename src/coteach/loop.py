@@ -15,79 +15,28 @@ from typing import Any
 
 import numpy as np
 
-from coteach import guidance, tasks
+from coteach import finite, guidance
 from coteach.config import Config
-from coteach.curve import Curve
+from coteach.errors import RunFailed, note
+from coteach.finite import NotFinite
 from coteach.players import Players
 from coteach.progress import Progress
 from coteach.report import rung_summary, write_artifacts, write_video
-from coteach.run import Run
+from coteach.run import Run, understood
+from coteach.rung import Rung
 from coteach.signals import Signals
 from coteach.student.ppo import Batch, Imitation, gae
-from coteach.student.rollout import Collector, Rollout
-from coteach.teacher.base import Books
+from coteach.student.rollout import Rollout
+from coteach.teacher.recorded import RECORD
 
-CHECKPOINT_ROUNDS = 20
+CHECKPOINT_ROUNDS, CHECKPOINT_SECONDS = 20, 30.0
+"""So many rounds or seconds after a checkpoint the next one is due, whichever comes first."""
+
+MOST_SKIPPED = 3
+"""Rounds in a row from which the student cannot learn because numbers in them are not finite: the last of them ends the run."""
 
 UNLIMITED = 2**31
 """Calls of a teacher that costs nothing."""
-
-
-class Rung:
-    """One task being climbed: its environments and its learning curve."""
-
-    def __init__(self, index: int, config: Config, players: Players, state: dict[str, Any] | None = None) -> None:
-        self.index, self.task, self.config = index, config.tasks[index], config
-        self.curve, self.rounds, self.seconds = Curve(), 0, 0.0
-        self.held = False
-        """The student alone has held the success at which the rung may end."""
-        self.before: dict[str, float] = {}
-        """Success and return of the teacher alone when the rung began."""
-        self.books: Books | None = None
-        """What the teacher had cost by then."""
-        self._began = time.perf_counter()
-        self.environments = tasks.make(self.task, config.engine, config.collect.envs, players.draw_seed())
-        grounding = players.ground(config.collect.envs, self.environments.num_actions, learn=True)
-        self.collector = Collector(self.environments, grounding, config.collect.option_patience, players.rng)
-        if state is not None:
-            self.rounds, self.collector.steps, self.seconds = state["rounds"], state["steps"], state["seconds"]
-            self.before, self.books = state["before"], state["books"] and Books(**state["books"])
-            self.curve.restore(state["curve"])
-            self._began -= state["age"]
-        self.collector.assign_all(config.collect.led_share_max if players.arm.lead else 0.0)
-
-    @property
-    def steps(self) -> int:
-        """Environment steps taken on this rung, over all environments."""
-        return self.collector.steps
-
-    @property
-    def over(self) -> bool:
-        """The student alone has held the success asked for, or the budget is spent."""
-        return self.held or self.steps >= self.config.steps
-
-    @property
-    def age(self) -> float:
-        """Seconds spent on it, evaluations included (`seconds` counts training alone)."""
-        return time.perf_counter() - self._began
-
-    @property
-    def rate(self) -> float:
-        """Environment steps per second so far, everything included."""
-        return self.steps / max(self.age, 1e-9)
-
-    def state(self) -> dict[str, Any]:
-        """What a checkpoint keeps of it; episodes under way are not."""
-        return {
-            "index": self.index,
-            "before": self.before,
-            "books": self.books and self.books.totals(),
-            "rounds": self.rounds,
-            "steps": self.steps,
-            "seconds": self.seconds,
-            "age": self.age,
-            "curve": self.curve.state(),
-        }
 
 
 class Loop:
@@ -95,9 +44,13 @@ class Loop:
 
     def __init__(self, config: Config, run: Run, report: Callable[[Progress], None] | None = None) -> None:
         self.config, self.run, self.report = config, run, report
-        self.players, self.signals = Players(config), Signals()
+        self.players, self.signals = Players(config, run.folder / RECORD), Signals(hurry=True)
         self.summaries: list[dict[str, Any]] = []
         self.began = time.perf_counter()
+        self.best = (0, -1.0)
+        """Rung and success of the best exam so far; its checkpoint is kept."""
+        self.saved = (0, self.began)
+        """At which round, and when, a checkpoint was last made."""
 
     def play_round(self, rung: Rung) -> dict[str, Any]:
         """One round of the game; returns its metrics."""
@@ -125,7 +78,7 @@ class Loop:
 
         # 5. Guide (teacher -> student): PPO on the student's own rows, drawn towards the advice there and on replayed rows.
         weight = heed * config.guidance.weight if arm.guide else 0.0
-        metrics: dict[str, Any] = self.guide(rollout, weight) if arm.learn else {}
+        metrics: dict[str, Any] = self.learn(rung, rollout, weight) if arm.learn else {}
         metrics |= players.learn_options()
 
         # 6. Tell and tune (student -> teacher's prompt and weights): what proved right becomes what the LLM says by itself.
@@ -137,6 +90,28 @@ class Loop:
                 metrics |= players.tune()
         return metrics | {"led_share": share, "guidance_weight": weight, "credit": advice.credit}
 
+    def attempt(self, rung: Rung) -> dict[str, Any]:
+        """`play_round`; numbers that are not finite end the run, which can be resumed from before they came in."""
+        try:
+            return self.play_round(rung)
+        except NotFinite as error:
+            raise RunFailed(
+                f"{rung.where}: {error}; the last checkpoint was made before: mend the cause and use --resume"
+            ) from error
+
+    def learn(self, rung: Rung, rollout: Rollout, weight: float) -> dict[str, float]:
+        """`guide`, unless what it would learn from is broken: then the student stays as it is, a few rounds in a row at most."""
+        try:
+            metrics = self.guide(rollout, weight)
+        except NotFinite as error:
+            rung.skipped += 1
+            if rung.skipped == MOST_SKIPPED:
+                raise
+            note(f"{rung.where}: {error}; the student does not learn from this round")
+            return {}
+        rung.skipped = 0
+        return metrics
+
     def guide(self, rollout: Rollout, weight: float) -> dict[str, float]:
         """One update of the student; `weight` is lambda. Teacher-led rows never enter PPO's ratio."""
         players, config = self.players, self.config.student
@@ -145,9 +120,11 @@ class Loop:
         advantages, returns = gae(
             rewards, rollout.values, rollout.terminated, rollout.truncated, rollout.valid, config.gamma, config.gae_lambda
         )
+        finite.require(advantages=advantages, returns=returns)
         own, led = rollout.valid & ~rollout.led, rollout.valid & rollout.led
         players.observe_returns(rollout.situation[:-1][own], (returns + potential[:-1])[own])
         target, heeded = players.targets(rollout.situation[:-1][own], rollout.controls[:-1][own])
+        finite.require(advice=target)
         batch = Batch(
             features=rollout.features[:-1][own],
             actions=rollout.actions[own],
@@ -169,6 +146,7 @@ class Loop:
         replay = self.players.replay
         at = replay.sample(round(rows * self.config.guidance.replay), self.players.rng)
         target, heeded = self.players.targets(replay.situation[at], replay.controls[at])
+        finite.require(advice=target)
         return Imitation(replay.features[at], target, (weight * heeded).astype(np.float32))
 
     def examine(self, rung: Rung) -> dict[str, float]:
@@ -190,25 +168,37 @@ class Loop:
             self.log_calls(rung)
             rung.books = self.players.teacher.books.copy()
         while not rung.over:
+            if self.due(rung):
+                self.save(rung)
             began = time.perf_counter()
             with self.signals.deferred():
-                metrics = self.play_round(rung)
+                rung.whole = False
+                metrics = self.attempt(rung)
                 rung.rounds += 1
                 rung.seconds += time.perf_counter() - began
                 self.log(rung, metrics | self.examine(rung))
-            if rung.rounds % CHECKPOINT_ROUNDS == 0:
-                self.save(rung)
+                rung.whole = True
             self.tell(rung, "collect")
-        self.tell(rung, "tune")
-        began = time.perf_counter()
-        self.players.school(rung.task)
-        rung.seconds += time.perf_counter() - began
+        self.school(rung)
         spent = self.players.teacher.books.since(rung.books)
         rung.environments.close()
         self.tell(rung, "evaluate")
         summary = rung_summary(rung, self.config, self.players, spent)
         self.log_calls(rung)
         return summary
+
+    def school(self, rung: Rung) -> None:
+        """The rung is over: teach the LLM the rest. Saved before and after: whoever is interrupted in between does it again."""
+        if rung.schooled:
+            return
+        self.save(rung)
+        self.tell(rung, "tune")
+        began = time.perf_counter()
+        rung.whole = False
+        self.players.school(rung.task)
+        rung.seconds += time.perf_counter() - began
+        rung.schooled = rung.whole = True
+        self.save(rung)
 
     def train(self, resumed: dict[str, Any] | None = None) -> list[dict[str, Any]]:
         """Climb all rungs; returns one summary a rung. On Ctrl-C or SIGTERM everything is saved first."""
@@ -217,35 +207,51 @@ class Loop:
             if index > 0 and state is None:
                 self.players.next_rung()
             rung = Rung(index, self.config, self.players, state)
+            self.saved = rung.rounds, time.perf_counter()
             try:
                 self.summaries.append(self.climb(rung))
             except (KeyboardInterrupt, SystemExit):
-                self.save(rung)
+                if rung.whole:
+                    self.save(rung)
+                else:
+                    note(f"the round under way is lost: resumed, the run goes on after round {self.saved[0]}")
                 raise
-            self.save(rung)
-            write_artifacts(self.run, self.players, self.summaries)
             write_video(self.run, self.players, rung)
+            write_artifacts(self.run, self.players, self.summaries)
+            self.save(rung)
         return self.summaries
+
+    def due(self, rung: Rung) -> bool:
+        """Whether to make a checkpoint now: it is time, or a round begins that is long because the LLM is tuned in it."""
+        tunes = self.players.arm.tune and (rung.rounds + 1) % self.config.teacher.tune_every == 0
+        rounds, seconds = rung.rounds - self.saved[0], time.perf_counter() - self.saved[1]
+        return rounds > 0 and (tunes or rounds >= CHECKPOINT_ROUNDS or seconds >= CHECKPOINT_SECONDS)
 
     def save(self, rung: Rung) -> None:
         """Keep a checkpoint: both players, what they know, and how far they are."""
+        exam = (rung.index, rung.curve.alone or 0.0)
+        best, self.best = exam >= self.best, max(exam, self.best)
+        seconds = time.perf_counter() - self.began
 
         def write(folder: Path) -> None:
             self.players.save(folder)
-            progress = {"rung": rung.state(), "summaries": self.summaries, "total_steps": self.total_steps(rung)}
+            progress = {"rung": rung.state(), "summaries": self.summaries, "best": self.best, "seconds": seconds}
             (folder / "progress.json").write_text(json.dumps(progress), encoding="utf-8")
 
-        self.run.save_checkpoint(self.total_steps(rung), write)
+        self.run.save_checkpoint(self.total_steps(rung), write, best)
+        self.saved = rung.rounds, time.perf_counter()
 
     def take_up(self, checkpoint: Path | None) -> dict[str, Any] | None:
         """Go on from a checkpoint, or from the beginning where there is none yet; returns the state of its rung."""
         if checkpoint is None:
             self.run.rewind(0, 0)
             return None
-        saved = json.loads((checkpoint / "progress.json").read_text(encoding="utf-8"))
-        self.players.load(checkpoint)
-        self.summaries = saved["summaries"]
-        state: dict[str, Any] = saved["rung"]
+        with understood(checkpoint):
+            saved = json.loads((checkpoint / "progress.json").read_text(encoding="utf-8"))
+            self.players.load(checkpoint)
+            self.summaries, self.best = saved["summaries"], tuple(saved["best"])
+            self.began -= saved["seconds"]
+            state: dict[str, Any] = saved["rung"]
         self.run.rewind(state["index"], state["rounds"])
         return state
 
@@ -309,8 +315,8 @@ def train(
 ) -> list[dict[str, Any]]:
     """Train teacher and student as `config` says, leaving everything in `run`; returns a summary per rung.
 
-    resume: go on from the run's latest checkpoint (episodes under way begin anew). Raises KeyboardInterrupt or
-    SystemExit(143) after saving.
+    resume: go on from the run's latest checkpoint, exactly as the run would have gone on had it not been stopped (with EnvPool,
+    whose episodes cannot be saved, from new ones). Raises KeyboardInterrupt or SystemExit(143) after saving.
     """
     loop = Loop(config, run, progress)
     state = loop.take_up(run.latest_checkpoint()) if resume else None

@@ -1,7 +1,7 @@
 """The two players and what they know, carried from rung to rung and into checkpoints.
 
 Teacher, student, the situations met, the abstract model counted from them, the advice looked up from both, and the
-rows kept for distillation. A checkpoint holds all of it but the replayed rows, as safetensors and JSON.
+rows kept for distillation. A checkpoint holds all of it, as safetensors and JSON.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from coteach import tasks
+from coteach import tasks, tensors
 from coteach.advice import Advice
 from coteach.config import Config
 from coteach.evaluate import (
@@ -41,8 +41,9 @@ from coteach.student.hints import Hinted, hint_size
 from coteach.student.ppo import Learner
 from coteach.student.replay import Replay
 from coteach.teacher import make_teacher, telling
-from coteach.teacher.base import Books
+from coteach.teacher.base import Books, Teacher
 from coteach.teacher.memory import AdviceMemory
+from coteach.teacher.recorded import Record, Recorder
 
 Who = Literal["student", "teacher"]
 
@@ -71,7 +72,8 @@ SCHOOLED = 0.95
 class Players:
     """Everything that outlives a rung."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, record: Path | None = None) -> None:
+        """record: the file in which what an LLM says is written down."""
         torch.set_num_threads(config.threads or cores())
         self.config, self.arm = config, ARMS[config.arm]
         self.family = tasks.common_family(config.tasks)
@@ -79,6 +81,7 @@ class Players:
         self.situations = Situations()
         self._exam_situations = Situations()
         """Those met in exams: they are not experience."""
+        self.spoken = Record(record) if record is not None and self.arm.prior == "llm" else None
         self.begin_teacher(config.seed)
         self.begin_student(config.seed)
 
@@ -87,7 +90,8 @@ class Players:
         config, family = self.config, self.family
         scripted = self.arm.prior != "llm"
         spec, memory = (self.arm.prior, None) if scripted else (config.teacher.spec, AdviceMemory.default())
-        self.teacher = make_teacher(spec, config.teacher, memory, family.instruction)
+        teacher = make_teacher(spec, config.teacher, memory, family.instruction)
+        self.teacher: Teacher = Recorder(teacher, self.spoken) if self.spoken else teacher
         self.model = AbstractModel(family.max_options, config.student.gamma, family.typical_duration)
         evaluator = Evaluator(self.situations, family.max_options, seed)
         self.advice = Advice(
@@ -123,6 +127,11 @@ class Players:
             self.teacher.books = spent
         elif self.config.fresh == "student":
             self.begin_student(self.draw_seed())
+
+    @property
+    def repeatable(self) -> bool:
+        """Whether a grounding that is shown the same episodes again ends up as it was: not where it draws or learns."""
+        return self.executor is None and not self.config.guidance.hint
 
     def ground(self, num_envs: int, num_actions: int, learn: bool = False) -> Grounding:
         """A grounding for `num_envs` environments that numbers situations together with all others.
@@ -268,30 +277,28 @@ class Players:
 
     def save(self, folder: Path) -> None:
         """Write everything into `folder`."""
-        self.advice.grow()  # evaluations meet situations too
+        tensors.write(folder / "advice.safetensors", self.advice.state())
         self.advice.evaluator.save(folder / "evaluator")
         self.student.save(folder / "student")
+        self.replay.save(folder / "student" / "replay.safetensors")
         if self.executor is not None:
             self.executor.save(folder / "student")
         self.teacher.save(folder / "teacher")
         knowledge = {
             "situations": [[s.text, s.options, s.expert] for s in self.situations],
             "evidence": self.model.state(),
-            "prior": [row[row > 0].tolist() for row in self.advice.prior],
-            "asked": self.advice.asked.tolist(),
-            "answered": self.advice.answered.tolist(),
-            "taught": self.advice.taught.tolist(),
             "credit": self.advice.credit,
-            "visits": self.advice.visits.tolist(),
             "books": self.teacher.books.totals(),
+            "said": self.spoken.said if self.spoken else 0,
             "own": [self._own_value.tolist(), self._own_rows.tolist()],
             "generator": self.rng.bit_generator.state,
         }
         (folder / "knowledge.json").write_text(json.dumps(knowledge), encoding="utf-8")
 
     def load(self, folder: Path) -> None:
-        """Take up what `save` wrote."""
+        """Take up what `save` wrote: these players then go on as those would have."""
         self.student.load(folder / "student")
+        self.replay.load(folder / "student" / "replay.safetensors")
         if self.executor is not None:
             self.executor.load(folder / "student")
         if (folder / "teacher").is_dir():
@@ -300,14 +307,11 @@ class Players:
         for text, options, expert in knowledge["situations"]:
             self.situations.number(Situation(text, tuple(options), expert))
         self.model.restore(knowledge["evidence"])
-        self.advice.grow()
-        for i, row in enumerate(knowledge["prior"]):
-            self.advice.prior[i, : len(row)] = row
-        for name in ("asked", "answered", "taught", "visits"):
-            getattr(self.advice, name)[:] = knowledge[name]
+        self.advice.restore({name: value.numpy() for name, value in tensors.read(folder / "advice.safetensors").items()})
         self._own_value, self._own_rows = (np.array(values) for values in knowledge["own"])
         self.advice.credit = knowledge["credit"]
         self.teacher.books = Books(**knowledge["books"])
+        if isinstance(self.teacher, Recorder):
+            self.teacher.go_on(knowledge["said"])
         self.rng.bit_generator.state = knowledge["generator"]
         self.advice.evaluator.load(folder / "evaluator")
-        self.advice.reconsider()

@@ -14,6 +14,8 @@ from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, Self, TextIO
 
+from coteach.errors import printable
+
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
     from rich.panel import Panel
@@ -131,8 +133,9 @@ def line(progress: Progress) -> str:
     """One line of plain text for a log."""
     left = f", at most {duration(progress.seconds_left)} left" if progress.seconds_left is not None else ""
     return (
-        f"rung {progress.rung + 1}/{progress.rungs} {progress.task}: {progress.steps:,}/{progress.total_steps:,} steps, "
-        f"{progress.phase}, student {percent(progress.success_student)}, teacher {percent(progress.success_teacher)}, "
+        f"rung {progress.rung + 1}/{progress.rungs} {printable(progress.task)}: "
+        f"{progress.steps:,}/{progress.total_steps:,} steps, {progress.phase}, "
+        f"student {percent(progress.success_student)}, teacher {percent(progress.success_teacher)}, "
         f"{progress.llm_queries:,} LLM queries{_cost(progress)}, {progress.steps_per_second:,.0f} steps/s, "
         f"{duration(progress.seconds_elapsed)}{left}"
     )
@@ -149,13 +152,14 @@ def _panel(progress: Progress) -> Panel:
     from rich.panel import Panel
     from rich.progress_bar import ProgressBar
     from rich.table import Table
+    from rich.text import Text
 
     grid = Table.grid(padding=(0, 2), expand=False)
     grid.add_column(style="dim")
     grid.add_column(min_width=42)
     steps = f"{progress.steps:,} of {progress.total_steps:,} steps at {progress.steps_per_second:,.0f}/s"
     left = f", at most {duration(progress.seconds_left)} left" if progress.seconds_left is not None else ""
-    grid.add_row("task", f"[bold]{progress.task}[/bold]")
+    grid.add_row("task", Text(printable(progress.task), style="bold"))
     grid.add_row("", ProgressBar(total=max(progress.total_steps, 1), completed=progress.steps, width=40))
     grid.add_row("steps", steps)
     grid.add_row("student", f"[green]{percent(progress.success_student)}[/green] of its recent episodes succeeded")
@@ -189,8 +193,10 @@ def summary_rows(summaries: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> None:
     """A table on standard output: with rules and colours at a terminal, aligned text in a pipe.
 
-    The first `left` columns are text and left-aligned; the others are figures and right-aligned.
+    The first `left` columns are text and left-aligned; the others are figures and right-aligned. What would move the cursor is
+    escaped: some cells are the words of a task or a model.
     """
+    rows = [[printable(cell) for cell in row] for row in rows]
     console = _console(sys.stdout)
     if not console.is_terminal:
         print(aligned(columns, rows, left))

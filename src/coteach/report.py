@@ -13,11 +13,11 @@ from coteach.config import Config
 from coteach.errors import CoteachError
 from coteach.evaluate import write_gif
 from coteach.players import Players
-from coteach.run import Run
+from coteach.run import Run, disk, file_name
 from coteach.teacher.base import Books
 
 if TYPE_CHECKING:
-    from coteach.loop import Rung
+    from coteach.rung import Rung
 
 
 def rung_summary(rung: Rung, config: Config, players: Players, spent: Books) -> dict[str, Any]:
@@ -94,7 +94,8 @@ def write_artifacts(run: Run, players: Players, summaries: list[dict[str, Any]])
     """Everything that the run folder shows of the rungs so far. The newest rung's fields stand at the summary's top."""
     run.write_json("summary.json", summaries[-1] | {"rungs": summaries})
     run.write_jsonl("advice.jsonl", advice_rows(players))
-    players.teacher.save(run.folder / "teacher")
+    with disk(run.folder / "teacher"):
+        players.teacher.save(run.folder / "teacher")
 
 
 def write_video(run: Run, players: Players, rung: Rung) -> None:
@@ -103,4 +104,4 @@ def write_video(run: Run, players: Players, rung: Rung) -> None:
         frames = players.record("student" if players.arm.learn else "teacher", rung.task)
     except CoteachError:
         return
-    write_gif(run.folder / "videos" / f"{rung.index + 1}-{rung.task}.gif", frames)
+    write_gif(run.folder / "videos" / f"{rung.index + 1}-{file_name(rung.task)}.gif", frames)

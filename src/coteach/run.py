@@ -11,6 +11,7 @@ import hashlib
 import json
 import math
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -19,9 +20,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+from safetensors import SafetensorError
+
+import coteach
 from coteach import config as configuration
 from coteach.config import Config
-from coteach.errors import CoteachError, RunFailed
+from coteach.errors import CoteachError, RunFailed, note
 from coteach.machine import environment
 
 if TYPE_CHECKING:
@@ -32,7 +36,14 @@ if TYPE_CHECKING:
 KEEP = 3
 """Checkpoints kept, besides the best one."""
 
-_MANIFEST = "manifest.json"
+FORMAT = 2
+"""Of checkpoints. One of another format is refused, with the version that reads it."""
+
+_MANIFEST, _BEST = "manifest.json", "checkpoints/best.json"
+_ESCAPE = "backslashreplace"
+"""What UTF-8 cannot say (half a surrogate pair, in the words of a task or a model) is escaped, as JSON does."""
+_TAIL = 1 << 14
+"""Bytes at the end of a JSON-lines file in which its last line is looked for."""
 
 
 class Run:
@@ -63,7 +74,13 @@ class Run:
         path = folder / "config.toml"
         if not path.is_file():
             raise CoteachError(f"{folder} is not a run: there is no config.toml in it; `coteach train --out {folder}` begins one")
-        return cls(folder, configuration.load(path))
+        try:
+            return cls(folder, configuration.load(path))
+        except CoteachError as error:
+            version = _made_by(folder)
+            if version is None or version.startswith(coteach.__version__):
+                raise
+            raise CoteachError(f"{error} (the run was made by coteach {version}: use that version)") from error
 
     def __enter__(self) -> Self:
         return self
@@ -74,7 +91,7 @@ class Run:
     def close(self) -> None:
         """Write out what TensorBoard still holds back."""
         if self._board is not None:
-            with _disk(self.folder):
+            with disk(self.folder):
                 self._board.close()
             self._board = None
 
@@ -86,9 +103,9 @@ class Run:
         `metrics` has at least `rung` and `steps`. What is not finite is written as null.
         """
         path = self.folder / "metrics.jsonl"
-        with _disk(path), path.open("a", encoding="utf-8") as file:
+        with disk(path), path.open("a", encoding="utf-8", errors=_ESCAPE) as file:
             file.write(_json(metrics) + "\n")
-        with _disk(self.folder):
+        with disk(self.folder):
             board = self._open_board()
             for name, value in metrics.items():
                 if name not in ("rung", "steps") and _is_number(value):
@@ -99,7 +116,7 @@ class Run:
         rows = [_json({"rung": rung, "round": round} | asdict(call)) + "\n" for call in calls]
         path = self.folder / "calls.jsonl"
         if rows:
-            with _disk(path), path.open("a", encoding="utf-8") as file:
+            with disk(path), path.open("a", encoding="utf-8") as file:
                 file.writelines(rows)
 
     def metrics(self) -> list[dict[str, Any]]:
@@ -124,7 +141,7 @@ class Run:
     def write_text(self, name: str, text: str) -> Path:
         """Write the file `name` of this run so that it is there whole or not at all."""
         path = self.folder / name
-        with _disk(path):
+        with disk(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             replace_text(path, text)
         return path
@@ -147,11 +164,12 @@ class Run:
         """
         target = self.folder / "checkpoints" / f"step-{step:012d}"
         partial = target.with_name(f".partial-{uuid.uuid4().hex}")
-        with _disk(target):
+        with disk(target):
             try:
                 partial.mkdir(parents=True)
                 write(partial)
                 _seal(partial)
+                self._sync_metrics()
                 if target.exists():
                     _discard(target)
                 os.replace(partial, target)
@@ -159,66 +177,127 @@ class Run:
             finally:
                 shutil.rmtree(partial, ignore_errors=True)
         if best:
-            self.write_json("checkpoints/best.json", {"checkpoint": target.name})
+            self.write_json(_BEST, {"checkpoint": target.name})
         self._prune()
         return target
 
+    @property
+    def begun(self) -> bool:
+        """Whether there is any checkpoint, whole or not."""
+        return bool(self._checkpoints())
+
     def latest_checkpoint(self) -> Path | None:
-        """The newest checkpoint whose files are what its manifest says, or None. Damaged ones are passed over."""
-        return next((path for path in reversed(self._checkpoints()) if intact(path)), None)
+        """The newest checkpoint whose files are what its manifest says; None where there never was any.
+
+        Damaged ones are passed over, with a line that names them. CoteachError where all are damaged, or where the newest
+        whole one is of another format.
+        """
+        checkpoints = list(reversed(self._checkpoints()))
+        for path in checkpoints:
+            if intact(path):
+                self._require_format(path)
+                return path
+            note(f"checkpoint {path} is damaged: it is passed over")
+        if checkpoints:
+            raise CoteachError(f"{self.folder} has no whole checkpoint left: begin anew with another --out")
+        return None
 
     def best_checkpoint(self) -> Path | None:
         """The checkpoint last saved as the best, or else the latest."""
-        try:
-            name = json.loads((self.folder / "checkpoints" / "best.json").read_text(encoding="utf-8"))["checkpoint"]
-        except (OSError, ValueError, KeyError):
+        best = self._best()
+        if best is None or not intact(best):
             return self.latest_checkpoint()
-        path = self.folder / "checkpoints" / str(name)
-        return path if intact(path) else self.latest_checkpoint()
+        self._require_format(best)
+        return best
+
+    def _best(self) -> Path | None:
+        """Where the checkpoint last saved as the best is, whole or not."""
+        try:
+            name = json.loads((self.folder / _BEST).read_text(encoding="utf-8"))["checkpoint"]
+        except (OSError, ValueError, LookupError, TypeError):
+            return None
+        return self.folder / "checkpoints" / Path(str(name)).name
+
+    def _require_format(self, checkpoint: Path) -> None:
+        made = json.loads((checkpoint / _MANIFEST).read_text(encoding="utf-8"))
+        if made["format"] != FORMAT:
+            raise CoteachError(
+                f"{checkpoint}: its format is {made['format']}, this is coteach {coteach.__version__} and reads format {FORMAT}; "
+                f"use coteach {made.get('coteach') or _made_by(self.folder)}, which made it"
+            )
+
+    def _sync_metrics(self) -> None:
+        """A checkpoint's rounds must not be lost when the machine fails right after it."""
+        if (self.folder / "metrics.jsonl").exists():
+            _sync(self.folder / "metrics.jsonl")
 
     def _checkpoints(self) -> list[Path]:
         return sorted((self.folder / "checkpoints").glob("step-*"))
 
     def _prune(self) -> None:
         """Delete what is no longer kept, and what a crash left half written."""
-        best = self.best_checkpoint()
+        best = self._best()
         for path in (self.folder / "checkpoints").glob(".partial-*"):
             shutil.rmtree(path, ignore_errors=True)
         for path in self._checkpoints()[:-KEEP]:
             if path != best:
-                with _disk(path):
+                with disk(path):
                     _discard(path)
 
 
 def intact(checkpoint: Path) -> bool:
     """True where a checkpoint's files are exactly those of its manifest, byte for byte."""
     try:
-        sums = json.loads((checkpoint / _MANIFEST).read_text(encoding="utf-8"))
-        return bool(sums == _sums(checkpoint))
-    except (OSError, ValueError):
+        manifest = json.loads((checkpoint / _MANIFEST).read_text(encoding="utf-8"))
+        return bool(manifest["files"] == _sums(checkpoint) and isinstance(manifest["format"], int))
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return False
+
+
+@contextmanager
+def understood(checkpoint: Path) -> Iterator[None]:
+    """Turn whatever goes wrong while a whole checkpoint is read into one line: it is not what this version writes."""
+    try:
+        yield
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError) as error:
+        reason = " ".join((str(error) or type(error).__name__).split())
+        raise CoteachError(f"{checkpoint}: cannot be understood ({reason}); was it made by another version?") from error
 
 
 def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
     """The objects of a JSON-lines file; lines that are not whole are left out."""
     try:
-        text = path.read_text(encoding="utf-8", errors="replace")
+        lines = path.read_bytes().splitlines()
     except FileNotFoundError:
         return
-    for line in text.splitlines():
-        try:
-            row = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(row, dict):
-            yield row
+    yield from filter(None, map(_object, lines))
+
+
+def last_of_jsonl(path: Path) -> dict[str, Any]:
+    """The last object of a JSON-lines file, however long the file is; empty where there is none."""
+    try:
+        with path.open("rb") as file:
+            file.seek(-min(_TAIL, file.seek(0, os.SEEK_END)), os.SEEK_END)
+            lines = file.read().splitlines()
+    except OSError:
+        return {}
+    return next(filter(None, map(_object, reversed(lines))), {})
+
+
+def _object(line: bytes) -> dict[str, Any]:
+    """The object on a line of a JSON-lines file; empty where it is not whole."""
+    try:
+        value = json.loads(line.decode("utf-8", "replace"))
+    except (ValueError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}
 
 
 def replace_text(path: Path, text: str) -> None:
     """Write a file through a temporary one beside it, on the disk before it takes the name."""
     partial = path.with_name(f".{path.name}-{uuid.uuid4().hex}")
     try:
-        with partial.open("w", encoding="utf-8") as file:
+        with partial.open("w", encoding="utf-8", errors=_ESCAPE) as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
@@ -227,8 +306,13 @@ def replace_text(path: Path, text: str) -> None:
         partial.unlink(missing_ok=True)
 
 
+def file_name(text: str) -> str:
+    """`text` as the name of one file or folder: what could lead elsewhere, or out of a shell's word, becomes a dash."""
+    return re.sub(r"[^\w.+=-]", "-", text, flags=re.ASCII).lstrip(".-") or "_"
+
+
 @contextmanager
-def _disk(path: Path) -> Iterator[None]:
+def disk(path: Path) -> Iterator[None]:
     """Turn the operating system's refusal into the run's failure."""
     try:
         yield
@@ -236,13 +320,26 @@ def _disk(path: Path) -> Iterator[None]:
         raise RunFailed(
             f"cannot write {error.filename or path}: {error.strerror or error}; mend that and use --resume"
         ) from error
+    except SafetensorError as error:  # how PEFT's files fail
+        raise RunFailed(f"cannot write {path}: {error}; mend that and use --resume") from error
 
 
 def _seal(folder: Path) -> None:
     """Write the manifest and force everything in `folder` to the disk."""
-    replace_text(folder / _MANIFEST, _json(_sums(folder), indent=2) + "\n")
+    manifest = {"format": FORMAT, "coteach": coteach.__version__, "files": _sums(folder)}
+    replace_text(folder / _MANIFEST, _json(manifest, indent=2) + "\n")
     for path in [*folder.rglob("*"), folder]:
         _sync(path)
+
+
+def _made_by(folder: Path) -> str | None:
+    """The version of coteach that began the run, with its revision where it was a checkout; None where that is not known."""
+    try:
+        made = json.loads((folder / "environment.json").read_text(encoding="utf-8"))
+        version, revision = made["packages"]["coteach"], made.get("revision")
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
+    return f"{version} (revision {revision})" if revision and version else version
 
 
 def _discard(checkpoint: Path) -> None:

@@ -51,6 +51,10 @@ class Step:
     restarted: NDArray[np.bool_]
 
 
+Replayed = tuple[Any, NDArray[np.int64], NDArray[np.bool_]]
+"""What a grounding is shown while episodes are played again: observation, actions (N,) that led to it, restarted (N,)."""
+
+
 class VectorTask(Protocol):
     """N copies of one task that reset by themselves on the step after an episode ends (Gymnasium's NEXT_STEP)."""
 
@@ -66,6 +70,14 @@ class VectorTask(Protocol):
 
     def step(self, actions: NDArray[np.int64]) -> Step:
         """Act in every environment; actions: (N,)."""
+        ...
+
+    def state(self) -> dict[str, Any] | None:
+        """The episodes under way, as plain JSON; None where the engine cannot bring them back."""
+        ...
+
+    def replay(self, state: dict[str, Any]) -> Iterator[Replayed]:
+        """In place of the first `reset`: play the episodes of `state` up to where they were, all to the same last moment."""
         ...
 
     def close(self) -> None:
@@ -155,7 +167,8 @@ def _minigrid_family() -> Family:
     from coteach.teacher.prompt import INSTRUCTION
 
     kind, habits = MiniGridGrounding, MiniGridGrounding.habits(len(ACTION_NAMES))
-    return Family("MiniGrid and BabyAI", kind.layout, ACTION_NAMES, kind.max_options, INSTRUCTION, kind, habits)
+    features = MiniGridGrounding.feature_layout()
+    return Family("MiniGrid and BabyAI", kind.layout, ACTION_NAMES, kind.max_options, INSTRUCTION, kind, features, habits)
 
 
 def _level(task: str) -> MiniGridLevel | Environment:
@@ -208,6 +221,13 @@ class EnvPoolTask:
         restarted = info["elapsed_step"] == 0
         return Step(self._observe(raw, restarted), reward.astype(np.float32, copy=False), terminated, truncated, restarted)
 
+    def state(self) -> None:
+        """EnvPool gives away neither its levels' seeds nor its state."""
+
+    def replay(self, state: dict[str, Any]) -> Iterator[Replayed]:
+        """Never to be called: there is no `state`."""
+        raise CoteachError(f"engine 'envpool': cannot play the saved episodes of {self.task}; use the engine minigrid")
+
     def close(self) -> None:
         """Let go of the environments."""
         self._pool.close()
@@ -241,6 +261,9 @@ class GymnasiumTask:
         self.episode = np.full(self.num_envs, -1, dtype=np.int64)
         self.idle = np.zeros(self.num_envs, dtype=np.bool_)
         self._seeds = list(seeds)
+        self._begun = [0] * self.num_envs
+        self._actions: list[list[int]] = [[] for _ in seeds]
+        """Of the episode under way: beside its seed all that it takes to play it again."""
         self._over = np.zeros(self.num_envs, dtype=np.bool_)
         self._shown: list[Any] = [None] * self.num_envs
         self._first: list[Any] = [None] * self.num_envs
@@ -261,10 +284,29 @@ class GymnasiumTask:
         for env in np.flatnonzero(self._over).tolist():
             self._restart(env)
         for env in np.flatnonzero(~restarted).tolist():
-            action = actions[env] + self._first_action
-            self._shown[env], reward[env], terminated[env], truncated[env], _ = self._envs[env].step(action)
+            reward[env], terminated[env], truncated[env] = self._act(env, int(actions[env]))
         self._over = terminated | truncated
         return Step(self._pack(list(self._shown)), reward, terminated, truncated, restarted)
+
+    def state(self) -> dict[str, Any]:
+        """How many seeds each environment has used up, and what was done in the episode that began from the last of them."""
+        return {"begun": list(self._begun), "actions": [list(actions) for actions in self._actions]}
+
+    def replay(self, state: dict[str, Any]) -> Iterator[Replayed]:
+        """Play the episodes of `state` again from their seeds; an environment waits at its first observation for longer ones."""
+        actions: list[list[int]] = state["actions"]
+        for env, begun in enumerate(state["begun"]):
+            self._begun[env] = begun - 1
+            self._seeds[env] = itertools.islice(self._seeds[env], begun - 1, None)
+            self._restart(env)
+        done = np.array([len(taken) for taken in actions])
+        for moment in range(int(done.max()) + 1):
+            at = moment - done.max() + done
+            taken = np.array([actions[env][at[env] - 1] if at[env] > 0 else -1 for env in range(self.num_envs)])
+            for env in np.flatnonzero(at > 0).tolist():
+                _, terminated, truncated = self._act(env, int(taken[env]))
+                self._over[env] = terminated or truncated
+            yield self._pack(list(self._shown)), taken, at <= 0
 
     def frame(self, env: int) -> NDArray[np.uint8]:
         """The picture of one environment, (H, W, 3) uint8; where `render` was asked for. CoteachError where it draws none."""
@@ -281,12 +323,20 @@ class GymnasiumTask:
         for env in self._envs:
             env.close()
 
+    def _act(self, env: int, action: int) -> tuple[float, bool, bool]:
+        """Reward, terminated, truncated of one step of one environment."""
+        self._shown[env], reward, terminated, truncated, _ = self._envs[env].step(action + self._first_action)
+        self._actions[env].append(action)
+        return float(reward), bool(terminated), bool(truncated)
+
     def _restart(self, env: int) -> None:
         seed = next(self._seeds[env], None)
         if seed is None:
             self.idle[env] = True
         else:
             self.episode[env] = seed
+            self._begun[env] += 1
+            self._actions[env] = []
             with _silence():
                 raw, _ = self._envs[env].reset(seed=seed)
             self._first[env] = copy.deepcopy(raw)

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+import coteach
 from coteach import cli
 from coteach.commands import doctor
 from coteach.errors import CoteachError
@@ -46,7 +47,10 @@ def without(monkeypatch: pytest.MonkeyPatch, package: str) -> None:
 
 def test_a_whole_installation_passes(capsys: pytest.CaptureFixture[str]) -> None:
     checks = look(capsys, 0)
-    assert {checks[name]["state"] for name in (*doctor.LIBRARIES, "default LLM", "cache", "room for runs")} == {"ok"}
+    assert {
+        checks[name]["state"]
+        for name in (*doctor.LIBRARIES, "default LLM", "cache", "engine minigrid", "advice memory", "room for runs")
+    } == {"ok"}
     assert checks["torch"]["detail"].startswith("2.")
 
 
@@ -65,7 +69,7 @@ def test_without_envpool_runs_still_work_and_it_says_what_is_lost(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     without(monkeypatch, "envpool")
-    envpool = look(capsys, 0)["envpool"]
+    envpool = look(capsys, 0)["engine envpool"]
     assert envpool["state"] == "absent" and "coteach[fast]" in envpool["mend"] and "slower" in envpool["mend"]
 
 
@@ -73,6 +77,22 @@ def test_a_damaged_cache_is_found(monkeypatch: pytest.MonkeyPatch, capsys: pytes
     monkeypatch.setattr(embedded, "damaged", lambda folder: ["model.safetensors"])
     cache = look(capsys, 1)["cache"]
     assert "model.safetensors" in cache["detail"] and "delete" in cache["mend"]
+
+
+def test_a_memory_that_cannot_be_opened_is_absent_and_runs_do_without(llm: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (llm.parent / "answers.sqlite3").mkdir()
+    memory = look(capsys, 0)["advice memory"]
+    assert memory["state"] == "absent" and "going on without it" in memory["detail"]
+
+
+def test_what_is_to_be_pasted_into_a_bug_report_names_versions_and_not_the_user(
+    llm: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(Path, "home", lambda: llm.parent)
+    assert cli.main(["doctor"]) == 0
+    report = capsys.readouterr().out.partition("to paste into a bug report:\n")[2]
+    assert report.startswith(f"coteach {coteach.__version__} (revision ") and "torch: ok, 2." in report and "SHA-256" in report
+    assert "advice memory: ok, ~/answers.sqlite3" in report and str(llm.parent) not in report
 
 
 def test_a_full_disk_is_found(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

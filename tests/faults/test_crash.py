@@ -9,8 +9,14 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
+from coteach import cli
 from coteach.config import Config
+from coteach.errors import CoteachError, RunFailed
 from coteach.run import Run, intact
+from killing import EVERY, killed_and_resumed, writers_killed
+from whole_runs import DOOR_KEY, fingerprint, full_disk, play, rounds
 
 SAVE_FOR_EVER = """
 import sys
@@ -32,7 +38,7 @@ while True:
 LOG_ON_A_FULL_DISK = """
 import resource, sys
 from pathlib import Path
-from coteach.errors import RunFailed
+from coteach.errors import CoteachError, RunFailed
 from coteach.run import Run
 
 run = Run.open(Path(sys.argv[1]))
@@ -76,3 +82,44 @@ def test_a_disk_that_takes_no_more_is_named_and_costs_no_checkpoint(tmp_path: Pa
     assert said.startswith("cannot write ") and "checkpoints" in said and "--resume" in said
     assert run.latest_checkpoint() == first
     assert [path.name for path in (run.folder / "checkpoints").iterdir()] == [first.name]
+
+
+SHORT = (f"tasks={DOOR_KEY}", "arm=no-llm", "steps=1100")
+
+
+def test_a_training_killed_at_random_moments_ends_as_if_it_had_not_been(tmp_path: Path) -> None:
+    """Every kill costs at most what came after the last checkpoint, and the weights at the end are the same to the last bit."""
+    whole = play(tmp_path / "whole", *SHORT)
+    lost = killed_and_resumed(tmp_path / "killed", SHORT, kills=5, chance=random.Random(1))
+    assert len(lost) >= 3 and max(lost) <= EVERY + 1, "rounds lost: those since the last checkpoint, and the one that was due"
+    assert rounds(tmp_path / "killed") == rounds(whole) and fingerprint(tmp_path / "killed") == fingerprint(whole)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_disk_that_fills_up_at_any_write_costs_no_checkpoint(tmp_path: Path) -> None:
+    with full_disk(after=10**9) as disk:
+        whole = play(tmp_path / "whole", *SHORT)
+    writes = disk.written
+    assert writes > 60
+    for after in (0, writes // 3, writes // 2, writes - 1):
+        folder = tmp_path / str(after)
+        with full_disk(after), pytest.raises(RunFailed if after else CoteachError) as failed:
+            play(folder, *SHORT)
+        assert str(folder) in str(failed.value)
+        assert all(intact(path) for path in (folder / "checkpoints").glob("step-*"))
+        play(folder, *SHORT)
+        assert rounds(folder) == rounds(whole) and fingerprint(folder) == fingerprint(whole)
+
+
+def test_on_a_full_disk_the_program_ends_with_one_line_and_code_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = play(tmp_path / "run", *SHORT)
+    latest = Run.open(folder).latest_checkpoint()
+    with full_disk(after=0):
+        assert cli.main(["train", "--resume", str(folder)]) == 1
+    error = [line for line in capsys.readouterr().err.splitlines() if "error:" in line]
+    assert len(error) == 1 and str(folder) in error[0] and "No space left" in error[0] and "Traceback" not in error[0]
+    assert Run.open(folder).latest_checkpoint() == latest
+
+
+def test_two_writers_killed_in_turn_leave_a_memory_that_is_readable_and_right(tmp_path: Path) -> None:
+    assert writers_killed(tmp_path / "answers.sqlite3", kills=6, chance=random.Random(0)) > 100

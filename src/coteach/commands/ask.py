@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from coteach.commands.common import print_json
 from coteach.config import Config, load
-from coteach.errors import CoteachError, RunFailed
+from coteach.errors import CoteachError, RunFailed, printable
 from coteach.experiments.arms import ARMS
 from coteach.progress import percent, print_table
 from coteach.run import Run, read_jsonl
@@ -164,7 +164,8 @@ GENERATED = {"own": "LLM alone", "before": "advice", "after": "improved"}
 
 
 def _show(answer: Mapping[str, Any]) -> None:
-    print(f"{answer['prompt'] or answer['situation']}\n")
+    text = answer["prompt"] or answer["situation"]
+    print("\n".join(printable(line) for line in text.splitlines()) + "\n")
     print(f"teacher: {answer['teacher']}")
     present = [key for key in COLUMNS if key in answer]
     rows = [(option, *(_cell(key, answer[key][slot]) for key in present)) for slot, option in enumerate(answer["options"])]

@@ -8,15 +8,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from coteach.errors import CoteachError
+from coteach.run import Run, understood
 
 if TYPE_CHECKING:
     from coteach.players import Players
-    from coteach.run import Run
 
 
 def print_json(value: Any) -> None:
     """The one JSON value that a verb with `--json` prints."""
-    print(json.dumps(value, indent=2, ensure_ascii=False))
+    print(json.dumps(value, indent=2))
 
 
 HIGHEST_SEED = 2**31 - 1
@@ -54,7 +54,8 @@ def load_players(run: Run) -> Players:
     from coteach.players import Players
 
     players = Players(run.config)
-    players.load(checkpoint)
+    with understood(checkpoint):
+        players.load(checkpoint)
     return players
 
 

@@ -1,4 +1,4 @@
-"""`coteach doctor`: is everything there that a run needs, and what to do where it is not; does a grounding keep its contract."""
+"""`coteach doctor`: is everything there that a run needs, what to paste into a bug report; does a grounding keep its contract."""
 
 from __future__ import annotations
 
@@ -6,14 +6,16 @@ import argparse
 import importlib
 import platform
 import shutil
-from collections.abc import Iterator
+import warnings
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import coteach
 from coteach import machine
 from coteach.commands import grounding
 from coteach.commands.common import print_json
-from coteach.errors import CoteachError
+from coteach.errors import CoteachError, printable
 from coteach.progress import print_table
 
 HELP = "check this installation, or a grounding of your own, and say what to do where something is wrong"
@@ -27,6 +29,9 @@ examples:
 
 LIBRARIES = ("torch", "numpy", "numba", "gymnasium", "minigrid", "transformers", "peft", "safetensors", "gguf")
 """Packages without which no run works; their names are those that Python imports."""
+
+TASK = "MiniGrid-DoorKey-5x5-v0"
+"""In which the engines are tried."""
 
 ROOM = 2e9
 """Bytes that ought to be free: the default LLM unpacked, and runs."""
@@ -63,7 +68,15 @@ def run(args: argparse.Namespace) -> int:
         for check in checks:
             if check.mend:
                 print(f"{check.name}: {check.mend}")
+        print(f"\nto paste into a bug report:\n{report(checks)}")
     return int(any(check.state == "missing" for check in checks))
+
+
+def report(checks: Iterable[Check]) -> str:
+    """The same for somebody else to read: plain text, the paths below the home folder without its name."""
+    lines = [f"coteach {coteach.__version__} (revision {machine.revision() or 'unknown'}) on {platform.platform()}"]
+    lines += [f"{check.name}: {check.state}, {check.detail}" for check in checks]
+    return "\n".join(printable(line).replace(str(Path.home()), "~") for line in lines)
 
 
 def examine() -> Iterator[Check]:
@@ -72,8 +85,10 @@ def examine() -> Iterator[Check]:
     for name in LIBRARIES:
         yield _library(name)
     yield _device()
-    yield _envpool()
+    yield _engine("minigrid", "missing", "pip install coteach")
+    yield _engine("envpool", "absent", 'pip install "coteach[fast]" (without it training uses the slower minigrid engine)')
     yield from _llm()
+    yield _memory()
     yield Check("processor", "ok", f"{machine.processor()}, {machine.cores()} cores; a run uses as many threads unless told")
     yield _room(Path.cwd(), "room for runs")
 
@@ -96,13 +111,21 @@ def _device() -> Check:
     return Check("cuda", "ok", torch.cuda.get_device_name())
 
 
-def _envpool() -> Check:
-    mend = 'pip install "coteach[fast]" (without it training uses the slower minigrid engine)'
+def _engine(name: str, without: str, mend: str) -> Check:
+    """Whether it makes a task and takes a step in it; `without`: the state where it does not."""
     try:
-        import envpool  # noqa: F401
+        importlib.import_module(name)
+        import numpy as np
+
+        from coteach import tasks
+
+        environments = tasks.make(TASK, name, 2, seed=0)
+        environments.reset()
+        environments.step(np.zeros(2, dtype=np.int64))
+        environments.close()
     except Exception as error:  # a broken binary raises anything
-        return Check("envpool", "absent", str(error).splitlines()[0], mend)
-    return Check("envpool", "ok", machine.version("envpool") or "version unknown")
+        return Check(f"engine {name}", without, str(error).splitlines()[0], mend)
+    return Check(f"engine {name}", "ok", f"{machine.version(name) or 'version unknown'}, steps {TASK}")
 
 
 def _llm() -> Iterator[Check]:
@@ -124,6 +147,20 @@ def _llm() -> Iterator[Check]:
     else:
         yield Check("cache", "ok", f"{folder}: whole")
     yield _room(cache, "room in the cache")
+
+
+def _memory() -> Check:
+    """The answers of LLMs that all runs share."""
+    from coteach.teacher.memory import AdviceMemory
+
+    with warnings.catch_warnings(record=True) as faults:
+        warnings.simplefilter("always")
+        memory = AdviceMemory.default()
+        contents = memory.contents()
+        memory.close()
+    if faults:
+        return Check("advice memory", "absent", str(faults[0].message), "runs do without it, and ask again")
+    return Check("advice memory", "ok", f"{memory.path}: {contents.answers:,} answers, {contents.size / 2**20:,.1f} MiB")
 
 
 def _room(folder: Path, name: str) -> Check:

@@ -70,9 +70,15 @@ def run(args: argparse.Namespace) -> int:
 
 def measure(task: str, episodes: int, seed: int) -> Share:
     """Play the scripted expert on the reference environments, over episodes that begin from `seed`, `seed` + 1, ..."""
+    from coteach import tasks
+    from coteach.environments import BUILT_IN
     from coteach.evaluate import evaluate_teacher
     from coteach.grounding.minigrid import MiniGridGrounding
     from coteach.teacher.scripted import OracleTeacher
+
+    tasks.check(task)
+    if not task.startswith(BUILT_IN):
+        raise CoteachError(f"--measure {task}: no scripted expert plays it, only MiniGrid's and BabyAI's tasks")
 
     def ground(envs: int, actions: int) -> MiniGridGrounding:
         return MiniGridGrounding(envs, num_actions=actions)

@@ -20,7 +20,7 @@ from coteach.config import Config, TeacherConfig
 from coteach.errors import CoteachError, RunFailed
 from coteach.experiments.arms import ARMS
 from coteach.progress import COLUMNS, duration, make_display, print_table, summary_rows
-from coteach.run import Run
+from coteach.run import Run, disk, file_name
 
 if TYPE_CHECKING:
     from coteach.teacher.base import Books
@@ -56,7 +56,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--task", metavar="ID", action="append", help="a task; repeat for rungs (`coteach tasks` lists them)")
     parser.add_argument("--arm", help="mutual, one-way, no-llm, uniform, student-only, llm-only or oracle")
     parser.add_argument(
-        "--teacher", metavar="SPEC", help="smollm2, hf:<id or folder>, gguf:<file>, openai:<model>@<base url>, uniform, oracle"
+        "--teacher",
+        metavar="SPEC",
+        help="smollm2, hf:<id or folder>, gguf:<file>, openai:<model>@<base url>, recorded:<run>, uniform, oracle",
     )
     parser.add_argument(
         "--budget", metavar="LIMIT", help="what an openai: teacher may cost: 50000tokens, or 2.50usd (with prices)"
@@ -104,7 +106,7 @@ def resolve(args: argparse.Namespace) -> Config:
 def default_folder(config: Config) -> Path:
     """runs/<task>-<arm>-<seed>; of several rungs the first, and how many follow it."""
     more = f"+{len(config.tasks) - 1}" if len(config.tasks) > 1 else ""
-    return Path("runs") / f"{config.tasks[0]}{more}-{config.arm}-{config.seed}".replace("/", "-")
+    return Path("runs") / file_name(f"{config.tasks[0]}{more}-{config.arm}-{config.seed}")
 
 
 def _flags(args: argparse.Namespace) -> list[str]:
@@ -142,7 +144,7 @@ def _train(run: Run, resume: bool, made: Sequence[Path]) -> list[dict[str, Any]]
 
             return loop.train(run.config, run, display, resume)
     except BaseException as error:
-        if run.latest_checkpoint() is not None:
+        if run.begun:
             if not isinstance(error, CoteachError) or isinstance(error, RunFailed):
                 print(f"go on with: coteach train --resume {shlex.quote(str(run.folder))}", file=sys.stderr)
         elif not run.metrics():
@@ -158,7 +160,8 @@ def _report(run: Run, summaries: Sequence[Mapping[str, Any]], as_json: bool) -> 
     from coteach.experiments.plots import plot_run
     from coteach.teacher.base import Books
 
-    plots = plot_run(run.folder)
+    with disk(run.folder / "plots"):
+        plots = plot_run(run.folder)
     if as_json:
         print_json({"run": str(run.folder), "rungs": list(summaries), "plots": [str(path) for path in plots]})
         return

@@ -8,7 +8,7 @@ from pathlib import Path
 from coteach.commands.common import add_run, load_players, print_json, seed_of, task_of
 from coteach.commands.evaluate import WHO
 from coteach.errors import unknown
-from coteach.run import Run
+from coteach.run import Run, file_name
 
 HELP = "film one episode of a run's student or teacher as a GIF"
 
@@ -34,7 +34,7 @@ def run(args: argparse.Namespace) -> int:
         seed = seed_of(args, evaluate.SEED)
         players = load_players(folder)
     frames = players.record(args.who, task, seed)
-    path = args.out or args.run_folder / "videos" / f"{task}-{args.who}-{seed}.gif"
+    path = args.out or args.run_folder / "videos" / f"{file_name(task)}-{args.who}-{seed}.gif"
     evaluate.write_gif(path, frames)
     if args.json:
         print_json({"task": task, "who": args.who, "seed": seed, "frames": len(frames), "file": str(path)})

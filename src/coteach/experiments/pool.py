@@ -7,8 +7,6 @@ One comparison of a name goes on at a time: a lock that its runs hold as well, s
 from __future__ import annotations
 
 import fcntl
-import json
-import os
 import signal
 import subprocess
 import sys
@@ -18,10 +16,11 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 from coteach.errors import CoteachError
 from coteach.experiments.compare import Job
+from coteach.run import last_of_jsonl
 from coteach.signals import Signals
 
 PROGRAM = (sys.executable, "-m", "coteach")
@@ -158,28 +157,10 @@ def _last_words(job: Job) -> str:
 
 
 def _state(job: Job) -> State:
-    row = _last_row(job.folder / "metrics.jsonl")
+    row = last_of_jsonl(job.folder / "metrics.jsonl")
     steps = row.get("rung", 0) * job.config.steps + min(row.get("steps", 0), job.config.steps)
     return State(job, steps, _budget(job), row.get("success_student"), row.get("steps_per_second"))
 
 
 def _budget(job: Job) -> int:
     return job.config.steps * len(job.config.tasks)
-
-
-def _last_row(path: Path) -> dict[str, Any]:
-    """The last whole line of a JSON-lines file; empty where there is none."""
-    try:
-        with path.open("rb") as file:
-            file.seek(-min(1 << 14, file.seek(0, os.SEEK_END)), os.SEEK_END)
-            lines = file.read().split(b"\n")
-    except OSError:
-        return {}
-    for line in reversed(lines):
-        try:
-            row = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(row, dict):
-            return row
-    return {}

@@ -1,7 +1,7 @@
 """The student as files that need no code of ours: its weights as safetensors, what they mean as JSON, its policy as ONNX.
 
-The ONNX model is the policy in plain products: features (N, F), uint8 or float32 -> logits (N, A) float32, habits included.
-The action with the largest logit is the greedy student's.
+The ONNX model is the policy in plain products: features (N, F), of MiniGrid uint8 -> logits (N, A) float32, habits included. The
+action with the largest logit is the greedy student's.
 """
 
 from __future__ import annotations
@@ -64,12 +64,10 @@ def _described(players: Players, summary: dict[str, Any]) -> dict[str, Any]:
     from coteach.evaluate import SEED
 
     config, sizes = players.config, players.student.sizes
-    grounding = players.ground(1, sizes["num_actions"])
-    mark = getattr(grounding, "feature_layout", None)
     return {
         "task": summary["task"],
-        "actions": list(grounding.action_names),
-        "feature_layout": mark() if mark else None,
+        "actions": list(players.family.action_names),
+        "feature_layout": players.family.features,
         **sizes,
         "success": summary["success"],
         "return": summary["return"],
@@ -89,7 +87,7 @@ def _policy(network: ActorCritic, layout: Layout) -> ModelProto:
     from torch import Tensor, nn
 
     class Policy(nn.Module):
-        """`ActorCritic`'s logits, its sums over lists of set features as products with rows of 0 and 1."""
+        """`ActorCritic`'s logits."""
 
         def __init__(self) -> None:
             super().__init__()
@@ -97,11 +95,9 @@ def _policy(network: ActorCritic, layout: Layout) -> ModelProto:
 
         def forward(self, features: Tensor) -> Tensor:
             """Logits (N, A) float32 of features (N, F)."""
-            cells = torch.relu(self.network.shared.dense(features))
-            logits: Tensor = self.network.policy(torch.relu(self.network.actor(cells)))
-            return logits if self.network.habits is None else logits + features.float() @ self.network.habits
+            return self.network.policy_of(features)
 
-    example = torch.from_numpy(np.zeros((2, layout.size), dtype=layout.dtype))
+    example = torch.from_numpy(np.zeros((2, layout.size), layout.dtype))
     with _quiet():
         program = torch.onnx.export(
             Policy().eval(),

@@ -165,6 +165,7 @@ class Family:
     max_options:      K.
     instruction:      the sentence at the head of the LLM's prompt.
     ground:           makes a grounding.
+    features:         names what the layout's columns mean: a student can only read the features that it was trained on.
     habits:           (F, A) what each feature adds to the student's logits before it has learned anything, or None.
     unscripted:       whether there may be options without a controller.
     typical_duration: steps that an option takes, where it was never followed to its end.
@@ -176,6 +177,7 @@ class Family:
     max_options: int
     instruction: str
     ground: Ground
+    features: str
     habits: NDArray[np.float32] | None = None
     unscripted: bool = False
     typical_duration: float = TYPICAL_DURATION

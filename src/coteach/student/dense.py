@@ -63,10 +63,10 @@ class DenseEyes(nn.Module):
 
     def forward(self, features: DenseFeatures) -> Tensor:
         """One linear layer over numbers, flags and what the convolutions make of the pictures."""
-        return self.dense(torch.from_numpy(features.values).to(self.mix.weight.device))
+        return self.see(torch.from_numpy(features.values).to(self.mix.weight.device))
 
-    def dense(self, values: Tensor) -> Tensor:
-        """The same of rows (B, F)."""
+    def see(self, values: Tensor) -> Tensor:
+        """The same for rows (B, F) in a tensor."""
         numbers, flags = self.layout.numbers, self.layout.flags
         sizes = [numbers, flags, *map(prod, self.layout.pictures)]
         parts = torch.split(values, sizes, dim=1)

@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import safetensors.torch
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from coteach import tensors
 from coteach.grounding.base import Grounded, Grounding, Layout, Situations
 from coteach.student.network import ActorCritic, read
 
@@ -99,16 +99,14 @@ class Executor:
 
     def save(self, folder: Path) -> None:
         """Write the networks into `folder`; the steps remembered are not kept."""
-        folder.mkdir(parents=True, exist_ok=True)
-        state = {f"network.{name}": value.clone() for name, value in self.network.state_dict().items()}
-        state |= {f"target.{name}": value.clone() for name, value in self.target.state_dict().items()}
-        safetensors.torch.save_file(state, folder / FILE)
+        state = tensors.prefixed("network.", self.network.state_dict())
+        tensors.write(folder / FILE, state | tensors.prefixed("target.", self.target.state_dict()))
 
     def load(self, folder: Path) -> None:
         """Take up what `save` wrote."""
-        state = safetensors.torch.load_file(folder / FILE)
+        state = tensors.read(folder / FILE)
         for prefix, network in (("network.", self.network), ("target.", self.target)):
-            network.load_state_dict({name: state[prefix + name] for name in network.state_dict()})
+            network.load_state_dict(tensors.under(prefix, state))
 
     def _step(self, at: NDArray[np.int64], names: Sequence[str]) -> tuple[float, float]:
         """An optimiser step on the rows `at` (B,), each for an option on offer there; its loss, the share that completed it."""

@@ -118,6 +118,11 @@ class ActorCritic(nn.Module):
         values: Tensor = self.value(torch.relu(self.critic(cells[valued])))
         return logits, values.squeeze(-1)
 
+    def policy_of(self, rows: Tensor) -> Tensor:
+        """Logits (B, A) of rows (B, F) in a tensor, in plain products: for export."""
+        logits: Tensor = self.policy(torch.relu(self.actor(torch.relu(self.shared.see(rows)))))
+        return logits if self.habits is None else logits + rows.float() @ self.habits
+
     def adapt(self, features: NDArray[Any]) -> None:
         """Get used to the range of the numbers in features (B, F); changes nothing where there are none."""
         if isinstance(self.shared, DenseEyes):
@@ -138,8 +143,8 @@ class ColumnSum(nn.Module):
         total: Tensor = _SparseProduct.apply(features, self.weight)  # type: ignore[no-untyped-call]
         return total + self.bias
 
-    def dense(self, values: Tensor) -> Tensor:
-        """The same of rows (B, F), as a plain product."""
+    def see(self, values: Tensor) -> Tensor:
+        """The same for rows (B, F) of 0 and 1 in a tensor, as a plain product."""
         return values.float() @ self.weight + self.bias
 
 

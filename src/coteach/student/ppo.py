@@ -15,14 +15,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import safetensors.torch
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from coteach import tensors
 from coteach.config import StudentConfig
-from coteach.errors import CoteachError, RunFailed
+from coteach.errors import CoteachError
+from coteach.finite import NotFinite
 from coteach.grounding.base import Layout
 from coteach.machine import torch_device
 from coteach.student.network import ActorCritic, read
@@ -194,7 +195,7 @@ class Learner:
         `replay` gives the replayed rows that belong beside so many rows of PPO; it is asked once, for all passes. Returns
         the means over the optimiser steps of policy_loss, value_loss, entropy, approx_kl, clipfrac, guidance_loss,
         guidance_kl (KL(q || pi) over the guided rows), imitation_loss and grad_norm, and explained_variance before the update.
-        Raises RunFailed, with the weights as they were before the step, where a loss or the gradient is not finite.
+        Raises NotFinite, with the weights as they were before the step, where a loss or the gradient is not finite.
         """
         imitation = replay(self.config.epochs * len(batch.actions)) if replay else None
         rows = _Rows(batch, imitation, self.layout, self.device)
@@ -207,39 +208,31 @@ class Learner:
 
     def state_dict(self) -> dict[str, Tensor]:
         """Weights, optimiser and generator as named tensors; none of them is shared with the learner."""
-        state = {f"network.{name}": value for name, value in self.network.state_dict().items()}
-        for index, moments in self.optimizer.state_dict()["state"].items():
-            state |= {f"optimizer.{index}.{name}": value for name, value in moments.items()}
+        state = tensors.prefixed("network.", self.network.state_dict())
+        state |= tensors.prefixed("optimizer.", tensors.moments(self.optimizer))
         state["generator"] = self._generator.get_state()
         return {name: value.detach().cpu().clone() for name, value in state.items()}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Take up what `state_dict` gave: the learner then goes on as that one would have."""
-        self.network.load_state_dict(_under("network.", state))
-        moments: dict[int, dict[str, Tensor]] = {}
-        for name, value in _under("optimizer.", state).items():
-            index, _, moment = name.partition(".")
-            moments.setdefault(int(index), {})[moment] = value.clone()
-        groups = self.optimizer.state_dict()["param_groups"]
-        self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
+        self.network.load_state_dict(tensors.under("network.", state))
+        tensors.restore_moments(self.optimizer, tensors.under("optimizer.", state))
         self._generator.set_state(state["generator"])
 
     def save(self, folder: Path) -> None:
         """Write the state into `folder` as safetensors, and the sizes as JSON."""
-        folder.mkdir(parents=True, exist_ok=True)
-        safetensors.torch.save_file(self.state_dict(), folder / WEIGHTS_FILE)
+        tensors.write(folder / WEIGHTS_FILE, self.state_dict())
         (folder / SIZES_FILE).write_text(json.dumps(self.sizes) + "\n")
 
     def load(self, folder: Path) -> None:
         """Take up what `save` wrote; CoteachError where there is no student of these sizes."""
         try:
             sizes = json.loads((folder / SIZES_FILE).read_text())
-            state = safetensors.torch.load_file(folder / WEIGHTS_FILE)
-        except (OSError, ValueError, safetensors.SafetensorError) as error:
+        except (OSError, ValueError) as error:
             raise CoteachError(f"student in {folder}: cannot be read ({error}); expected a checkpoint's student") from error
         if sizes != self.sizes:
             raise CoteachError(f"student in {folder}: has {sizes}, expected {self.sizes}; use the run's own configuration")
-        self.load_state_dict(state)
+        self.load_state_dict(tensors.read(folder / WEIGHTS_FILE))
 
     @torch.inference_mode()
     def _forward(self, features: NDArray[Any]) -> tuple[Tensor, Tensor]:
@@ -303,10 +296,7 @@ class Learner:
         norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.config.max_grad_norm)
         if not torch.isfinite(torch.stack([*losses.values(), norm]).sum()):
             broken = [name for name, value in losses.items() if not torch.isfinite(value)] or ["the gradient"]
-            raise RunFailed(
-                f"student: {', '.join(broken)} is not finite; the weights are as before this step. "
-                "Resume with a smaller student.learning_rate"
-            )
+            raise NotFinite(f"student: {', '.join(broken)} is not finite; the weights are as before this step")
         self.optimizer.step()
         return norm
 
@@ -339,8 +329,3 @@ def _mean(x: Tensor) -> Tensor:
 
 def _tensors(device: torch.device, *arrays: NDArray[np.generic]) -> tuple[Tensor, ...]:
     return tuple(torch.from_numpy(array).to(device) for array in arrays)
-
-
-def _under(prefix: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The entries whose name begins with `prefix`, without it."""
-    return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}

@@ -5,9 +5,12 @@ The advice is not stored: it is looked up when a row is replayed, so that old ro
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 from numpy.typing import NDArray
 
+from coteach import tensors
 from coteach.grounding.base import Layout
 from coteach.student.rollout import Rollout
 
@@ -34,6 +37,24 @@ class Replay:
         )
         self._next = int(self._next + len(kept)) % max(self.rows, 1)
         self.filled = min(self.rows, self.filled + len(kept))
+
+    def save(self, path: Path) -> None:
+        """Write the rows kept; features that are all 0 or 1 take a bit each."""
+        kept = slice(0, self.filled)
+        features = self.features[kept]
+        flags = features.dtype == np.uint8 and features.max(initial=0) <= 1
+        packed = {"bits": np.packbits(features.astype(np.bool_), axis=1)} if flags else {"features": features}
+        place = {"next": np.array(self._next)}
+        tensors.write(path, packed | place | {"situation": self.situation[kept], "controls": self.controls[kept]})
+
+    def load(self, path: Path) -> None:
+        """Take up what `save` wrote."""
+        state = {name: value.numpy() for name, value in tensors.read(path).items()}
+        bits = state.get("bits")
+        features = state["features"] if bits is None else np.unpackbits(bits, axis=1, count=self.features.shape[1])
+        self.filled, self._next = len(features), int(state["next"].item())
+        self.features[: self.filled], self.situation[: self.filled] = features, state["situation"]
+        self.controls[: self.filled] = state["controls"]
 
     def sample(self, count: int, rng: np.random.Generator) -> NDArray[np.int64]:
         """Indices of `count` rows, drawn uniformly with replacement."""

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from coteach import finite
 from coteach.evidence import TERMINAL, Outcome
 from coteach.grounding.base import Grounded, Grounding, Layout
 from coteach.leading import Leader
@@ -93,6 +94,10 @@ class Rollout:
         )
 
 
+_UNDER_WAY = ("led", "bold", "_done", "_terminal", "_reward", "_length", "_option_reward")
+"""What a collector knows of each environment's episode, (N,) each."""
+
+
 class Collector:
     """Steps one task's environments from round to round; episodes go on across rounds.
 
@@ -100,7 +105,15 @@ class Collector:
     student, so that their success says what that is worth.
     """
 
-    def __init__(self, task: VectorTask, grounding: Grounding, patience: int, rng: np.random.Generator) -> None:
+    def __init__(
+        self,
+        task: VectorTask,
+        grounding: Grounding,
+        patience: int,
+        rng: np.random.Generator,
+        state: dict[str, Any] | None = None,
+    ) -> None:
+        """state: what `state` gave of a collector on the same task, whose episodes go on where they were."""
         self.task, self.grounding, self.rng = task, grounding, rng
         n = task.num_envs
         self.leader = Leader(n, grounding.max_options, patience)
@@ -110,13 +123,18 @@ class Collector:
         self._done, self._terminal = np.zeros(n, dtype=np.bool_), np.zeros(n, dtype=np.bool_)
         self._reward, self._length = np.zeros(n), np.zeros(n, dtype=np.int64)
         self._option_reward = np.zeros(n)
-        self._now = grounding.observe(task.reset(), None, np.ones(n, dtype=np.bool_))
+        self.resumed = state is not None and self._resume(state)
+        """The episodes of `state` go on; False also where the task, seeded alike, did not do the same again."""
+        if not self.resumed:
+            self._now = grounding.observe(task.reset(), None, np.ones(n, dtype=np.bool_))
 
     def collect(self, steps: int, student: Actor, advise: Advise, led_share: float) -> Rollout:
         """Take `steps` steps in every environment.
 
         advise: gives (M, K) probabilities by which the teacher leads in situations (M,), boldly or not (M,).
         led_share: share of the environments that the teacher should lead.
+
+        Raises `NotFinite` where an observation, a reward or the student's answer is not finite.
         """
         rollout = Rollout.empty(steps, self.task.num_envs, self.grounding.layout, self.grounding.max_options)
         for t in range(steps):
@@ -131,6 +149,9 @@ class Collector:
             self._account(rollout, t, step, before)
         self._record(rollout, steps, self._now)
         rollout.values[steps] = student.act(self._now.features)[2]
+        finite.require(
+            observations=rollout.features, rewards=rollout.rewards, values=rollout.values, log_probabilities=rollout.logprobs
+        )
         return rollout
 
     @property
@@ -141,6 +162,26 @@ class Collector:
     def assign_all(self, led_share: float) -> None:
         """Who leads the episodes under way, before the first step."""
         self._assign(np.ones(self.task.num_envs, dtype=np.bool_), led_share)
+
+    def state(self) -> dict[str, Any] | None:
+        """The episodes under way and who leads them, as plain JSON; None where the engine cannot bring them back."""
+        episodes = self.task.state()
+        if episodes is None:
+            return None
+        mine = {name: getattr(self, name).tolist() for name in _UNDER_WAY}
+        now = self._now.situation.tolist()
+        return {"episodes": episodes, "leader": self.leader.state(), "mine": mine, "situation": now}
+
+    def _resume(self, state: dict[str, Any]) -> bool:
+        """Take up what `state` gave; the grounding sees each episode again, and believes what it did."""
+        for observation, actions, restarted in self.task.replay(state["episodes"]):
+            self._now = self.grounding.observe(observation, actions, restarted)
+        if self._now.situation.tolist() != state["situation"]:
+            return False
+        self.leader.restore(state["leader"])
+        for name, values in state["mine"].items():
+            setattr(self, name, np.array(values, dtype=getattr(self, name).dtype))
+        return True
 
     def _record(self, rollout: Rollout, t: int, now: Grounded) -> None:
         rollout.features[t], rollout.situation[t], rollout.controls[t] = now.features, now.situation, now.actions

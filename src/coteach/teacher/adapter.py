@@ -7,6 +7,7 @@ anything that reads PEFT. Upper layers only: the gradient then ends half-way dow
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import tempfile
 import warnings
@@ -21,6 +22,8 @@ from coteach.errors import CoteachError
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
+MORE_THAN_LORA = ("auto_mapping", "megatron_config", "modules_to_save", "layer_replication", "exclude_modules")
+"""Fields of an adapter's configuration that would do something else than put LoRA layers into the model."""
 SHARE_OF_LAYERS = 0.5
 
 
@@ -106,6 +109,7 @@ class Adapter:
                 raise CoteachError(
                     f"no adapter in {str(folder)!r}: {name} is missing; give the folder that a run's teacher was saved in"
                 )
+        self._require_plain(folder)
         self.remove()
         try:
             with _without_future_warnings():
@@ -116,6 +120,18 @@ class Adapter:
                 f"cannot load the adapter in {str(folder)!r} into {self.base!r}: {reason}; was it made for another model?"
             ) from error
         self._peft.eval()
+
+    def _require_plain(self, folder: Path) -> None:
+        """An adapter may ask for more than LoRA layers (modules to import, patterns to search): it is refused then."""
+        try:
+            config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+            plain = config["peft_type"] == "LORA" and isinstance(config["target_modules"], list)
+            more = [name for name in MORE_THAN_LORA if config.get(name)]
+        except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+            raise CoteachError(f"cannot read {CONFIG} in {str(folder)!r}: {error}; expected a LoRA adapter of PEFT") from error
+        if not plain or more:
+            reason = f"it sets {', '.join(more)}" if more else "it is no LoRA adapter with a list of layers"
+            raise CoteachError(f"adapter in {str(folder)!r}: {reason}; expected plain LoRA layers, as a run's teacher has them")
 
 
 @contextmanager

@@ -152,7 +152,11 @@ class Teacher(Protocol):
     name: str
     tunable: bool
     books: Books
-    told: Told
+
+    @property
+    def told(self) -> Told:
+        """What stands before every question."""
+        ...
 
     def advise(self, situations: Sequence[Situation]) -> Sequence[NDArray[np.float64] | None]:
         """One distribution over `options` (sums to 1, all > 0) for each situation; None where it cannot be asked now."""

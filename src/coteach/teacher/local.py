@@ -8,7 +8,6 @@ What the teacher is told stands before every question, the empty one included.
 from __future__ import annotations
 
 import time
-import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -18,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from coteach.config import TeacherConfig
-from coteach.errors import RunFailed
+from coteach.errors import RunFailed, note
 from coteach.grounding.base import Situation
 from coteach.teacher import generation, telling, tuning
 from coteach.teacher import prompt as prompts
@@ -195,7 +194,7 @@ class LocalTeacher:
         try:
             return steps, self.advise(situations)
         except RunFailed:
-            warnings.warn("tuning the teacher gave weights that are not finite: it keeps those from before", stacklevel=4)
+            note("tuning the teacher gave LoRA weights that are not finite: it keeps those from before")
             self.restore(kept)
             return 0, self.advise(situations)
 
@@ -265,7 +264,5 @@ class LocalTeacher:
         probe = self.prompt(_PROBE)
         if reads_tries(self.model, self.prefix, probe):
             return True
-        warnings.warn(
-            f"{self.name}: this architecture cannot score options together; they are scored one by one, slower", stacklevel=4
-        )
+        note(f"{self.name}: this architecture cannot score options together; they are scored one by one, slower")
         return False

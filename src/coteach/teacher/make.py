@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from coteach.config import TeacherConfig
 from coteach.errors import CoteachError, unknown
 from coteach.teacher.base import Teacher
@@ -9,7 +11,9 @@ from coteach.teacher.memory import AdviceMemory
 from coteach.teacher.prompt import INSTRUCTION
 from coteach.teacher.scripted import LiarTeacher, OracleTeacher, UniformTeacher
 
-SPECS = ("smollm2", "hf:<id or folder>", "gguf:<file>", "openai:<model>@<base url>", "uniform", "oracle", "liar")
+SPECS = (
+    "smollm2", "hf:<id or folder>", "gguf:<file>", "openai:<model>@<base url>", "recorded:<run>", "uniform", "oracle", "liar",
+)  # fmt: skip
 
 
 def make_teacher(spec: str, config: TeacherConfig, memory: AdviceMemory | None = None, instruction: str = INSTRUCTION) -> Teacher:
@@ -21,6 +25,10 @@ def make_teacher(spec: str, config: TeacherConfig, memory: AdviceMemory | None =
     if spec == "liar":
         return LiarTeacher()
     kind, _, name = spec.partition(":")
+    if kind == "recorded" and name:
+        from coteach.teacher.recorded import RecordedTeacher
+
+        return RecordedTeacher(Path(name).expanduser())
     if kind == "openai":
         from coteach.teacher.remote import RemoteTeacher
 

@@ -70,11 +70,14 @@ def _load(source: str, base: str, device: str) -> LoadedModel:
     bars = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:
+        _refuse_code(source, base)
         tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=True)
-        model = AutoModelForCausalLM.from_pretrained(source, local_files_only=True, dtype=torch.float32)
+        model = AutoModelForCausalLM.from_pretrained(source, local_files_only=True, dtype=torch.float32, use_safetensors=True)
         exported = Path(source, EXPORTED)
         bias = json.loads(exported.read_text(encoding="utf-8"))["bias"] if exported.is_file() else {}
         told = telling.load(Path(source))
+    except CoteachError:
+        raise
     except Exception as error:  # which error it is depends on what is missing or damaged
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         way_out = "" if Path(source).is_dir() else f"; nothing is downloaded here, fetch it first: hf download {base}"
@@ -83,6 +86,20 @@ def _load(source: str, base: str, device: str) -> LoadedModel:
         if bars:
             logging.enable_progress_bar()
     return LoadedModel(model.to(where).eval().requires_grad_(False), tokenizer, base, bias, told)
+
+
+def _refuse_code(source: str, base: str) -> None:
+    """CoteachError where a model needs code that comes with it: transformers would ask at the terminal whether to run it."""
+    from transformers import PretrainedConfig
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+    from transformers.models.auto.tokenization_auto import get_tokenizer_config
+
+    config, _ = PretrainedConfig.get_config_dict(source, local_files_only=True)
+    own_model = "auto_map" in config and config.get("model_type") not in CONFIG_MAPPING
+    if own_model or "auto_map" in get_tokenizer_config(source, local_files_only=True):
+        raise CoteachError(
+            f"model {base!r} needs code that comes with it, and coteach runs none; choose one that transformers knows"
+        )
 
 
 def weights_fingerprint(model: torch.nn.Module, samples: int = 256) -> str:

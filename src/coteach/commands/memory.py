@@ -1,0 +1,50 @@
+"""`coteach memory`: what is in the advice memory that all runs share, and how to clear it."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import asdict
+from datetime import datetime
+
+from coteach.commands.common import print_json
+from coteach.progress import print_table
+
+HELP = "show the advice memory (what LLMs answered in all runs so far), or clear it"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `coteach memory`."""
+    parser.add_argument("--clear", action="store_true", help="forget every answer; runs ask again")
+    parser.epilog = "examples:\n  coteach memory\n  coteach memory --clear"
+
+
+def run(args: argparse.Namespace) -> int:
+    """Show what is remembered; with --clear what was, and forget it."""
+    from coteach.teacher.memory import AdviceMemory
+
+    memory = AdviceMemory.default()
+    contents = memory.contents()
+    if args.clear:
+        memory.clear()
+    memory.close()
+    if args.json:
+        print_json({"file": str(memory.path), "limit": memory.limit, **asdict(contents), "cleared": bool(args.clear)})
+        return 0
+    print_table(
+        ("what", "value"),
+        [
+            ("file", str(memory.path)),
+            ("answers", f"{contents.answers:,} of at most {memory.limit:,}: then the oldest make room"),
+            ("size", f"{contents.size / 2**20:,.1f} MiB"),
+            ("oldest", _day(contents.oldest)),
+            ("newest", _day(contents.newest)),
+        ],
+        left=2,
+    )
+    if args.clear:
+        print(f"forgotten: {contents.answers:,} answers")
+    return 0
+
+
+def _day(seconds: float | None) -> str:
+    return "-" if seconds is None else datetime.fromtimestamp(seconds).isoformat(" ", "minutes")

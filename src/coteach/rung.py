@@ -1,0 +1,101 @@
+"""A rung: one task being climbed, from its first round to the summary, across interruptions.
+
+It holds what belongs to the task and not to the players: environments, the episodes under way, the learning curve, how long it
+took. `state` is the part of a checkpoint that brings it back exactly.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from coteach import tasks
+from coteach.config import Config
+from coteach.curve import Curve
+from coteach.errors import note
+from coteach.players import Players
+from coteach.student.rollout import Collector
+from coteach.teacher.base import Books
+
+
+class Rung:
+    """One task being climbed: its environments and its learning curve."""
+
+    def __init__(self, index: int, config: Config, players: Players, state: dict[str, Any] | None = None) -> None:
+        self.index, self.task, self.config = index, config.tasks[index], config
+        self.curve, self.rounds, self.seconds = Curve(), 0, 0.0
+        self.held = self.schooled = False
+        """The student alone has held the success at which the rung may end; the teacher was taught all that it will be here."""
+        self.skipped = 0
+        """Rounds in a row from which the student could not learn."""
+        self.whole = True
+        """False in the middle of a round: what there is then must not be saved."""
+        self.before: dict[str, float] = {}
+        """Success and return of the teacher alone when the rung began."""
+        self.books: Books | None = None
+        """What the teacher had cost by then."""
+        self._began = time.perf_counter()
+        under_way = state and state["under_way"]
+        self.seed = state["seed"] if state and under_way else players.draw_seed()
+        self.environments = tasks.make(self.task, config.engine, config.collect.envs, self.seed)
+        grounding = players.ground(config.collect.envs, self.environments.num_actions, learn=True)
+        self.collector = Collector(self.environments, grounding, config.collect.option_patience, players.rng, under_way)
+        self.repeatable = players.repeatable
+        """Whether the episodes under way can be brought back."""
+        if not self.collector.resumed:
+            self.collector.assign_all(config.collect.led_share_max if players.arm.lead else 0.0)
+        if state is not None:
+            self._restore(state)
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        """Take up what `state` gave, but for the episodes under way."""
+        for name in ("rounds", "seconds", "held", "schooled", "before"):
+            setattr(self, name, state[name])
+        self.collector.steps = state["steps"]
+        self.books = state["books"] and Books(**state["books"])
+        self.curve.restore(state["curve"])
+        self._began -= state["age"]
+        if not self.collector.resumed:
+            note(f"the episodes under way cannot be brought back (engine {self.environments.engine!r}): new ones begin")
+
+    @property
+    def steps(self) -> int:
+        """Environment steps taken on this rung, over all environments."""
+        return self.collector.steps
+
+    @property
+    def where(self) -> str:
+        """Rung and round under way, for people."""
+        return f"rung {self.index + 1}, round {self.rounds + 1}"
+
+    @property
+    def over(self) -> bool:
+        """The student alone has held the success asked for, or the budget is spent."""
+        return self.held or self.steps >= self.config.steps
+
+    @property
+    def age(self) -> float:
+        """Seconds spent on it, evaluations included (`seconds` counts training alone)."""
+        return time.perf_counter() - self._began
+
+    @property
+    def rate(self) -> float:
+        """Environment steps per second so far, everything included."""
+        return self.steps / max(self.age, 1e-9)
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps of it, as plain JSON."""
+        return {
+            "index": self.index,
+            "seed": self.seed,
+            "held": self.held,
+            "schooled": self.schooled,
+            "before": self.before,
+            "books": self.books and self.books.totals(),
+            "rounds": self.rounds,
+            "steps": self.steps,
+            "seconds": self.seconds,
+            "age": self.age,
+            "curve": self.curve.state(),
+            "under_way": self.collector.state() if self.repeatable else None,
+        }

@@ -1,0 +1,198 @@
+"""Numbers that are not finite are caught before the optimiser's step, wherever they come from, and named with their round."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from coteach import loop as loop_module
+from coteach.errors import Note, RunFailed
+from coteach.evidence import Outcome
+from coteach.loop import Loop
+from coteach.run import Run
+from coteach.rung import Rung
+from coteach.teacher import tuning
+from whole_runs import DOOR_KEY, TUNED, config, tiny_llm
+
+NAN = float("nan")
+
+
+@pytest.fixture
+def played(tmp_path: Path) -> tuple[Loop, Rung]:
+    """A rung whose second round comes next."""
+    settings = config("arm=no-llm", f"tasks={DOOR_KEY}")
+    loop = Loop(settings, Run.create(tmp_path / "run", settings))
+    rung = Rung(0, settings, loop.players)
+    loop.attempt(rung)
+    rung.rounds = 1
+    return loop, rung
+
+
+def spoilt(function: Callable[..., Any], which: int | str) -> Callable[..., Any]:
+    """The function with one not-a-number in its answer, or in the array of that name of its answer."""
+
+    def answer(*given: Any, **named: Any) -> Any:
+        found = function(*given, **named)
+        array = getattr(found, which) if isinstance(which, str) else found[which]
+        with torch.inference_mode():
+            array[(0,) * array.ndim] = NAN
+        return found
+
+    return answer
+
+
+def all_finite(loop: Loop) -> bool:
+    player = loop.players
+    weights = [*player.student.state_dict().values(), *player.advice.evaluator.networks.state_dict().values()]
+    counted = [player.advice.prior, player.advice.shown, player.model.tries, player.model.worth()]
+    return all(bool(torch.isfinite(w).all()) for w in weights) and all(np.isfinite(array).all() for array in counted)
+
+
+def spoil_reward(loop: Loop, rung: Rung, patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(rung.environments, "step", spoilt(rung.environments.step, "reward"))
+
+
+def spoil_observation(loop: Loop, rung: Rung, patch: pytest.MonkeyPatch) -> None:
+    observe, empty = rung.collector.grounding.observe, loop_module.Rollout.empty
+
+    def floats(*given: Any) -> Any:
+        rollout = empty(*given)
+        return replace(rollout, features=rollout.features.astype(np.float32))
+
+    patch.setattr("coteach.student.rollout.Rollout.empty", floats)
+    patch.setattr(loop.players.student, "act", lambda features: (np.zeros(8, np.int64), np.zeros(8), np.zeros(8)))
+
+    def broken(*given: Any) -> Any:
+        grounded = observe(*given)
+        grounded.features = grounded.features.astype(np.float32)
+        grounded.features[0, 0] = NAN
+        return grounded
+
+    patch.setattr(rung.collector.grounding, "observe", broken)
+
+
+def spoil_value(loop: Loop, rung: Rung, patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(loop.players.student, "act", spoilt(loop.players.student.act, 2))
+
+
+def spoil_logits(loop: Loop, rung: Rung, patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(loop.players.student, "_forward", spoilt(loop.players.student._forward, 0))
+
+
+def spoil_evidence(loop: Loop, rung: Rung, patch: pytest.MonkeyPatch) -> None:
+    """The evaluator learns from what outcomes were worth."""
+    loop.players.advice.witness(Outcome(0, 0, 1, 0.0))
+    patch.setattr(loop.players.model, "worth", lambda worth=loop.players.model.worth: worth() * NAN)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "named"),
+    [
+        (spoil_reward, "rewards"),
+        (spoil_observation, "observations"),
+        (spoil_value, "values"),
+        (spoil_logits, "log_probabilities"),
+        (spoil_evidence, "evaluator: its loss"),
+    ],
+)
+def test_what_the_run_cannot_go_on_from_ends_it_and_is_named(
+    spoil: Callable[..., None], named: str, played: tuple[Loop, Rung], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loop, rung = played
+    spoil(loop, rung, monkeypatch)
+    with pytest.raises(RunFailed, match=rf"rung 1, round 2: .*{named}.* --resume"):
+        loop.attempt(rung)
+    monkeypatch.undo()
+    assert all_finite(loop)
+
+
+def spoil_advantages(loop: Loop, patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(loop_module, "gae", spoilt(loop_module.gae, 0))
+
+
+def spoil_returns(loop: Loop, patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(loop_module, "gae", spoilt(loop_module.gae, 1))
+
+
+def spoil_advice(loop: Loop, patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(loop.players, "targets", spoilt(loop.players.targets, 0))
+
+
+def spoil_gradient(loop: Loop, patch: pytest.MonkeyPatch) -> None:
+    weight = next(loop.players.student.network.parameters())
+    patch.setattr(loop.players.student, "_spoilt", weight.register_hook(lambda gradient: gradient * NAN), raising=False)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "named"),
+    [
+        (spoil_advantages, "advantages"),
+        (spoil_returns, "returns"),
+        (spoil_advice, "advice"),
+        (spoil_gradient, "the gradient"),
+    ],
+)
+def test_what_spoils_an_update_costs_that_rounds_update_and_only_three_in_a_row_end_the_run(
+    spoil: Callable[..., None], named: str, played: tuple[Loop, Rung], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loop, rung = played
+    before = loop.players.student.state_dict()
+    spoil(loop, monkeypatch)
+    for _ in range(2):
+        with pytest.warns(Note, match=rf"rung 1, round 2: .*{named}.*does not learn from this round"):
+            assert "policy_loss" not in loop.attempt(rung)
+    after = loop.players.student.state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before if name.startswith(("network", "optimizer")))
+    with pytest.raises(RunFailed, match=named):
+        loop.attempt(rung)
+    monkeypatch.undo()
+    if hook := getattr(loop.players.student, "_spoilt", None):
+        hook.remove()
+    assert all_finite(loop)
+
+
+def test_an_answer_that_is_no_distribution_is_not_heeded(played: tuple[Loop, Rung], monkeypatch: pytest.MonkeyPatch) -> None:
+    loop, _ = played
+    advice = loop.players.advice
+    options = len(advice.situations[0].options)
+    for broken in ([NAN] * options, [-1.0, 2.0, *[0.0] * (options - 2)], [0.9] * options):
+        monkeypatch.setattr(advice.teacher, "advise", lambda situations, broken=broken: [np.array(broken)])
+        with pytest.warns(Note, match="no distribution"):
+            advice.consult(np.array([0]))
+        assert advice.prior[0, :options].tolist() == pytest.approx([1.0 / options] * options)
+
+
+def test_lora_weights_that_a_tuning_broke_are_taken_back_and_the_run_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = config(*TUNED, f"tasks={DOOR_KEY}", "teacher.tune_every=2")
+    monkeypatch.setattr("coteach.advice.LEAST_OUTCOMES", 0)
+    monkeypatch.setattr("coteach.advice.LEAST_PROMISE", -1.0)
+    monkeypatch.setattr("coteach.advice.LEAST_DISAGREEMENT", -1.0)
+    descend = tuning.descend
+
+    def broken(scorer: Any, weights: Any, *rest: Any) -> int:
+        steps = descend(scorer, weights, *rest)
+        with torch.no_grad():
+            next(iter(weights.values())).fill_(NAN)
+        return steps
+
+    monkeypatch.setattr(tuning, "descend", broken)
+    with tiny_llm():
+        loop = Loop(settings, Run.create(tmp_path / "run", settings))
+        rung = Rung(0, settings, loop.players)
+        loop.attempt(rung)
+        rung.rounds = 1
+        with pytest.warns(Note, match="LoRA weights that are not finite: it keeps those from before"):
+            metrics = loop.attempt(rung)
+        assert metrics["tune_lessons"] > 0
+        rung.rounds = 2
+        loop.attempt(rung)
+    adapter = loop.players.spoken is not None and loop.players.teacher.teacher.adapter  # type: ignore[union-attr]
+    assert all(bool(torch.isfinite(weight).all()) for weight in adapter.weights().values()) and all_finite(loop)

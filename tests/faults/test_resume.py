@@ -1,0 +1,94 @@
+"""A run that was stopped and taken up again is the run that was not stopped: weights and metrics agree to the last bit."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from coteach.errors import CoteachError, Note
+from coteach.run import Run
+from whole_runs import DOOR_KEY, LOCAL, TUNED, UNLOCK, fingerprint, interrupting, play, rounds, tiny_llm
+
+SHORT = ("steps=2200", "arm=no-llm")
+
+
+def stopped(folder: Path, *settings: str, at: list[tuple[str, int]]) -> Path:
+    """A run that is interrupted at each of these moments (phase, how often it was shown since it began or was resumed)."""
+    for moment in at:
+        with pytest.raises(KeyboardInterrupt):
+            play(folder, *settings, display=interrupting([moment]))
+    return play(folder)
+
+
+@pytest.mark.filterwarnings("ignore:the round under way")
+@pytest.mark.parametrize("task", [DOOR_KEY, LOCAL])
+def test_a_resumed_run_is_the_run_that_was_not_stopped(task: str, tmp_path: Path) -> None:
+    whole = play(tmp_path / "whole", *SHORT, f"tasks={task}")
+    torn = stopped(
+        tmp_path / "torn", *SHORT, f"tasks={task}", at=[("evaluate", 1), ("collect", 3), ("advise", 4), ("collect", 1)]
+    )
+    assert len(rounds(whole)) >= 8 and rounds(torn) == rounds(whole)
+    assert fingerprint(torn) == fingerprint(whole)
+
+
+@pytest.mark.filterwarnings("ignore:the round under way")
+def test_also_where_it_was_stopped_while_the_llm_was_tuned_or_schooled(tmp_path: Path) -> None:
+    settings = (*TUNED, "steps=1300", f"tasks={UNLOCK},{DOOR_KEY}", "fresh=teacher")
+    with tiny_llm(tmp_path / "one"):
+        whole = play(tmp_path / "whole", *settings)
+    with tiny_llm(tmp_path / "other"):
+        # Every third round tunes, and is followed by schooling when the rung is over.
+        torn = stopped(tmp_path / "torn", *settings, at=[("tune", 1), ("tune", 2), ("advise", 4), ("collect", 2)])
+    assert "adapter_model.safetensors" in fingerprint(whole) and any("tune_lessons" in row for row in rounds(whole))
+    assert rounds(torn) == rounds(whole) and fingerprint(torn) == fingerprint(whole)
+    summaries = [json.loads((run / "summary.json").read_text()) for run in (whole, torn)]
+    untimed = [
+        {key: value for key, value in rung.items() if "second" not in key and not key.startswith(("llm", "peak"))}
+        for summary in summaries
+        for rung in summary["rungs"]
+    ]
+    assert untimed[:2] == untimed[2:]
+
+
+def test_a_rung_that_was_done_when_the_run_stopped_is_not_trained_on(tmp_path: Path) -> None:
+    """`held` is in the checkpoint: the student had passed, only the last evaluation was missing."""
+    settings = ("arm=student-only", f"tasks={UNLOCK}", "steps=100000", "stop_at=0.0")
+    with pytest.raises(KeyboardInterrupt):
+        play(tmp_path / "run", *settings, display=interrupting([("tune", 1)]))
+    before = rounds(tmp_path / "run")
+    assert before[-1]["steps"] < 100_000
+    play(tmp_path / "run")
+    assert rounds(tmp_path / "run") == before
+
+
+def test_envpool_cannot_give_back_its_episodes_and_the_run_says_so(tmp_path: Path) -> None:
+    pytest.importorskip("envpool")
+    settings = (*SHORT, "engine=envpool", f"tasks={UNLOCK}")
+    with pytest.raises(KeyboardInterrupt):
+        play(tmp_path / "run", *settings, display=interrupting([("collect", 4)]))
+    with pytest.warns(Note, match="cannot be brought back .engine 'envpool'.: new ones begin"):
+        play(tmp_path / "run")
+    assert [row["round"] for row in rounds(tmp_path / "run")] == list(range(1, len(rounds(tmp_path / "run")) + 1))
+
+
+def test_a_checkpoint_of_another_format_is_refused_with_the_version_that_reads_it(tmp_path: Path) -> None:
+    run = play(tmp_path / "run", *SHORT, f"tasks={DOOR_KEY}")
+    latest = Run.open(run).latest_checkpoint()
+    assert latest is not None
+    manifest = json.loads((latest / "manifest.json").read_text())
+    (latest / "manifest.json").write_text(json.dumps(manifest | {"format": 99, "coteach": "7.1"}))
+    with pytest.raises(CoteachError, match=r"its format is 99, .* use coteach 7.1, which made it"):
+        play(run)
+
+
+def test_a_configuration_of_a_newer_version_is_refused_with_that_version(tmp_path: Path) -> None:
+    run = Run.create(tmp_path / "run", Run.open(play(tmp_path / "old", *SHORT, "steps=300", f"tasks={DOOR_KEY}")).config).folder
+    (run / "config.toml").write_text("hologram = 3\n" + (run / "config.toml").read_text())
+    with pytest.raises(CoteachError, match="unknown field 'hologram'") as refused:
+        Run.open(run)
+    assert "made by" not in str(refused.value), "the same version: a slip of the pen"
+    (run / "environment.json").write_text('{"packages": {"coteach": "9.0"}, "revision": null}')
+    with pytest.raises(CoteachError, match="made by coteach 9.0: use that version"):
+        Run.open(run)

@@ -1,0 +1,165 @@
+"""Reliability, measured: each test prints the figure that the README quotes. `make soak` runs them; `make test` short forms."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from unittest import mock
+
+import pytest
+
+from coteach import players
+from coteach.errors import CoteachError
+from coteach.run import Run, intact, last_of_jsonl
+from killing import EVERY, killed_and_resumed, writers_killed
+from whole_runs import DOOR_KEY, LOCAL, TUNED, UNLOCK, fingerprint, full_disk, interrupting, play, rounds, tiny_llm
+
+pytestmark = [
+    pytest.mark.soak,
+    pytest.mark.filterwarnings("ignore:the round under way"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning"),
+]
+
+TASKS = (UNLOCK, DOOR_KEY, LOCAL, "MiniGrid-UnlockPickup-v0", "MiniGrid-Dynamic-Obstacles-5x5-v0")
+ASKED = (*TUNED, "teacher.queries_per_round=4", "steps=1500")
+
+
+@pytest.fixture(autouse=True)
+def one_lesson() -> Iterator[None]:
+    """Schooling may take ten tunings; one is as good for these purposes."""
+    with mock.patch.object(players, "SCHOOLING", 1):
+        yield
+
+
+def figure(what: str, value: str) -> None:
+    print(f"\n{what}: {value}", flush=True)
+
+
+def test_determinism_and_replay_with_the_default_llm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every run has an advice memory of its own, so that the LLM really answers twice."""
+    models = Path(os.environ.get("COTEACH_CACHE", Path.home() / ".cache" / "coteach")) / "models"
+    same = replayed = 0
+    for task in TASKS[:3]:
+        for seed in range(3):
+            runs = []
+            for name in ("once", "again"):
+                folder = tmp_path / f"{task}-{seed}-{name}"
+                (folder / "cache").mkdir(parents=True)
+                if models.is_dir():
+                    (folder / "cache" / "models").symlink_to(models.resolve())
+                monkeypatch.setenv("COTEACH_CACHE", str(folder / "cache"))
+                runs.append(play(folder / "run", *ASKED, f"tasks={task}", f"seed={seed}"))
+            same += fingerprint(runs[0]) == fingerprint(runs[1]) and rounds(runs[0]) == rounds(runs[1])
+            assert "adapter_model.safetensors" in fingerprint(runs[0]) or task == LOCAL
+            replay = play(
+                tmp_path / f"{task}-{seed}-replay", *ASKED, f"tasks={task}", f"seed={seed}", f"teacher.spec=recorded:{runs[0]}"
+            )
+            student = "student.safetensors"
+            replayed += fingerprint(replay)[student] == fingerprint(runs[0])[student] and rounds(replay) == rounds(runs[0])
+    figure("the same weights and metrics when run twice", f"{same} of 9")
+    figure("the same student when replayed from the record, without an LLM", f"{replayed} of 9")
+    assert same == replayed == 9
+
+
+def test_exact_resume(tmp_path: Path) -> None:
+    """Stopped at ten random moments, in rounds, in tunings, in evaluations and between them."""
+    chance, same, stops = random.Random(0), 0, 0
+    for number in range(10):
+        settings = (*TUNED, f"tasks={TASKS[number % len(TASKS)]}", f"seed={number}", "steps=3000")
+        with tiny_llm(tmp_path / f"cache-{number}-whole"):
+            whole = play(tmp_path / f"whole-{number}", *settings)
+        with tiny_llm(tmp_path / f"cache-{number}-torn"):
+            torn = tmp_path / f"torn-{number}"
+            for phase in chance.sample(["collect", "advise", "tune", "evaluate"], 3):
+                try:
+                    play(torn, *settings, display=interrupting([(phase, chance.randint(1, 4))]))
+                except KeyboardInterrupt:
+                    stops += 1
+            play(torn, *settings)
+        same += fingerprint(torn) == fingerprint(whole) and rounds(torn) == rounds(whole)
+    figure("runs stopped, resumed and equal to those not stopped", f"{same} of 10 ({stops} stops)")
+    assert same == 10 and stops >= 15
+
+
+def test_two_hundred_kills(tmp_path: Path) -> None:
+    chance, lost, same, runs = random.Random(0), list[int](), 0, 0
+    while len(lost) < 200:
+        settings = (f"tasks={TASKS[runs % len(TASKS)]}", f"seed={runs}", "arm=no-llm", "steps=6000")
+        whole = play(tmp_path / f"whole-{runs}", *settings)
+        torn = tmp_path / f"torn-{runs}"
+        lost += killed_and_resumed(torn, settings, 200 - len(lost), chance)
+        same += fingerprint(torn) == fingerprint(whole) and rounds(torn) == rounds(whole)
+        runs += 1
+    figure("SIGKILLs survived", f"{len(lost)} of 200; rounds lost {sum(lost) / 200:.2f} on average, {max(lost)} at most")
+    figure("runs killed so and equal to those not killed", f"{same} of {runs}")
+    assert max(lost) <= EVERY + 1 and same == runs
+
+
+def test_a_failure_at_every_write(tmp_path: Path) -> None:
+    settings = (f"tasks={DOOR_KEY}", "arm=no-llm", "steps=520")
+    with full_disk(after=10**9) as disk:
+        whole = play(tmp_path / "whole", *settings)
+    named = same = 0
+    for after in range(disk.written):
+        folder = tmp_path / str(after)
+        with full_disk(after), pytest.raises(CoteachError) as failed:
+            play(folder, *settings)
+        named += str(folder) in str(failed.value)
+        assert all(intact(path) for path in (folder / "checkpoints").glob("step-*"))
+        if not (folder / "config.toml").exists():  # there was nothing yet to lose
+            folder = tmp_path / f"{after}-anew"
+        play(folder, *settings)
+        same += fingerprint(folder) == fingerprint(whole) and rounds(folder) == rounds(whole)
+    figure("writes that failed, the path named", f"{named} of {disk.written}")
+    figure("and resumed to the same weights", f"{same} of {disk.written}")
+    assert named == same == disk.written
+
+
+def test_two_writers_of_one_memory(tmp_path: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = writers_killed(tmp_path / "answers.sqlite3", kills=200, chance=random.Random(0))
+    figure("kills of two writers that share an advice memory", f"200; {found:,} answers in it, all right")
+
+
+def test_two_million_steps(tmp_path: Path) -> None:
+    """Memory after the first fifth, when situations, replay and caches are filled, against the most at any time after it."""
+    run, steps = tmp_path / "run", int(os.environ.get("SOAK_STEPS", "2000000"))
+    words = [
+        "train",
+        "--task",
+        "MiniGrid-UnlockPickup-v0",
+        "--arm",
+        "no-llm",
+        "--threads",
+        "1",
+        "--steps",
+        str(steps),
+        "--out",
+        str(run),
+    ]
+    begun = time.monotonic()
+    with subprocess.Popen([sys.executable, "-m", "coteach", *words, "episodes=10"], stderr=subprocess.DEVNULL) as process:
+        seen = list[tuple[int, int, int]]()
+        while process.poll() is None:
+            time.sleep(2.0)
+            done = int(last_of_jsonl(run / "metrics.jsonl").get("steps", 0))
+            try:
+                pages = int(Path(f"/proc/{process.pid}/statm").read_text().split()[1])
+                seen.append((done, pages * os.sysconf("SC_PAGE_SIZE") // 2**20, len(os.listdir(f"/proc/{process.pid}/fd"))))
+            except OSError:
+                break
+    assert process.returncode == 0 and json.loads((run / "summary.json").read_text())["steps"] >= steps
+    warm = [row for row in seen if steps / 5 <= row[0] < steps]
+    first, most, files = warm[0][1], max(row[1] for row in warm), {row[2] for row in warm}
+    figure("memory", f"{first} MiB after a fifth of {steps:,} steps, {most} MiB at most later: {most / first - 1:+.1%}")
+    figure("open files", f"{min(files)} to {max(files)}; {time.monotonic() - begun:.0f} s")
+    assert most < 1.05 * first and max(files) - min(files) <= 2
+    assert Run.open(run).latest_checkpoint() is not None

@@ -1,0 +1,236 @@
+"""Any Gymnasium environment with numbered actions and a text is a task; what cannot be one is refused in a line."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from importlib.metadata import EntryPoint
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from gymnasium import spaces
+
+import coteach
+import worlds
+from coteach import environments, evaluate, tasks
+from coteach.environments import Environment, Scoring
+from coteach.errors import CoteachError
+from coteach.grounding.base import Situations
+from coteach.players import Players
+from worlds import LEFT, RIGHT
+
+
+@pytest.fixture(autouse=True)
+def registry(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """What a test registers is gone after it."""
+    monkeypatch.setattr(environments, "_registered", {})
+    yield
+
+
+def add(**how: Any) -> Environment:
+    made = worlds.environment(**how)
+    coteach.add(made)
+    return made
+
+
+def test_an_episode_ends_with_its_last_observation_and_then_restarts() -> None:
+    add()
+    task = tasks.make("Line-v0", "auto", 2, 0)
+    assert (task.engine, task.num_actions) == ("gymnasium", 2) and task.reset() == [0, 0]
+    steps = [task.step(np.array([RIGHT, LEFT])) for _ in range(6)]
+    assert [step.observation[0] for step in steps] == [1, 2, 3, 4, 0, 1]
+    assert [bool(step.terminated[0]) for step in steps] == [False, False, False, True, False, False]
+    assert [bool(step.restarted[0]) for step in steps] == [False, False, False, False, True, False]
+    assert [float(step.reward[0]) for step in steps] == [0, 0, 0, 1, 0, 0]
+    rest = [task.step(np.array([LEFT, LEFT])) for _ in range(14)]
+    assert [t for t, step in enumerate(rest) if step.truncated[1]] == [13], "its time limit is kept"
+    assert not any(step.terminated[1] for step in rest)
+
+
+def test_the_seed_decides_every_episode_and_episodes_differ() -> None:
+    add(make=worlds.line(anywhere=True))
+    first, again, other = ([tasks.make("Line-v0", "auto", 30, seed).reset() for _ in range(2)] for seed in (1, 1, 2))
+    assert first == again and first[0] == first[1] != other[0] and len(set(first[0])) > 2
+
+
+def test_actions_may_be_numbered_from_anywhere() -> None:
+    add(make=worlds.line(actions=spaces.Discrete(2, start=3)))
+    task = tasks.make("Line-v0", "auto", 1, 0)
+    task.reset()
+    assert task.step(np.array([RIGHT])).observation == [1]
+
+
+def test_what_an_environment_goes_on_writing_into_is_copied() -> None:
+    shared = np.zeros(1, dtype=np.float32)
+
+    def show(place: int) -> Any:
+        shared[0] = place
+        return shared
+
+    add(make=worlds.line(space=spaces.Box(0, 9, (1,)), show=show))
+    task = tasks.make("Line-v0", "auto", 1, 0)
+    first = task.reset()
+    task.step(np.array([RIGHT]))
+    assert first[0].tolist() == [0.0]
+
+
+@pytest.mark.parametrize(
+    ("reward", "solved_at", "success"), [(1.0, None, 1.0), (1.0, 0.99, 1.0), (1.0, 1.0, 0.0), (-1.0, -2.0, 1.0)]
+)
+def test_an_episode_is_a_success_above_the_threshold(reward: float, solved_at: float | None, success: float) -> None:
+    add(make=worlds.line(reward=reward), solved_at=solved_at)
+
+    class Walker:
+        def greedy(self, features: Any) -> Any:
+            return np.full(len(features), RIGHT)
+
+    ground = tasks.family("Line-v0").ground
+    result = evaluate.evaluate_student(Walker(), "Line-v0", lambda envs, actions: ground(envs, Situations(), actions), 3)
+    assert (result.success, result.mean_return, result.mean_length) == (success, reward, 4.0)
+
+
+def test_gymnasiums_own_threshold_is_taken_where_none_is_given() -> None:
+    coteach.register("CartPole-v1", worlds.describe, ("left", "right"))
+    coteach.register("FrozenLake-v1", worlds.describe, ("left", "down", "right", "up"), solved_at=0)
+    thresholds = [tasks.make(name, "auto", 1, 0).scoring.solved_at for name in ("CartPole-v1", "FrozenLake-v1")]
+    assert thresholds == [475.0, 0.0]
+
+
+def test_rewards_are_scaled_and_the_user_may_say_what_they_are_worth() -> None:
+    reward, terminated = np.array([20.0, -10.0, -1.0], np.float32), np.array([True, False, False])
+    assert Scoring(scale=20.0).worth(reward, terminated).tolist() == pytest.approx([1.0, -0.5, -0.05])
+    assert Scoring(counts=lambda _, ended: ended).worth(reward, terminated).tolist() == [1.0, 0.0, 0.0]
+    assert Scoring(counts=lambda _, ended: ended).worth(reward, terminated).dtype == np.float32
+
+
+def test_the_student_learns_from_scaled_rewards_and_the_evidence_counts_their_worth(tmp_path: Path) -> None:
+    from coteach.loop import Loop, Rung
+
+    add(make=worlds.line(reward=-1.0, step_reward=-1.0), scale=10, solved_at=-19, worth=lambda _, ended: 0.5 * ended)
+    config = coteach.load(overrides=["tasks=Line-v0", "arm=no-llm", "collect.envs=16", "threads=1"])
+    loop = Loop(config, coteach.Run(tmp_path, config))
+    rung = Rung(0, config, loop.players)
+    rollout = rung.collector.collect(64, loop.players.student, loop.players.advice.lead, 0.5)
+    assert np.unique(rollout.rewards[rollout.valid]).tolist() == [np.float32(-0.1)]
+    won = [outcome for outcome in rollout.outcomes if outcome.reward]
+    assert len(won) > 5 and all((outcome.reward, outcome.following) == (0.5, -1) for outcome in won)
+    successes = [episode for episode in rollout.episodes if episode.success]
+    assert successes and all(episode.reward > -19 for episode in successes) and len(successes) < len(rollout.episodes)
+
+
+class Point(EntryPoint):
+    """An entry point without a distribution behind it."""
+
+    made: Any = None
+
+    def load(self) -> Any:
+        return type(self).made
+
+
+@pytest.fixture
+def plugged(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(environments, "entry_points", lambda group: (Point("Plugged-v0", "package:LINE", group),))
+    environments._points.cache_clear()
+    environments._plugged.cache_clear()
+    yield
+    monkeypatch.undo()
+    environments._points.cache_clear()
+    environments._plugged.cache_clear()
+
+
+def test_a_package_adds_a_task_by_an_entry_point(plugged: None) -> None:
+    Point.made = worlds.environment()
+    assert "Plugged-v0" in tasks.task_ids()
+    assert tasks.make("Plugged-v0", "auto", 1, 0).reset() == [0]
+
+
+def test_an_entry_point_that_leads_elsewhere_is_named(plugged: None) -> None:
+    Point.made = 3
+    with pytest.raises(CoteachError, match=r"'Plugged-v0' of the entry point 'package:LINE'.*is a int: expected a coteach.Env"):
+        tasks.check("Plugged-v0")
+
+
+def test_an_installed_packages_tasks_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the interpreter sees it: a distribution's metadata on the path."""
+    info = tmp_path / "plug-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: plug\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[coteach.tasks]\nFound-v0 = plug_module:LINE\n")
+    (tmp_path / "plug_module.py").write_text("import worlds\nLINE = worlds.environment()\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    environments._points.cache_clear()
+    environments._plugged.cache_clear()
+    try:
+        assert tasks.make("Found-v0", "auto", 1, 0).reset() == [0]
+    finally:
+        sys.modules.pop("plug_module", None)
+        environments._points.cache_clear()
+        environments._plugged.cache_clear()
+
+
+def test_tasks_of_different_families_cannot_be_rungs_of_one_run() -> None:
+    add()
+    add(task="Other-v0")
+    for names in (["Line-v0", "Other-v0"], ["MiniGrid-Unlock-v0", "Line-v0"]):
+        with pytest.raises(CoteachError, match=f"tasks '{names[0]}' and '{names[1]}': one student cannot play both"):
+            Players(coteach.load(overrides=[f"tasks={','.join(names)}", "arm=no-llm"]))
+    assert tasks.common_family(["MiniGrid-Unlock-v0", "BabyAI-GoToLocal-v0"]).name == "MiniGrid and BabyAI"
+
+
+def no_text(_: Any) -> Any:
+    return None
+
+
+GOOD: dict[str, Any] = {"describe": worlds.describe, "actions": ("go left", "go right"), "make": worlds.line()}
+WRONG: list[tuple[dict[str, Any], str]] = [
+    ({"describe": None}, "its observations have no text: give describe="),
+    ({"describe": "a line"}, "describe='a line': expected a function"),
+    ({"make": worlds.line(actions=spaces.Box(0, 1))}, "its action space Box is not discrete: expected Discrete; give `make`"),
+    ({"actions": ("go left",)}, "1 names of actions for 2 actions: expected a name for each"),
+    ({"actions": ("go", "go")}, r"actions=\('go', 'go'\): expected different names"),
+    ({"actions": "go"}, "actions='go': expected different names"),
+    ({"scale": 0}, "scale=0: expected a number above 0"),
+    ({"max_options": 63}, r"max_options=63: expected a whole number in \[1..62\]"),
+    ({"make": worlds.line(space=spaces.Text(9))}, "observation space Text: expected Box, Discrete, MultiDiscrete"),
+    ({"make": lambda: 1 / 0}, "cannot be made: division by zero"),
+    ({"make": lambda: None}, "NoneType is no Gymnasium environment"),
+    ({"make": None}, "cannot be made: Environment `Line` doesn't exist"),
+    ({"rewards": 3}, "register has no 'rewards': expected some of options, max_options"),
+    ({"describe": no_text}, "describe gave None for the observation 0: expected a text"),
+]
+
+
+@pytest.mark.parametrize(("wrong", "message"), WRONG)
+def test_what_cannot_be_a_task_is_refused_in_one_line(wrong: dict[str, Any], message: str) -> None:
+    with pytest.raises(CoteachError, match=message) as error:
+        coteach.register("Line-v0", **(GOOD | wrong))
+        Players(coteach.load(overrides=["tasks=Line-v0", "arm=no-llm"])).examine("Line-v0")
+    assert "\n" not in str(error.value) and "Line-v0" in str(error.value)
+
+
+def test_ids_that_have_a_grounding_and_engines_that_cannot_play_are_refused() -> None:
+    with pytest.raises(CoteachError, match="ids that begin so have a grounding"):
+        coteach.register("BabyAI-Mine-v0", worlds.describe, ("left", "right"))
+    add()
+    with pytest.raises(CoteachError, match="engine 'minigrid': it does not play 'Line-v0'; use the engine gymnasium, or auto"):
+        tasks.make("Line-v0", "minigrid", 1, 0)
+    with pytest.raises(CoteachError, match="engine 'gymnasium': it does not play 'MiniGrid-Unlock-v0'"):
+        tasks.make("MiniGrid-Unlock-v0", "gymnasium", 1, 0)
+
+
+def test_a_task_that_draws_no_pictures_cannot_be_filmed_and_trains_all_the_same(tmp_path: Path) -> None:
+    add()
+    config = coteach.load(overrides=["tasks=Line-v0", "arm=no-llm", "steps=512", "collect.envs=8", "episodes=3", "threads=1"])
+    with coteach.Run.create(tmp_path / "run", config) as run:
+        (summary,) = coteach.train(config, run)
+    assert summary["engine"] == "gymnasium" and not (tmp_path / "run" / "videos").exists()
+    with pytest.raises(CoteachError, match="'Line-v0': cannot be filmed"):
+        Players(config).record("student", "Line-v0")
+
+
+def test_a_gymnasium_environment_is_filmed(tmp_path: Path) -> None:
+    coteach.register("FrozenLake-v1", worlds.describe, ("left", "down", "right", "up"))
+    frames = Players(coteach.load(overrides=["tasks=FrozenLake-v1", "arm=no-llm"])).record("student", "FrozenLake-v1")
+    assert len(frames) > 1 and frames[0].dtype == np.uint8 and frames[0].ndim == 3

@@ -1,0 +1,64 @@
+"""The examples that bring an environment: each says what is so in it, and trains."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from coteach import contract, environments, tasks
+
+FOLDER = Path(__file__).parents[1] / "examples"
+BRIEF = ("arm=no-llm", "threads=1", "collect.envs=8", "episodes=2")
+
+
+@pytest.fixture(autouse=True)
+def registry(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(environments, "_registered", {})
+    yield
+
+
+def example(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, FOLDER / f"{name}.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("name", ["frozen_lake", "taxi", "cart_pole", "own_options"])
+def test_it_trains_and_its_grounding_keeps_the_contract(name: str) -> None:
+    summary: dict[str, Any] = example(name).main(500, *BRIEF)
+    task = summary["task"]
+    assert summary["steps"] >= 500 and summary["engine"] == "gymnasium" and summary["situations"] > 1
+    report = contract.check(tasks.family(task).ground, tasks.reference(task, 4, 0), 150)
+    assert report.kept and report.completed > 0
+
+
+def test_with_three_options_the_corridor_is_learned_without_an_llm() -> None:
+    summary = example("own_options").main(10_000, "arm=no-llm", "threads=1", "episodes=50")
+    assert summary["success"] >= 0.95, "greedy, alone"
+
+
+def test_the_taxi_driver_is_told_the_way_and_where_he_is() -> None:
+    describe = example("taxi").describe
+    text = "Fetch the passenger, in the north-west. The taxi is in row 2, column 3; the goal is in row 0, column 0."
+    assert describe(((2 * 5 + 3) * 5 + 0) * 4 + 1) == text == describe(((2 * 5 + 3) * 5 + 0) * 4 + 3), (
+        "where to does not matter yet"
+    )
+    driving = "Drive the passenger to the destination, here. The taxi is in row 4, column 3; the goal is in row 4, column 3."
+    assert describe(((4 * 5 + 3) * 5 + 4) * 4 + 3) == driving
+
+
+def test_the_lake_is_described_as_gymnasium_draws_it() -> None:
+    import gymnasium
+
+    lake = example("frozen_lake")
+    assert [list(row) for row in lake.LAKE] == gymnasium.make(lake.TASK).unwrapped.desc.astype(str).tolist()
+    assert lake.describe(14).endswith("There is ice in the west, the shore in the south, the goal in the east, ice in the north.")
+    names = list(lake.SIDES)
+    assert [names[action] for action in range(4)] == ["west", "south", "east", "north"]
