@@ -50,7 +50,7 @@ HEAD = f"{prompts.INSTRUCTION}\n\n{prompts.EVIDENCE}\n- It failed."
     ],
 )
 def test_what_is_told_stands_before_the_situation_examples_as_questions_answered(chat, prefix):
-    bare, told = (prompts.frame(tiny_lm.tokenizer(chat), what) for what in (Told(), TOLD))
+    bare, told = (prompts.frame(tiny_lm.tokenizer(chat), told=what) for what in (Told(), TOLD))
     assert told.prefix == prefix
     assert (told.suffix, told.end, told.bos) == (bare.suffix, bare.end, bare.bos)
 

@@ -3,10 +3,13 @@
 import numpy as np
 import pytest
 
-from coteach.config import TELL
-from coteach.errors import CoteachError
+import tiny_lm
+from coteach.config import TELL, TeacherConfig
+from coteach.errors import CoteachError, RunFailed
 from coteach.grounding.base import Situation
-from coteach.teacher import telling
+from coteach.teacher import Teacher, telling
+from coteach.teacher.local import LocalTeacher
+from coteach.teacher.recorded import RECORD, Record, RecordedTeacher, Recorder
 from coteach.teacher.telling import NOTHING, Experience, Told
 
 GO = ("explore", "go to the red ball", "go to the blue box")
@@ -126,3 +129,23 @@ def test_what_was_told_is_read_again_and_damage_is_named_in_one_line(tmp_path) -
     with pytest.raises(CoteachError, match=r"told\.json") as error:
         telling.load(tmp_path)
     assert "\n" not in str(error.value)
+
+
+def test_a_record_says_again_what_was_told_and_whether_it_was_new(tmp_path) -> None:
+    some, more = Told((("You see a ball.", "take the ball"),)), Told((), ("It failed.",))
+    recorder = Recorder(LocalTeacher(tiny_lm.loaded(), TeacherConfig(device="cpu", tell_tokens=200)), Record(tmp_path / RECORD))
+    situation = Situation("You see a ball.", ("explore", "take the ball"))
+
+    def played(teacher: Teacher) -> list[object]:
+        heard: list[object] = []
+        for told in (some, some, more):
+            heard += [teacher.tell(told), teacher.told, np.array(teacher.advise([situation])[0]).tolist()]
+        return heard
+
+    lived = played(recorder)
+    assert lived[::3] == [True, False, True] and lived[2] == lived[5] != lived[8]
+    again = RecordedTeacher(tmp_path)
+    assert again.told == NOTHING
+    assert played(again) == lived
+    with pytest.raises(RunFailed, match="is not a telling"):
+        again.tell(some)

@@ -155,7 +155,7 @@ class Teacher(Protocol):
 
     @property
     def told(self) -> Told:
-        """What stands before its questions."""
+        """What stands before every question."""
         ...
 
     def advise(self, situations: Sequence[Situation]) -> Sequence[NDArray[np.float64] | None]:

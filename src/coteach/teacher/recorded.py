@@ -1,8 +1,8 @@
 """What a teacher said, word for word: written down while a run goes on, and said again later without any model.
 
-A record is a file of JSON lines in the order of the questions: an answer with its situation, what was told, or the report of a
-tuning. The loop is deterministic, so that a run with the same configuration asks the same questions; `RecordedTeacher` answers
-them from the record and stops where they differ. Probabilities are written with all their digits.
+A record is a file of JSON lines in the order of the questions: an answer with its situation, what the teacher was told, or the
+report of a tuning. The loop is deterministic, so that a run with the same configuration asks the same questions;
+`RecordedTeacher` answers them from the record and stops where they differ. Probabilities are written with all their digits.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from coteach.errors import CoteachError, RunFailed, printable
 from coteach.grounding.base import Situation
 from coteach.run import disk, read_jsonl, replace_text
 from coteach.teacher.base import Books, Lesson, Teacher, TuneReport
-from coteach.teacher.telling import NOTHING, Told
+from coteach.teacher.telling import NOTHING, Told, parse
 
 RECORD = "answers.jsonl"
 """The record's name in a run folder."""
@@ -84,13 +84,13 @@ class Recorder:
 
     @property
     def told(self) -> Told:
-        """What stands before its questions."""
+        """What the teacher was told."""
         return self.teacher.told
 
     def tell(self, told: Told) -> bool:
         """Tell it."""
         changed = self.teacher.tell(told)
-        self.record.append([{"told": asdict(self.teacher.told), "changed": changed}])
+        self.record.append([{"told": asdict(self.teacher.told)}])
         return changed
 
     def tune(self, lessons: Sequence[Lesson], seed: int) -> TuneReport:
@@ -143,13 +143,18 @@ class RecordedTeacher:
         """What was said before any tuning."""
         return self.advise(situations)
 
+    @property
+    def told(self) -> Told:
+        """What had been told by this line of the record."""
+        lines = (line["told"] for line in reversed(self._lines[: self.said]) if "told" in line)
+        return next(map(parse, lines), NOTHING)
+
     def tell(self, told: Told) -> bool:
-        """What the recorded teacher made of it."""
-        said = self._next()
-        if "told" not in said:
-            raise self._differs("something told")
-        self.told = Told.of(said["told"])
-        return bool(said["changed"])
+        """Whether it was something new to the recorded teacher."""
+        before = self.told
+        if "told" not in self._next():
+            raise self._differs("a telling")
+        return self.told != before
 
     def tune(self, lessons: Sequence[Lesson], seed: int) -> TuneReport:
         """The recorded report."""

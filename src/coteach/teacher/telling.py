@@ -8,7 +8,6 @@ the teacher's own advice, the costliest first. Pure functions; which of them fit
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,6 +21,7 @@ from numpy.typing import NDArray
 
 from coteach.errors import CoteachError
 from coteach.grounding.base import Situation
+from coteach.run import replace_text
 
 Array = NDArray[np.float64]
 
@@ -152,9 +152,7 @@ def sentences(experiences: Sequence[Experience], count: int) -> list[str]:
 def save(told: Told, folder: Path) -> None:
     """Write `told` into `folder`, in one step."""
     folder.mkdir(parents=True, exist_ok=True)
-    draft = folder / f".{FILE}.{os.getpid()}"
-    draft.write_text(json.dumps(asdict(told), indent=1), encoding="utf-8")
-    os.replace(draft, folder / FILE)
+    replace_text(folder / FILE, json.dumps(asdict(told), indent=1) + "\n")
 
 
 def load(folder: Path) -> Told:
@@ -162,14 +160,19 @@ def load(folder: Path) -> Told:
     if not (folder / FILE).is_file():
         return NOTHING
     try:
-        return Told.of(json.loads((folder / FILE).read_text(encoding="utf-8")))
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        return parse(json.loads((folder / FILE).read_text(encoding="utf-8")))
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise CoteachError(f"cannot read what the teacher was told, {folder / FILE}: {error}; is the file whole?") from error
 
 
 def _about(sentence: str) -> str:
     """The option that it is about: the first words in quotes."""
     return sentence.split('"')[1]
+
+
+def parse(told: Any) -> Told:
+    """What `dataclasses.asdict` made of a `Told`; raises KeyError, TypeError or ValueError where it is something else."""
+    return Told(tuple((str(text), str(option)) for text, option in told["examples"]), tuple(map(str, told["evidence"])))
 
 
 def _pieces(told: Told) -> Iterator[Told]:
