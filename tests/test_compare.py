@@ -245,10 +245,3 @@ def test_the_time_left_counts_the_runs_that_wait(plan: Plan) -> None:
     assert Standing([state], 0, 4, others, 1).seconds_left == pytest.approx(350)
     assert Standing([state, state], 0, 4, others[1:], 2).seconds_left == pytest.approx(150)
     assert Standing([replace(state, rate=None)], 0, 4, others, 1).seconds_left is None
-
-
-def test_where_a_run_stands_is_read_from_its_last_whole_line(tmp_path: Path) -> None:
-    path = tmp_path / "metrics.jsonl"
-    assert last_of_jsonl(path) == {}
-    path.write_text("".join(json.dumps({"steps": n, "pad": "x" * 500}) + "\n" for n in range(100)) + '{"steps": 1')
-    assert last_of_jsonl(path)["steps"] == 99
