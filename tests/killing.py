@@ -25,15 +25,17 @@ EVERY = 2
 """Rounds between checkpoints here: many are made, so that many kills fall into one."""
 
 
-def killed_and_resumed(folder: Path, settings: Sequence[str], kills: int, chance: random.Random) -> list[int]:
+def killed_and_resumed(
+    folder: Path, settings: Sequence[str], kills: int, chance: random.Random, longest: float = 4.0
+) -> list[int]:
     """Train, killed so often (or less, if it ends before) and resumed, to the end; returns the rounds that each kill cost.
 
-    After each kill the run must be readable: whole checkpoints, metrics, the files that people read.
+    longest: seconds that it is given between two kills, at most. After each kill the run must be readable: whole checkpoints, metrics, the files that people read.
     """
     lost = []
     while len(lost) < kills:
         process = _forked(folder, settings)
-        time.sleep(chance.uniform(0.0, 1.0) ** 2 * 4.0)
+        time.sleep(chance.uniform(0.0, 1.0) ** 2 * longest)
         os.kill(process, signal.SIGKILL)
         _, status = os.waitpid(process, 0)
         if os.WIFSIGNALED(status):

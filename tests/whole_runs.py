@@ -37,7 +37,8 @@ def config(*settings: str) -> Config:
 def play(folder: Path, *settings: str, display: Callable[[Any], None] | None = None) -> Path:
     """Train a run in `folder` as the settings say, or go on with it where it exists."""
     exists = (folder / "config.toml").exists()
-    few = mock.patch.object(players, "EXAM_LEVELS", 1)  # a hundred take most of a small run's time
+    # A hundred levels and ten tunings would take most of a small run's time.
+    few = mock.patch.multiple(players, EXAM_LEVELS=1, SCHOOLING=1)
     with few, Run.open(folder) if exists else Run.create(folder, config(*settings)) as run:
         train(run.config, run, display, resume=exists)
     return folder

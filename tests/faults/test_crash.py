@@ -84,23 +84,25 @@ def test_a_disk_that_takes_no_more_is_named_and_costs_no_checkpoint(tmp_path: Pa
     assert [path.name for path in (run.folder / "checkpoints").iterdir()] == [first.name]
 
 
-SHORT = (f"tasks={DOOR_KEY}", "arm=no-llm", "steps=1100")
+SHORT = (f"tasks={DOOR_KEY}", "arm=no-llm", "steps=800")
 
 
 def test_a_training_killed_at_random_moments_ends_as_if_it_had_not_been(tmp_path: Path) -> None:
     """Every kill costs at most what came after the last checkpoint, and the weights at the end are the same to the last bit."""
-    whole = play(tmp_path / "whole", *SHORT)
-    lost = killed_and_resumed(tmp_path / "killed", SHORT, kills=5, chance=random.Random(1))
+    settings = (f"tasks={DOOR_KEY}", "arm=no-llm", "steps=2000")
+    whole = play(tmp_path / "whole", *settings)
+    lost = killed_and_resumed(tmp_path / "killed", settings, kills=5, chance=random.Random(1), longest=1.5)
     assert len(lost) >= 3 and max(lost) <= EVERY + 1, "rounds lost: those since the last checkpoint, and the one that was due"
     assert rounds(tmp_path / "killed") == rounds(whole) and fingerprint(tmp_path / "killed") == fingerprint(whole)
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_a_disk_that_fills_up_at_any_write_costs_no_checkpoint(tmp_path: Path) -> None:
+    whole = play(tmp_path / "whole", *SHORT)  # the first run of a process also fills caches
     with full_disk(after=10**9) as disk:
-        whole = play(tmp_path / "whole", *SHORT)
+        play(tmp_path / "counted", *SHORT)
     writes = disk.written
-    assert writes > 60
+    assert writes > 40
     for after in (0, writes // 3, writes // 2, writes - 1):
         folder = tmp_path / str(after)
         with full_disk(after), pytest.raises(RunFailed if after else CoteachError) as failed:

@@ -10,7 +10,7 @@ import pytest
 from coteach.errors import CoteachError, RunFailed
 from whole_runs import DOOR_KEY, LOCAL, TUNED, UNLOCK, fingerprint, play, rounds, tiny_llm
 
-SHORT = (*TUNED, f"tasks={DOOR_KEY}", "steps=1100")
+SHORT = (*TUNED, f"tasks={DOOR_KEY}", "steps=800")
 
 
 def played(folder: Path, *settings: str, cache: Path | None = None) -> tuple[dict[str, str], list[dict[str, object]]]:
@@ -21,13 +21,13 @@ def played(folder: Path, *settings: str, cache: Path | None = None) -> tuple[dic
 
 @pytest.mark.parametrize(("task", "seed"), [(DOOR_KEY, 0), (LOCAL, 1)])
 def test_a_run_and_its_repetition_have_the_same_weights(task: str, seed: int, tmp_path: Path) -> None:
-    settings = (*TUNED, f"tasks={task}", f"seed={seed}", "steps=1100")
+    settings = (*TUNED, f"tasks={task}", f"seed={seed}", "steps=800")
     once, again = played(tmp_path / "once", *settings), played(tmp_path / "again", *settings)
     assert once == again and set(once[0]) >= {"student.safetensors"}
 
 
 def test_a_recorded_run_is_played_again_without_any_llm(tmp_path: Path) -> None:
-    settings = (*TUNED, f"tasks={UNLOCK},{DOOR_KEY}", "steps=1100")
+    settings = (*TUNED, f"tasks={UNLOCK},{DOOR_KEY}", "steps=800")
     weights, metrics = played(tmp_path / "run", *settings)
     again = play(tmp_path / "replay", *settings, f"teacher.spec=recorded:{tmp_path / 'run'}")
     assert fingerprint(again) == {"student.safetensors": weights["student.safetensors"]} and rounds(again) == metrics
