@@ -30,7 +30,8 @@ def killed_and_resumed(
 ) -> list[int]:
     """Train, killed so often (or less, if it ends before) and resumed, to the end; returns the rounds that each kill cost.
 
-    longest: seconds that it is given between two kills, at most. After each kill the run must be readable: whole checkpoints, metrics, the files that people read.
+    longest: seconds between two kills, at most. After each kill the run must be readable: whole checkpoints, metrics, the
+    files that people read.
     """
     lost = []
     while len(lost) < kills:
