@@ -128,7 +128,6 @@ class RecordedTeacher:
 
     def __init__(self, run: Path) -> None:
         self.name, self.books, self.said = f"recorded:{run}", Books(), 0
-        self.told = NOTHING
         self._lines = list(read_jsonl(run / RECORD))
         if not self._lines:
             raise CoteachError(
