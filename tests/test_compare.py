@@ -19,7 +19,7 @@ from coteach.errors import CoteachError
 from coteach.experiments import compare, figures, tables
 from coteach.experiments.arms import ARMS
 from coteach.experiments.compare import DEFAULT_ARMS, Plan
-from coteach.experiments.pool import Standing, State, _last_row
+from coteach.experiments.pool import Standing, State
 
 TASK, OTHER = "MiniGrid-UnlockPickup-v0", "BabyAI-GoToLocal-v0"
 
@@ -249,6 +249,6 @@ def test_the_time_left_counts_the_runs_that_wait(plan: Plan) -> None:
 
 def test_where_a_run_stands_is_read_from_its_last_whole_line(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
-    assert _last_row(path) == {}
+    assert last_of_jsonl(path) == {}
     path.write_text("".join(json.dumps({"steps": n, "pad": "x" * 500}) + "\n" for n in range(100)) + '{"steps": 1')
-    assert _last_row(path)["steps"] == 99
+    assert last_of_jsonl(path)["steps"] == 99
