@@ -4,6 +4,7 @@ Where the passenger wants to go does not matter while the taxi is empty, so the 
 instead of 404, each of which recurs the sooner. Run it: it trains both players for about a minute and prints what came of it.
 """
 
+import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -46,6 +47,6 @@ def main(steps=30_000, *settings):
 
 
 if __name__ == "__main__":
-    result = main()
+    result = main(30_000, *sys.argv[1:])  # for example: python examples/taxi.py arm=mutual seed=1 steps=36000
     print(f"{TASK}: the student alone delivers in {result['success']:.0%} of 200 episodes after {result['steps']} steps")
     print(f"80 % were reached after {result['steps_to_80']} steps, with {result['llm_queries']} questions to the LLM")
