@@ -11,6 +11,7 @@ from tempfile import TemporaryDirectory
 import coteach
 
 TASK = "CartPole-v1"
+SETTINGS = ("arm=no-tune", "guidance.weight=0.2")  # no time to tune the LLM; words are coarser than what the student sees
 WORDS = (
     ((-1.2, -0.4, 0.4, 1.2), ("far left", "left", "in the middle", "right", "far right")),
     ((-0.4, 0.4), ("rolls left", "stands", "rolls right")),
@@ -37,7 +38,7 @@ def main(steps=40_000, *settings):
         scale=100,  # each step is rewarded with 1: discounted by 0.99, they come to 100 at most
         instruction="You balance a pole on a cart. Answer with the best next push.",
     )
-    config = coteach.load(overrides=[f"tasks={TASK}", f"steps={steps}", *settings])
+    config = coteach.load(overrides=[f"tasks={TASK}", f"steps={steps}", *SETTINGS, *settings])
     with TemporaryDirectory() as folder, coteach.Run.create(Path(folder) / "pole", config) as run:
         return coteach.train(config, run)[0]
 

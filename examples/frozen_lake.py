@@ -12,6 +12,7 @@ from gymnasium.envs.toy_text.frozen_lake import MAPS
 import coteach
 
 TASK = "FrozenLake-v1"
+SETTINGS = ("arm=no-tune",)  # the LLM is asked and overruled; to tune it too (arm=mutual) takes minutes more
 LAKE = MAPS["4x4"]
 SIDES = {"west": (0, -1), "south": (1, 0), "east": (0, 1), "north": (-1, 0)}  # in the order of the actions
 THINGS = {"H": "a hole", "G": "the goal", "F": "ice", "S": "ice"}
@@ -33,7 +34,7 @@ def describe(observation):
 def main(steps=40_000, *settings):
     """Train for `steps` steps; `settings` as `coteach train` takes them, for example "arm=student-only"."""
     coteach.register(TASK, describe=describe, actions=tuple(f"go {side}" for side in SIDES))
-    config = coteach.load(overrides=[f"tasks={TASK}", f"steps={steps}", *settings])
+    config = coteach.load(overrides=[f"tasks={TASK}", f"steps={steps}", *SETTINGS, *settings])
     with TemporaryDirectory() as folder, coteach.Run.create(Path(folder) / "lake", config) as run:
         return coteach.train(config, run)[0]
 

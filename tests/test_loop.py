@@ -25,6 +25,7 @@ from coteach.student.ppo import Batch
 from coteach.student.rollout import Rollout
 from coteach.teacher import make_teacher
 from coteach.teacher.base import Books, Lesson, TuneReport
+from coteach.teacher.recorded import Recorder
 from coteach.teacher.telling import Told
 
 UNLOCK = "MiniGrid-Unlock-v0"
@@ -113,8 +114,9 @@ class Played:
 
     @property
     def teacher(self) -> Pupil:
-        assert isinstance(self.players.teacher, Pupil)
-        return self.players.teacher
+        recorder = self.players.teacher
+        assert isinstance(recorder, Recorder) and isinstance(recorder.teacher, Pupil)
+        return recorder.teacher
 
     @property
     def learned(self) -> bool:

@@ -55,8 +55,9 @@ class Run:
         self._board: SummaryWriter | None = None
 
     @classmethod
-    def create(cls, folder: Path, config: Config) -> Self:
+    def create(cls, folder: Path | str, config: Config) -> Self:
         """Begin a run in `folder`, which must not exist or be empty; writes config.toml and environment.json."""
+        folder = Path(folder)
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise CoteachError(f"{folder} exists and is not empty: choose another --out, or go on with --resume {folder}")
         try:
@@ -69,8 +70,9 @@ class Run:
         return run
 
     @classmethod
-    def open(cls, folder: Path) -> Self:
+    def open(cls, folder: Path | str) -> Self:
         """Take up a run that exists, to resume it or to look at it."""
+        folder = Path(folder)
         path = folder / "config.toml"
         if not path.is_file():
             raise CoteachError(f"{folder} is not a run: there is no config.toml in it; `coteach train --out {folder}` begins one")

@@ -83,11 +83,16 @@ def _check_flags(args: argparse.Namespace) -> None:
 
 
 def _tuned_on(run: Run) -> set[str]:
-    """The rungs on which the LLM was tuned, at least once: in a round, or when the rung was over."""
+    """The rungs on which the LLM as it is was tuned, at least once: in a round, or when the rung was over."""
     path = run.folder / "summary.json"
     over = json.loads(path.read_text(encoding="utf-8"))["rungs"] if path.is_file() else []
-    rounds = {run.config.tasks[row["rung"]] for row in run.metrics() if row.get("tune_lessons")}
-    return rounds | {rung["task"] for rung in over if rung["tune_seconds"] > 0}
+    rounds = list(run.metrics())
+    rungs = {row["rung"] for row in rounds if row.get("tune_lessons")} | {
+        rung["rung"] for rung in over if rung["tune_seconds"] > 0
+    }
+    if run.config.fresh == "teacher":
+        rungs &= {rounds[-1]["rung"]} if rounds else set()
+    return {run.config.tasks[rung] for rung in rungs}
 
 
 def _figures(result: Evaluation) -> Row:

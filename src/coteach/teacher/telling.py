@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import zip_longest
 from pathlib import Path
@@ -52,11 +52,6 @@ class Told:
 
     examples: tuple[tuple[str, str], ...] = ()
     evidence: tuple[str, ...] = ()
-
-    @classmethod
-    def of(cls, told: Mapping[str, Any]) -> Told:
-        """From JSON, what `dataclasses.asdict` gave."""
-        return cls(tuple((str(text), str(option)) for text, option in told["examples"]), tuple(map(str, told["evidence"])))
 
 
 NOTHING = Told()
