@@ -20,7 +20,6 @@ from coteach.experiments import compare, figures, tables
 from coteach.experiments.arms import ARMS
 from coteach.experiments.compare import DEFAULT_ARMS, Plan
 from coteach.experiments.pool import Standing, State
-from coteach.run import last_of_jsonl
 
 TASK, OTHER = "MiniGrid-UnlockPickup-v0", "BabyAI-GoToLocal-v0"
 
