@@ -143,27 +143,19 @@ def test_ask_shows_what_the_model_read(url: str, capsys: pytest.CaptureFixture[s
     assert "1. explore\n2. pick up the red key" in answer["prompt"] and sum(answer["untuned"]) == pytest.approx(1.0)
 
 
+def trained(url: str, tmp_path: Path, *words: str) -> int:
+    """The exit code of a short run with the server as the teacher."""
+    teacher = (f"teacher.deadline={PATIENT}", "--teacher", f"openai:smollm2@{url}")
+    return cli.main(["train", *SHORT, *teacher, "--out", str(tmp_path / "run"), *words])
+
+
 def test_a_run_learns_from_it_and_keeps_its_books_and_no_key(
     url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     monkeypatch.setenv("COTEACH_CACHE", str(tmp_path / "cache"))
     prices = ("teacher.price_in=1", "teacher.price_out=2", "teacher.queries_per_round=2")
-    assert (
-        cli.main(
-            [
-                "train",
-                *SHORT,
-                f"teacher.deadline={PATIENT}",
-                "--teacher",
-                f"openai:smollm2@{url}",
-                "--out",
-                str(tmp_path / "run"),
-                *prices,
-            ]
-        )
-        == 0
-    )
+    assert trained(url, tmp_path, *prices) == 0
     shown = capfd.readouterr()
     assert "but not tuned" in shown.err and "LLM, evaluations included: " in shown.out and KEY not in shown.err + shown.out
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
@@ -186,18 +178,7 @@ def test_when_the_budget_is_spent_training_goes_on_without_asking(
     url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("COTEACH_CACHE", str(tmp_path / "cache"))
-    words = (
-        "train",
-        *SHORT,
-        f"teacher.deadline={PATIENT}",
-        "--teacher",
-        f"openai:smollm2@{url}",
-        "--out",
-        str(tmp_path / "run"),
-        "--budget",
-        "250tokens",
-    )
-    assert cli.main(list(words)) == 0
+    assert trained(url, tmp_path, "--budget", "250tokens") == 0
     assert "its budget was spent" in capsys.readouterr().out
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     total = summary["llm_total"]

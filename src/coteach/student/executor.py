@@ -60,14 +60,21 @@ class Executor:
         self.met = np.zeros((0, 0), dtype=np.bool_)
         """(S, K) the options that it had to carry out so far."""
         self._flags: dict[str, NDArray[np.int64]] = {}
+        self._named: dict[int, list[int]] = {}
 
     def missing(self, situation: NDArray[np.int64], without: NDArray[np.bool_] | None, slots: int) -> NDArray[np.bool_]:
         """(N, K) the options it has to carry out in these situations (N,); without: (N, K) those without a controller."""
         mask = np.zeros((len(situation), slots), dtype=np.bool_) if without is None else without.copy()
         for row, number in enumerate(situation.tolist() if self.beginnings else ()):
-            for slot, name in enumerate(self.situations[number].options):
-                mask[row, slot] |= name.startswith(self.beginnings)
+            mask[row, self._slots(number)] = True
         return mask
+
+    def _slots(self, number: int) -> list[int]:
+        """The slots of a situation whose options it carries out by name."""
+        if number not in self._named:
+            options = self.situations[number].options
+            self._named[number] = [slot for slot, name in enumerate(options) if name.startswith(self.beginnings)]
+        return self._named[number]
 
     def act(self, features: NDArray[Any], names: Sequence[str]) -> NDArray[np.int64]:
         """(B,) actions that carry on the options called `names` where features (B, F) are seen."""
@@ -80,10 +87,11 @@ class Executor:
         """Keep one step of N environments; rows of `missing` (N, K) without an option are not learned from."""
         if self.steps is None:
             self.steps = Steps(ROWS, before.features)
-        grown = np.zeros((len(self.situations), missing.shape[1]), dtype=np.bool_)
-        grown[: self.met.shape[0], : self.met.shape[1]] = self.met
-        np.logical_or.at(grown, before.situation, missing)
-        self.met = grown
+        if len(self.met) < len(self.situations):
+            grown = np.zeros((len(self.situations), missing.shape[1]), dtype=np.bool_)
+            grown[: self.met.shape[0], : self.met.shape[1]] = self.met
+            self.met = grown
+        np.logical_or.at(self.met, before.situation, missing)
         self.steps.add(before, missing, actions, now, self.situations)
 
     def learn(self) -> dict[str, float]:

@@ -214,9 +214,7 @@ class LocalTeacher:
         adapter = self._adapter_mark if tuned else ""
         keys = [memory_key(self._model_mark, adapter, self.prefix, situation) for situation in situations]
         wanted = dict(zip(keys, situations, strict=True))
-        known = {
-            key: score for key, score in self.memory.get_many(list(wanted)).items() if score.size == len(wanted[key].options)
-        }
+        known = self.memory.recall(wanted)
         missing = [key for key in wanted if key not in known]
         if missing:
             answers = dict(zip(missing, self._ask([wanted[key] for key in missing], tuned), strict=True))

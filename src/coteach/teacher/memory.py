@@ -80,6 +80,11 @@ class AdviceMemory:
                     found[key] = np.frombuffer(blob, np.float64).copy()
         return found
 
+    def recall(self, wanted: Mapping[str, Situation]) -> dict[str, NDArray[np.float64]]:
+        """What is remembered of these situations by their keys: a score for every option, or the key is absent."""
+        found = self.get_many(list(wanted))
+        return {key: score for key, score in found.items() if score.size == len(wanted[key].options)}
+
     def put_many(self, scores: Mapping[str, NDArray[np.float64]]) -> None:
         """Remember `scores`; where there are too many answers, the oldest quarter of them is forgotten."""
         now = time.time()

@@ -131,9 +131,7 @@ class RemoteTeacher(FixedTeacher):
         """Log of the advice, from memory where it is there, else from the server."""
         keys = [self._key(situation) for situation in situations]
         wanted = dict(zip(keys, situations, strict=True))
-        known: dict[str, Scores | None] = {
-            key: score for key, score in self.memory.get_many(list(wanted)).items() if score.size == len(wanted[key].options)
-        }
+        known: dict[str, Scores | None] = {**self.memory.recall(wanted)}
         self.books.memory_hits += sum(key in known for key in keys)
         known |= {key: np.zeros(1) for key, situation in wanted.items() if len(situation.options) == 1}
         missing = [key for key in wanted if key not in known]
