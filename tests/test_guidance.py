@@ -36,6 +36,11 @@ def test_the_student_stops_heeding_as_it_catches_up() -> None:
     assert guidance.heed(None, None) == 1.0
 
 
+def test_a_teacher_that_fails_is_followed_only_while_the_student_fails_as_well() -> None:
+    assert guidance.heed(0.0, 0.0) == guidance.heed(0.04, 0.02) == 1.0
+    assert guidance.heed(0.5, 0.0) == guidance.heed(0.5, 0.04) == 0.0
+
+
 def test_the_teacher_leads_less_as_the_student_catches_up() -> None:
     config = CollectConfig()
     assert guidance.led_share(config, 1.0) == config.led_share_max

@@ -19,10 +19,10 @@ sb3 = pytest.importorskip("stable_baselines3")
 FEATURES, ACTIONS = 40, 5
 
 
-def learner(seed=0, **changes):
+def learner(seed=0, habits=None, **changes):
     # What a test counts or learns must not change with the defaults.
     settings = {"hidden": 16, "epochs": 2, "minibatch": 64, "entropy": 0.01, "device": "cpu", **changes}
-    return Learner(StudentConfig(**settings), Layout(flags=FEATURES), ACTIONS, seed)
+    return Learner(StudentConfig(**settings), Layout(flags=FEATURES), ACTIONS, seed, habits)
 
 
 def some_features(rows, seed=0):
@@ -228,14 +228,18 @@ def test_the_divergence_is_that_of_torch_and_its_derivative_the_difference():
     assert divergence(target[1:2].log(), target[1:2]) == pytest.approx(0, abs=1e-6)
 
 
+def some_habits():
+    return np.random.default_rng(8).normal(size=(FEATURES, ACTIONS)).astype(np.float32) * 0.2
+
+
 def test_the_gradient_is_that_of_the_losses_sum():
     """Of all terms at once: surrogate, entropy, guidance, imitation, and the critic's error on own and led rows."""
-    student = learner(epochs=1, minibatch=64, max_grad_norm=100.0, value_weight=0.7)
+    student = learner(habits=some_habits(), epochs=1, minibatch=64, max_grad_norm=100.0, value_weight=0.7)
     batch, aside = some_batch(student, 64, weight=0.6, extra=30), some_batch(student, 50, seed=3)
     batch.logprobs += np.random.default_rng(5).normal(size=64).astype(np.float32) * 0.3  # so that ratios are clipped
     batch.weight[::3] = 0
     replayed = Imitation(aside.features, aside.target, np.linspace(0, 2, 50, dtype=np.float32))
-    twin = learner().network
+    twin = learner(habits=some_habits()).network
     twin.load_state_dict(student.network.state_dict())
     student.update(batch, lambda rows: replayed)
     expected(twin, batch, replayed, student.config).backward()
@@ -244,10 +248,12 @@ def test_the_gradient_is_that_of_the_losses_sum():
 
 
 def expected(network, batch, replayed, config):
-    """The loss of one update as a formula, for autograd."""
+    """The loss of one update as a formula, for autograd: actions were drawn with the habits, advice is imitated without."""
     tensor = torch.from_numpy
-    logits, values = network(SetFeatures.of(np.concatenate([batch.features, batch.value_features, replayed.features])))
+    features = np.concatenate([batch.features, batch.value_features, replayed.features])
+    logits, values = network(SetFeatures.of(features))
     log_policy = F.log_softmax(logits[:64], dim=-1)
+    learned = F.log_softmax(logits - tensor(features).float() @ network.habits, dim=-1)
     ratio = (log_policy.gather(1, tensor(batch.actions)[:, None])[:, 0] - tensor(batch.logprobs)).exp()
     advantages = (batch.advantages - batch.advantages.mean()) / batch.advantages.std(ddof=1)
     surrogate = torch.min(ratio * tensor(advantages), ratio.clamp(1 - config.clip, 1 + config.clip) * tensor(advantages))
@@ -255,7 +261,7 @@ def expected(network, batch, replayed, config):
     entropy = -(log_policy.exp() * log_policy).sum(dim=-1).mean()
     guidance = sum(
         (tensor(rows.weight) * F.kl_div(policy, tensor(rows.target), reduction="none").sum(dim=-1)).mean()
-        for rows, policy in ((batch, log_policy), (replayed, F.log_softmax(logits[94:], dim=-1)))
+        for rows, policy in ((batch, learned[:64]), (replayed, learned[94:]))
     )
     return -surrogate.mean() + config.value_weight * (error**2).mean() - config.entropy * entropy + guidance
 
@@ -283,6 +289,23 @@ def test_a_guided_student_takes_up_the_advice():
         last = student.update(batch)["guidance_kl"]
     assert last < 0.3 * first
     assert (student.greedy(batch.features) == batch.target.argmax(axis=1)).mean() > 0.95
+
+
+def test_imitation_does_not_unlearn_a_habit():
+    """Who goes in circles sees the same advice over and over: the habit of trying something else must outlast it."""
+    habits = np.zeros((FEATURES, ACTIONS), dtype=np.float32)
+    habits[0, 1] = -8.0  # "done here many times: action 1"
+    student = learner(habits=habits, learning_rate=1e-2, epochs=5)
+    batch = some_batch(student, weight=3.0)
+    batch.features[:, 0] = 1
+    batch.target = np.tile(np.array([0.04, 0.9, 0.04, 0.01, 0.01], dtype=np.float32), (len(batch.actions), 1))
+    aside = Imitation(batch.features, batch.target, batch.weight)
+    for _ in range(40):
+        student.update(batch, lambda rows: aside)
+    tired, fresh = batch.features.copy(), batch.features.copy()
+    fresh[:, 0] = 0
+    assert (student.greedy(fresh) == 1).all(), "the advice was learned"
+    assert (student.greedy(tired) != 1).all(), "and the habit is as it was"
 
 
 def test_replayed_rows_are_distilled_and_asked_for_by_the_round():

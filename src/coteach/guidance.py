@@ -52,15 +52,15 @@ def shaped(rewards: NDArray[np.float32], potential: Array, terminated: NDArray[n
 
 
 def heed(student: float | None, led: float | None) -> float:
-    """How far the student still follows, in [0, 1]: 1 while it is far below the led episodes, 0 once it is above them.
+    """How far the student still follows, in [0, 1]: 1 while it is far below the led ones or both fail, 0 once above them.
 
     Between equals `LEAST_HEED` stays: success cannot tell them apart any more, but what the controllers do never
     runs in circles, and a greedy student may.
     student, led: success of student-led and teacher-led episodes in [0, 1], None while no episode has ended.
     """
-    if student is None or led is None or led <= 0.05:
+    if student is None or led is None or max(student, led) <= 0.05:
         return 1.0
-    behind = (led - student) / led
+    behind = (led - student) / max(led, 0.05)
     return float(np.clip(2.0 * behind, LEAST_HEED if behind >= 0 else 0.0, 1.0))
 
 

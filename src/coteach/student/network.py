@@ -113,10 +113,16 @@ class ActorCritic(nn.Module):
         """Logits of the rows `acting` and values of the rows `valued`."""
         cells = torch.relu(self.shared(features))
         logits: Tensor = self.policy(torch.relu(self.actor(cells[acting])))
-        if self.habits is not None and isinstance(features, SetFeatures):
-            logits = logits + _sum_rows(self.habits, features)[acting]
+        if self.habits is not None:
+            logits = logits + self.habitual(features)[acting]
         values: Tensor = self.value(torch.relu(self.critic(cells[valued])))
         return logits, values.squeeze(-1)
+
+    def habitual(self, features: Features) -> Tensor:
+        """What habits add to the logits of B rows: (B, A), zeros where there are none."""
+        if self.habits is None or not isinstance(features, SetFeatures):
+            return torch.zeros(len(features), self.policy.out_features, device=self.policy.bias.device)
+        return _sum_rows(self.habits, features)
 
     def policy_of(self, rows: Tensor) -> Tensor:
         """Logits (B, A) of rows (B, F) in a tensor, in plain products: for export."""

@@ -257,9 +257,13 @@ class Learner:
         valued, guided = torch.cat([led, rows.led + own]), torch.cat([own, len(rows.actions) + replayed])
         at = torch.cat([valued, rows.led + guided[len(own) :]]).numpy()
         # One forward pass: led rows need no logits, replayed ones no values.
-        logits, values = self.network(rows.features.rows(at), acting=slice(len(led), None), valued=slice(len(valued)))
+        features = rows.features.rows(at)
+        logits, values = self.network(features, acting=slice(len(led), None), valued=slice(len(valued)))
         with torch.no_grad():
-            policy_losses, by_logits, measures = self._policy_losses(rows, own.to(self.device), guided.to(self.device), logits)
+            learned = logits - self.network.habitual(features)[len(led) :]
+            policy_losses, by_logits, measures = self._policy_losses(
+                rows, own.to(self.device), guided.to(self.device), logits[: len(own)], learned
+            )
             error = values - rows.returns[valued.to(self.device)]
             losses = policy_losses | {"value_loss": _mean(error**2)}
         self.optimizer.zero_grad()
@@ -268,18 +272,23 @@ class Learner:
         return {**losses, **measures, "grad_norm": self._descend(losses)}
 
     def _policy_losses(
-        self, rows: _Rows, own: Tensor, guided: Tensor, logits: Tensor
+        self, rows: _Rows, own: Tensor, guided: Tensor, acted: Tensor, learned: Tensor
     ) -> tuple[dict[str, Tensor], Tensor, dict[str, Tensor]]:
-        """Losses of the actor, the derivative of their weighted sum by `logits` (own rows, then replayed ones), measures."""
+        """Losses of the actor, the derivative of their weighted sum by its logits (own rows, then replayed ones), measures.
+
+        acted: logits of the own rows, habits included, from which actions were drawn: PPO's. learned: logits of own and replayed
+        rows without habits: advice is imitated by these, or who went in circles would learn from it to go on against the habit.
+        """
         count, replayed = len(own), len(guided) - len(own)
-        log_policy = F.log_softmax(logits, dim=-1)
-        policy, target, weight = log_policy.exp(), rows.target[guided], rows.weight[guided]
-        far = divergence(log_policy, target)
+        log_learned = F.log_softmax(learned, dim=-1)
+        target, weight = rows.target[guided], rows.weight[guided]
+        far = divergence(log_learned, target)
         weight[:count] /= max(count, 1)
         weight[count:] /= max(replayed, 1)
-        pull, slopes = weight * far, weight[:, None] * (policy - target)
+        pull, slopes = weight * far, weight[:, None] * (log_learned.exp() - target)
 
-        log_own, own_policy, actions = log_policy[:count], policy[:count], rows.actions[own, None]
+        log_own, actions = F.log_softmax(acted, dim=-1), rows.actions[own, None]
+        own_policy = log_own.exp()
         loss, slope, measures = surrogate(
             log_own.gather(1, actions)[:, 0], rows.logprobs[own], rows.advantages[own], self.config.clip
         )
