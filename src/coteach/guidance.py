@@ -16,6 +16,8 @@ Array = NDArray[np.float64]
 
 
 LEAST_HEED = 0.3
+AHEAD = 0.1
+"""By so much of the led episodes' success must the student be above them to count as better: both are noisy."""
 
 
 def sharpen(advice: Array, power: float) -> Array:
@@ -52,7 +54,7 @@ def shaped(rewards: NDArray[np.float32], potential: Array, terminated: NDArray[n
 
 
 def heed(student: float | None, led: float | None) -> float:
-    """How far the student still follows, in [0, 1]: 1 while it is far below the led ones or both fail, 0 once above them.
+    """How far the student still follows, in [0, 1]: 1 while it is far below the led ones or both fail, 0 once clearly above them.
 
     Between equals `LEAST_HEED` stays: success cannot tell them apart any more, but what the controllers do never
     runs in circles, and a greedy student may.
@@ -61,7 +63,7 @@ def heed(student: float | None, led: float | None) -> float:
     if student is None or led is None or max(student, led) <= 0.05:
         return 1.0
     behind = (led - student) / max(led, 0.05)
-    return float(np.clip(2.0 * behind, LEAST_HEED if behind >= 0 else 0.0, 1.0))
+    return float(np.clip(2.0 * behind, LEAST_HEED if behind >= -AHEAD else 0.0, 1.0))
 
 
 def led_share(config: CollectConfig, heed: float) -> float:
