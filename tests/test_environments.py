@@ -14,7 +14,7 @@ from gymnasium import spaces
 
 import coteach
 import worlds
-from coteach import environments, evaluate, tasks
+from coteach import environments, evaluate, levels, tasks
 from coteach.environments import Environment, Scoring
 from coteach.errors import CoteachError
 from coteach.grounding.base import Situations
@@ -142,7 +142,7 @@ def plugged(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_package_adds_a_task_by_an_entry_point(plugged: None) -> None:
     Point.made = worlds.environment()
-    assert "Plugged-v0" in tasks.task_ids()
+    assert "Plugged-v0" in levels.task_ids()
     assert tasks.make("Plugged-v0", "auto", 1, 0).reset() == [0]
 
 

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from coteach import evaluate
+from coteach.engines import GymnasiumTask
 from coteach.errors import CoteachError, RunFailed
 from coteach.grounding.base import Grounded, Layout, Situation, Situations
-from coteach.tasks import GymnasiumTask
 
 LEFT, RIGHT, FORWARD, DONE = 0, 1, 2, 6
 TASK = "MiniGrid-Empty-5x5-v0"

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from coteach import tasks
+from coteach import levels, tasks
 from coteach.evidence import TERMINAL
 from coteach.grounding.base import Grounded, Observation, Situations
 from coteach.grounding.minigrid import MiniGridGrounding
@@ -230,7 +230,7 @@ def uniform(numbers: NDArray[np.int64], bold: NDArray[np.bool_]) -> NDArray[np.f
     return np.ones((len(numbers), MiniGridGrounding.max_options))
 
 
-@pytest.mark.parametrize("task", tasks.task_ids()[::12])
+@pytest.mark.parametrize("task", levels.task_ids()[::12])
 def test_episodes_under_way_are_brought_back_with_all_that_was_believed_of_them(task: str, tmp_path: Path) -> None:
     (first, one), (second, other) = going_on(task, tmp_path)
     for mine, theirs in zip(one.belief, other.belief, strict=True):

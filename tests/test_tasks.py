@@ -7,7 +7,8 @@ import gymnasium
 import numpy as np
 import pytest
 
-from coteach import tasks
+from coteach import engines, levels, tasks
+from coteach.engines import GymnasiumTask
 from coteach.errors import CoteachError
 
 ENGINES = [
@@ -101,7 +102,7 @@ def test_the_engines_agree_on_levels_that_are_always_the_same(name):
 
 def test_each_episode_of_the_reference_engine_has_its_own_seed():
     seeds = iter(range(40, 45))
-    task = tasks.GymnasiumTask("MiniGrid-Empty-Random-5x5-v0", [seeds, seeds])
+    task = GymnasiumTask("MiniGrid-Empty-Random-5x5-v0", [seeds, seeds])
     reference = gymnasium.make("MiniGrid-Empty-Random-5x5-v0")
     first = task.reset()
     begun = dict(zip(task.episode.tolist(), first.image, strict=True))
@@ -115,7 +116,7 @@ def test_each_episode_of_the_reference_engine_has_its_own_seed():
 
 
 def test_an_environment_without_further_seeds_is_idle_and_shows_nothing_new():
-    task = tasks.GymnasiumTask("MiniGrid-Empty-5x5-v0", [iter([1]), iter([1, 2])])
+    task = GymnasiumTask("MiniGrid-Empty-5x5-v0", [iter([1]), iter([1, 2])])
     first = task.reset()
     for _ in range(100):
         task.step(np.array([LEFT, LEFT]))
@@ -128,7 +129,7 @@ def test_an_environment_without_further_seeds_is_idle_and_shows_nothing_new():
 
 
 def test_outdated_levels_are_made_without_a_warning(recwarn):
-    tasks.GymnasiumTask("MiniGrid-ObstructedMaze-1Q-v0", [iter([0])])
+    GymnasiumTask("MiniGrid-ObstructedMaze-1Q-v0", [iter([0])])
     assert not recwarn.list
 
 
@@ -138,7 +139,7 @@ def test_environments_print_nothing(capfd):
     for seed in seeds:
         loud.reset(seed=seed)
     assert "Sampling rejected" in capfd.readouterr().out
-    task = tasks.GymnasiumTask(name, [iter(seeds)])
+    task = GymnasiumTask(name, [iter(seeds)])
     for _ in seeds:
         task.reset()
     assert capfd.readouterr().out == ""
@@ -151,16 +152,16 @@ def test_levels_that_envpool_cannot_play_are_left_to_the_reference_engine(monkey
     with pytest.raises(CoteachError, match="it hangs when it resets 'BabyAI-SynthS5R2-v0'; use the engine minigrid"):
         tasks.make(hangs, "envpool", 1, 0)
     assert tasks._resolve(unsolvable, "envpool") == "envpool", "who asks for it shall have it"
-    assert set(tasks.ENVPOOL_HANGS) <= set(tasks.task_ids())
-    assert any(name.startswith(tasks.ENVPOOL_UNSOLVABLE) for name in tasks.task_ids())
+    assert set(tasks.ENVPOOL_HANGS) <= set(levels.task_ids())
+    assert any(name.startswith(tasks.ENVPOOL_UNSOLVABLE) for name in levels.task_ids())
 
 
 def test_runs_with_neighbouring_seeds_share_no_environment():
-    firsts = [tasks._first_seed(seed, 64) for seed in range(200)]
+    firsts = [engines._first_seed(seed, 64) for seed in range(200)]
     taken = {first + env for first in firsts for env in range(64)}
     assert len(taken) == 200 * 64
     assert min(taken) >= 0 and max(taken) < 2**31, "EnvPool takes 32-bit integers with a sign"
-    assert all(0 <= tasks._first_seed(seed, 4096) < 2**31 - 4096 for seed in (0, 2**31 - 1))
+    assert all(0 <= engines._first_seed(seed, 4096) < 2**31 - 4096 for seed in (0, 2**31 - 1))
 
 
 def test_auto_is_envpool_only_where_it_can_run_the_task(monkeypatch):
@@ -191,8 +192,8 @@ def test_a_task_that_cannot_be_run_is_refused_in_one_line(name, message):
 
 def test_levels_whose_images_are_not_installed_are_neither_listed_nor_made(monkeypatch):
     name = "MiniGrid-WFC-MazeSimple-v0"
-    monkeypatch.setattr(tasks, "_lacks_patterns", lambda task: task == name)
-    assert name not in tasks.task_ids()
+    monkeypatch.setattr(levels, "_lacks_patterns", lambda task: task == name)
+    assert name not in levels.task_ids()
     with pytest.raises(CoteachError, match="lacks the pattern images"):
         tasks.make(name, "auto", 1, 0)
 
@@ -203,9 +204,9 @@ def test_an_engine_that_does_not_exist_is_refused():
 
 
 def test_the_listed_tasks_can_be_made():
-    names = tasks.task_ids()
+    names = levels.task_ids()
     assert len(names) > 150 and "BabyAI-GoToRedBallNoDists-v0" in names
     for name in names[::10]:
         tasks.check(name)
-        task = tasks.GymnasiumTask(name, [iter([0])])
+        task = GymnasiumTask(name, [iter([0])])
         assert task.reset().image.shape == (1, 7, 7, 3)

@@ -14,11 +14,11 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from coteach.engines import VectorTask
 from coteach.errors import CoteachError
 from coteach.grounding.base import Ground, Grounded, Grounding, Layout, Situation, Situations
 from coteach.grounding.options import MOST_OPTIONS
 from coteach.leading import Leader
-from coteach.tasks import VectorTask
 
 PATIENCE = 20
 """Steps for which an option is followed."""

@@ -16,6 +16,7 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from coteach import tasks
+from coteach.engines import GymnasiumTask
 from coteach.errors import CoteachError, unknown
 from coteach.grounding.base import Grounded, Grounding, Layout, Situation, Situations
 
@@ -144,9 +145,9 @@ class Game(ParallelEnv):  # type: ignore[misc]
             yield self._level
 
 
-def _ground(task: str, levels: Iterator[int], render: bool) -> tuple[tasks.GymnasiumTask, Grounding]:
+def _ground(task: str, levels: Iterator[int], render: bool) -> tuple[GymnasiumTask, Grounding]:
     """One environment of `task`, whose episodes have the seeds `levels`, and a grounding for it."""
-    environment = tasks.GymnasiumTask(task, [levels], render)
+    environment = GymnasiumTask(task, [levels], render)
     return environment, tasks.family(task).ground(1, Situations(), environment.num_actions)
 
 

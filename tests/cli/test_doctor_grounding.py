@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import worlds
-from coteach import cli, environments, tasks
+from coteach import cli, environments, levels
 
 MINE = """\
 import coteach, worlds
@@ -74,6 +74,6 @@ def test_registered_tasks_are_listed_and_have_no_expert(capsys: pytest.CaptureFi
     environments.add(worlds.environment())
     assert cli.main(["tasks", "line-v0", "--json"]) == 0
     assert [row["task"] for row in json.loads(capsys.readouterr().out)] == ["Line-v0"]
-    assert "Line-v0" in tasks.task_ids()
+    assert "Line-v0" in levels.task_ids()
     assert cli.main(["tasks", "--measure", "Line-v0"]) == 2
     assert "no scripted expert plays it" in capsys.readouterr().err

@@ -15,6 +15,7 @@ from rich.console import Console
 from coteach import cli
 from coteach.commands.train import default_folder
 from coteach.config import Config
+from coteach.engines import GymnasiumTask
 from coteach.errors import CoteachError, printable
 from coteach.grounding.base import Observation, Situation
 from coteach.grounding.minigrid import MiniGridGrounding
@@ -22,7 +23,6 @@ from coteach.leading import draw
 from coteach.progress import Progress, _panel, line, print_table
 from coteach.run import Run, file_name, read_jsonl
 from coteach.student.rollout import Collector
-from coteach.tasks import GymnasiumTask
 from coteach.teacher.recorded import Record, RecordedTeacher, Recorder
 from coteach.teacher.scripted import UniformTeacher
 

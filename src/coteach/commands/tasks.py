@@ -98,7 +98,7 @@ Row = dict[str, str | float | int | None]
 
 def _listing(pattern: str) -> list[Row]:
     """A row for each id that contains `pattern`, those that cannot run among them."""
-    from coteach.tasks import task_ids, unplayable_ids
+    from coteach.levels import task_ids, unplayable_ids
 
     known, unplayable = shares(), set(unplayable_ids())
     ids = [task for task in sorted(unplayable.union(task_ids())) if pattern.lower() in task.lower()]

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from coteach import tasks
+from coteach.engines import Step
 from coteach.errors import CoteachError, RunFailed
 from coteach.evaluate import Evaluation, evaluate_teacher
 from coteach.grounding.base import Situation, Situations
@@ -222,7 +223,7 @@ class Glam:
         numbers = np.array([self.situations.number(situation) for situation in asked], dtype=np.int64)
         return list(np.exp(self.policy.answer(numbers)[0])) if len(numbers) else []
 
-    def _account(self, step: tasks.Step) -> None:
+    def _account(self, step: Step) -> None:
         self._reward += step.reward * ~step.restarted
         for env in np.flatnonzero((step.terminated | step.truncated) & ~step.restarted):
             self.recent.append(bool(self._reward[env] > 0))

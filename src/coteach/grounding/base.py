@@ -99,7 +99,7 @@ class Layout:
 
 @dataclass
 class Observation:
-    """What N MiniGrid environments showed after a step, before grounding (made by `tasks.VectorTask`).
+    """What N MiniGrid environments showed after a step, before grounding (made by `engines.VectorTask`).
 
     image:   (N, 7, 7, 3) uint8, MiniGrid's egocentric symbolic view [column, row, (object, colour, state)].
     mission: N mission texts, constant within an episode.

@@ -15,11 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coteach import finite
+from coteach.engines import Step, VectorTask
 from coteach.evidence import TERMINAL, Outcome
 from coteach.grounding.base import Grounded, Grounding, Layout
 from coteach.leading import Leader
 from coteach.leading import Outcome as End
-from coteach.tasks import Step, VectorTask
 
 Advise = Callable[[NDArray[np.int64], NDArray[np.bool_]], NDArray[np.float64]]
 

@@ -1,0 +1,226 @@
+"""N copies of a task, stepped together: by EnvPool's C++ engine, or Gymnasium environments one after another in this process.
+
+Both answer alike: the same images, missions, rewards and ends, and a reset on the step after an episode has ended, so that the
+terminal observation is seen.
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from coteach import levels
+from coteach.environments import Scoring
+from coteach.errors import CoteachError
+from coteach.grounding.base import Observation
+from coteach.levels import MiniGridLevel
+
+
+@dataclass
+class Step:
+    """What N environments answered. `restarted` rows are first observations of an episode (action ignored).
+
+    observation: as the grounding of the task's family takes it (see `grounding.base.Grounding.observe`).
+    """
+
+    observation: Any
+    reward: NDArray[np.float32]
+    terminated: NDArray[np.bool_]
+    truncated: NDArray[np.bool_]
+    restarted: NDArray[np.bool_]
+
+
+Replayed = tuple[Any, NDArray[np.int64], NDArray[np.bool_]]
+"""What a grounding is shown while episodes are played again: observation, actions (N,) that led to it, restarted (N,)."""
+
+
+class VectorTask(Protocol):
+    """N copies of one task that reset by themselves on the step after an episode ends (Gymnasium's NEXT_STEP)."""
+
+    task: str
+    engine: str
+    num_envs: int
+    num_actions: int
+    scoring: Scoring
+
+    def reset(self) -> Any:
+        """Begin an episode in every environment; what they show."""
+        ...
+
+    def step(self, actions: NDArray[np.int64]) -> Step:
+        """Act in every environment; actions: (N,)."""
+        ...
+
+    def state(self) -> dict[str, Any] | None:
+        """The episodes under way, as plain JSON; None where the engine cannot bring them back."""
+        ...
+
+    def replay(self, state: dict[str, Any]) -> Iterator[Replayed]:
+        """In place of the first `reset`: play the episodes of `state` up to where they were, all to the same last moment."""
+        ...
+
+    def close(self) -> None:
+        """Let go of the environments."""
+        ...
+
+
+class EnvPoolTask:
+    """N environments stepped by EnvPool's C++ engine; runs with neighbouring seeds share none."""
+
+    engine = "envpool"
+    scoring = MiniGridLevel.scoring
+
+    def __init__(self, task: str, num_envs: int, seed: int, threads: int = 1) -> None:
+        import envpool
+
+        self.task = task
+        self.num_envs = num_envs
+        # One thread: 64 environments take 0.2 ms a step, and more threads than that only contend with the learner's.
+        self._pool: Any = envpool.make(
+            task, env_type="gymnasium", num_envs=num_envs, seed=_first_seed(seed, num_envs), num_threads=threads
+        )
+        self.num_actions = int(self._pool.action_space.n)
+        self._missions = [""] * num_envs
+
+    def reset(self) -> Observation:
+        """Begin an episode in every environment."""
+        raw, _ = self._pool.reset()
+        return self._observe(raw, np.ones(self.num_envs, dtype=np.bool_))
+
+    def step(self, actions: NDArray[np.int64]) -> Step:
+        """Act in every environment; actions: (N,)."""
+        raw, reward, terminated, truncated, info = self._pool.step(actions)
+        restarted = info["elapsed_step"] == 0
+        return Step(self._observe(raw, restarted), reward.astype(np.float32, copy=False), terminated, truncated, restarted)
+
+    def state(self) -> None:
+        """EnvPool gives away neither its levels' seeds nor its state."""
+
+    def replay(self, state: dict[str, Any]) -> Iterator[Replayed]:
+        """Never to be called: there is no `state`."""
+        raise CoteachError(f"engine 'envpool': cannot play the saved episodes of {self.task}; use the engine minigrid")
+
+    def close(self) -> None:
+        """Let go of the environments."""
+        self._pool.close()
+
+    def _observe(self, raw: dict[str, Any], restarted: NDArray[np.bool_]) -> Observation:
+        """Missions are constant within an episode: only those of restarted rows are decoded."""
+        for env in np.flatnonzero(restarted):
+            self._missions[env] = raw["mission"][env].tobytes().rstrip(b"\0").decode()
+        return Observation(raw["image"], list(self._missions))
+
+
+class GymnasiumTask:
+    """Gymnasium environments, stepped one after another in this process; each episode has a seed of its own.
+
+    `seeds` has one iterator per environment (the same one may serve several). An environment whose seeds have run out
+    is *idle*: it is no longer stepped, and its row shows the first observation of its last episode again (restarted,
+    no reward), which brings a grounding nothing that it has not seen.
+
+    episode: (N,) int64, the seed of the episode that each row belongs to.
+    idle:    (N,) bool, True where there are no more episodes.
+    """
+
+    def __init__(self, task: str, seeds: Sequence[Iterator[int]], render: bool = False) -> None:
+        level = levels.find(task)
+        self.task, self.engine, self.scoring, self._pack = task, level.engine, level.scoring, level.pack
+        self.num_envs = len(seeds)
+        with levels.silence():
+            self._envs: list[Any] = [level.new("rgb_array" if render else None) for _ in seeds]
+        space = self._envs[0].action_space
+        self.num_actions, self._first_action = int(space.n), int(space.start)
+        self.episode = np.full(self.num_envs, -1, dtype=np.int64)
+        self.idle = np.zeros(self.num_envs, dtype=np.bool_)
+        self._seeds = list(seeds)
+        self._begun = [0] * self.num_envs
+        self._actions: list[list[int]] = [[] for _ in seeds]
+        """Of the episode under way: beside its seed all that it takes to play it again."""
+        self._over = np.zeros(self.num_envs, dtype=np.bool_)
+        self._shown: list[Any] = [None] * self.num_envs
+        self._first: list[Any] = [None] * self.num_envs
+
+    def reset(self) -> Any:
+        """Begin an episode in every environment; what they show."""
+        for env in range(self.num_envs):
+            self._restart(env)
+        self._over[:] = False
+        return self._pack(list(self._shown))
+
+    def step(self, actions: NDArray[np.int64]) -> Step:
+        """Act in every environment; actions: (N,)."""
+        reward = np.zeros(self.num_envs, dtype=np.float32)
+        terminated = np.zeros(self.num_envs, dtype=np.bool_)
+        truncated = np.zeros(self.num_envs, dtype=np.bool_)
+        restarted = self._over | self.idle
+        for env in np.flatnonzero(self._over).tolist():
+            self._restart(env)
+        for env in np.flatnonzero(~restarted).tolist():
+            reward[env], terminated[env], truncated[env] = self._act(env, int(actions[env]))
+        self._over = terminated | truncated
+        return Step(self._pack(list(self._shown)), reward, terminated, truncated, restarted)
+
+    def state(self) -> dict[str, Any]:
+        """How many seeds each environment has used up, and what was done in the episode that began from the last of them."""
+        return {"begun": list(self._begun), "actions": [list(actions) for actions in self._actions]}
+
+    def replay(self, state: dict[str, Any]) -> Iterator[Replayed]:
+        """Play the episodes of `state` again from their seeds; an environment waits at its first observation for longer ones."""
+        actions: list[list[int]] = state["actions"]
+        for env, begun in enumerate(state["begun"]):
+            self._begun[env] = begun - 1
+            self._seeds[env] = itertools.islice(self._seeds[env], begun - 1, None)
+            self._restart(env)
+        done = np.array([len(taken) for taken in actions])
+        for moment in range(int(done.max()) + 1):
+            at = moment - done.max() + done
+            taken = np.array([actions[env][at[env] - 1] if at[env] > 0 else -1 for env in range(self.num_envs)])
+            for env in np.flatnonzero(at > 0).tolist():
+                _, terminated, truncated = self._act(env, int(taken[env]))
+                self._over[env] = terminated or truncated
+            yield self._pack(list(self._shown)), taken, at <= 0
+
+    def frame(self, env: int) -> NDArray[np.uint8]:
+        """The picture of one environment, (H, W, 3) uint8; where `render` was asked for. CoteachError where it draws none."""
+        try:
+            picture = self._envs[env].render()
+        except Exception as error:  # whatever a foreign environment raises
+            raise CoteachError(f"task {self.task!r}: cannot be filmed ({type(error).__name__} {error})".rstrip()) from error
+        if not isinstance(picture, np.ndarray):
+            raise CoteachError(f"task {self.task!r}: cannot be filmed: it does not draw as render_mode='rgb_array' should")
+        return picture
+
+    def close(self) -> None:
+        """Let go of the environments."""
+        for env in self._envs:
+            env.close()
+
+    def _act(self, env: int, action: int) -> tuple[float, bool, bool]:
+        """Reward, terminated, truncated of one step of one environment."""
+        self._shown[env], reward, terminated, truncated, _ = self._envs[env].step(action + self._first_action)
+        self._actions[env].append(action)
+        return float(reward), bool(terminated), bool(truncated)
+
+    def _restart(self, env: int) -> None:
+        seed = next(self._seeds[env], None)
+        if seed is None:
+            self.idle[env] = True
+        else:
+            self.episode[env] = seed
+            self._begun[env] += 1
+            self._actions[env] = []
+            with levels.silence():
+                raw, _ = self._envs[env].reset(seed=seed)
+            self._first[env] = copy.deepcopy(raw)
+        self._shown[env] = self._first[env]
+
+
+def _first_seed(seed: int, num_envs: int) -> int:
+    """EnvPool seeds environment i with the first seed + i, all of them 32-bit integers with a sign."""
+    return int(np.random.SeedSequence(seed).generate_state(1)[0]) % (2**31 - num_envs)

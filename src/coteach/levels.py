@@ -1,0 +1,137 @@
+"""What is known of a task by its id: the levels of the reference `minigrid` package, and what was registered (`environments.py`).
+
+A level makes its environments, grounds them and says what their rewards mean: a `MiniGridLevel`, or an `Environment`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from coteach import environments
+from coteach.environments import BUILT_IN, Environment, Scoring
+from coteach.errors import CoteachError, unknown
+from coteach.grounding.base import Family, Observation
+
+
+def find(task: str) -> MiniGridLevel | Environment:
+    """How a task is made and grounded; CoteachError where there is no such task."""
+    if _lacks_patterns(task):
+        raise CoteachError(
+            f"task {task!r}: the installed minigrid package lacks the pattern images that it is made of; "
+            "choose another (`coteach tasks` lists them)"
+        )
+    if task in _registry() and task.startswith(BUILT_IN):
+        return MiniGridLevel(task)
+    if environment := environments.find(task):
+        return environment
+    if task not in _registry():
+        raise unknown("task", task, task_ids(), way_out="`coteach tasks` lists them")
+    if not _is_discrete(task):
+        raise CoteachError(f"task {task!r}: its action space is not discrete; coteach needs a discrete one (`coteach tasks`)")
+    raise CoteachError(
+        f"task {task!r}: its observations have no text yet: give them one with coteach.register({task!r}, describe=..., "
+        "actions=...), or choose a task that has (`coteach tasks` lists them)"
+    )
+
+
+def task_ids() -> list[str]:
+    """Every id that can be played, sorted: MiniGrid's and BabyAI's of the reference package, and what was registered."""
+    built_in = (name for name in _registry() if name.startswith(BUILT_IN) and not _lacks_patterns(name))
+    return sorted({*built_in, *environments.registered_ids()})
+
+
+def unplayable_ids() -> list[str]:
+    """Every MiniGrid and BabyAI id that is registered, but whose images the installed minigrid package lacks, sorted."""
+    return sorted(name for name in _registry() if name.startswith(BUILT_IN) and _lacks_patterns(name))
+
+
+@dataclass(frozen=True)
+class MiniGridLevel:
+    """A MiniGrid or BabyAI level of the reference package, as `Environment` is for the tasks that are registered."""
+
+    task: str
+
+    engine = "minigrid"
+    scoring = Scoring()
+
+    def new(self, render_mode: str | None = None) -> Any:
+        """One environment, without wrappers: it counts its steps itself."""
+        return _gymnasium().make(self.task, render_mode=render_mode, disable_env_checker=True).unwrapped
+
+    def pack(self, observations: list[Any]) -> Observation:
+        """What N environments showed."""
+        return Observation(np.stack([seen["image"] for seen in observations]), [seen["mission"] for seen in observations])
+
+    @property
+    def family(self) -> Family:
+        """MiniGrid's, which is one."""
+        return _minigrid_family()
+
+
+@cache
+def _minigrid_family() -> Family:
+    from coteach.grounding.minigrid import MiniGridGrounding
+    from coteach.grounding.minigrid.encoding import ACTION_NAMES
+    from coteach.teacher.prompt import INSTRUCTION
+
+    kind, habits = MiniGridGrounding, MiniGridGrounding.habits(len(ACTION_NAMES))
+    features = MiniGridGrounding.feature_layout()
+    return Family("MiniGrid and BabyAI", kind.layout, ACTION_NAMES, kind.max_options, INSTRUCTION, kind, features, habits)
+
+
+@cache
+def _minigrid() -> Any:
+    """The reference package, which enters its ids into Gymnasium's registry; pygame's greeting is not ours to print."""
+    os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
+    import minigrid
+
+    return minigrid
+
+
+def _gymnasium() -> Any:
+    """Gymnasium with minigrid's ids in its registry."""
+    _minigrid()
+    import gymnasium
+
+    return gymnasium
+
+
+def _registry() -> dict[str, Any]:
+    registry: dict[str, Any] = _gymnasium().registry
+    return registry
+
+
+def _lacks_patterns(task: str) -> bool:
+    """Whether it is one of the levels made from images that the wheels of minigrid leave out."""
+    patterns = Path(_minigrid().__file__).parent / "envs" / "wfc" / "patterns"
+    return task.startswith("MiniGrid-WFC-") and not patterns.is_dir()
+
+
+def _is_discrete(task: str) -> bool:
+    """Whether its actions are; True where that cannot be found out (its own dependencies are missing)."""
+    gymnasium = _gymnasium()
+    try:
+        with silence():
+            env = gymnasium.make(task)
+        env.close()
+        return isinstance(env.action_space, gymnasium.spaces.Discrete)
+    except Exception:  # whatever a foreign environment raises: the answer is "no grounding" all the same
+        return True
+
+
+@contextlib.contextmanager
+def silence() -> Iterator[None]:
+    """Swallows what environments say while they are made ("Sampling rejected: ...", "is out of date")."""
+    with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
