@@ -17,7 +17,7 @@ import worlds
 from coteach import environments, evaluate, levels, tasks
 from coteach.environments import Environment, Scoring
 from coteach.errors import CoteachError
-from coteach.grounding.base import Situations
+from coteach.grounding.base import Grounded, Layout, Situation, Situations
 from coteach.players import Players
 from worlds import LEFT, RIGHT
 
@@ -179,6 +179,46 @@ def test_tasks_of_different_families_cannot_be_rungs_of_one_run() -> None:
     assert tasks.common_family(["MiniGrid-Unlock-v0", "BabyAI-GoToLocal-v0"]).name == "MiniGrid and BabyAI"
 
 
+@pytest.mark.parametrize("teacher", ["arm=oracle", "arm=liar", "arm=llm-only teacher.spec=oracle"])
+def test_without_an_expert_there_is_none_to_repeat(teacher: str) -> None:
+    add()
+    config = coteach.load(overrides=["tasks=Line-v0", *teacher.split()])
+    with pytest.raises(CoteachError, match=r"teacher '(oracle|liar)': no expert plays task 'Line-v0': say .* choose another arm"):
+        Players(config)
+    coteach.register("Line-v0", grounding=Silent, make=worlds.line())
+    with pytest.raises(CoteachError, match=r"'Line-v0'.* in a grounding, Situation.expert"):
+        Players(config)
+
+
+def test_the_oracle_repeats_the_experts_choice_and_the_liar_twists_it() -> None:
+    add(expert=lambda place: "go right")
+    players = {arm: Players(coteach.load(overrides=["tasks=Line-v0", f"arm={arm}", "episodes=5"])) for arm in ("oracle", "liar")}
+    assert {arm: player.evaluate("teacher", "Line-v0").success for arm, player in players.items()} == {"oracle": 1, "liar": 0}
+    assert {situation.expert for situation in players["oracle"].situations} == {1}
+
+
+def test_an_expert_that_names_no_option_is_named_itself() -> None:
+    add(expert=lambda place: "fly")
+    with pytest.raises(CoteachError, match="'Line-v0': expert gave 'fly' for the observation 0: expected one of its options"):
+        Players(coteach.load(overrides=["tasks=Line-v0", "arm=oracle"])).evaluate("teacher", "Line-v0", 1)
+
+
+class Silent:
+    """A grounding that names no expert's choice."""
+
+    max_options, layout, action_names = 2, Layout(flags=1), ("left", "right")
+
+    def __init__(self, num_envs: int, situations: Situations, num_actions: int) -> None:
+        self.situations = situations
+
+    def observe(self, observation: list[Any], actions: Any, restarted: Any) -> Grounded:
+        count, nothing = len(observation), np.zeros(len(observation), dtype=np.int64)
+        situation = np.full(count, self.situations.number(Situation("a line", self.action_names)))
+        return Grounded(
+            np.zeros((count, 1), np.uint8), situation, np.tile(np.array([0, 1], np.int8), (count, 1)), nothing, nothing
+        )
+
+
 def no_text(_: Any) -> Any:
     return None
 
@@ -187,6 +227,7 @@ GOOD: dict[str, Any] = {"describe": worlds.describe, "actions": ("go left", "go 
 WRONG: list[tuple[dict[str, Any], str]] = [
     ({"describe": None}, "its observations have no text: give describe="),
     ({"describe": "a line"}, "describe='a line': expected a function"),
+    ({"expert": "go left"}, "expert='go left': expected a function"),
     ({"make": worlds.line(actions=spaces.Box(0, 1))}, "its action space Box is not discrete: expected Discrete; give `make`"),
     ({"actions": ("go left",)}, "1 names of actions for 2 actions: expected a name for each"),
     ({"actions": ("go", "go")}, r"actions=\('go', 'go'\): expected different names"),

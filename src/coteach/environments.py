@@ -24,7 +24,7 @@ from coteach.errors import CoteachError
 from coteach.evidence import TYPICAL_DURATION
 from coteach.grounding import actions as primitive
 from coteach.grounding.base import Family, Ground, Situations
-from coteach.grounding.options import MOST_OPTIONS, Option, OptionGrounding
+from coteach.grounding.options import MOST_OPTIONS, Expert, Option, OptionGrounding
 from coteach.grounding.spaces import Encoder
 
 ENTRY_POINTS = "coteach.tasks"
@@ -73,6 +73,8 @@ class Environment:
     actions:     names of the actions, in order.
     options:     observation -> the `Option`s that make sense there; None: the actions are the options.
     max_options: of those, at most, in one observation.
+    expert:      observation -> the name of the option that one who knows would choose there, or None: for the teachers `oracle`
+                 and `liar`, which repeat or twist it. Of observations that share a situation the first one counts.
     make:        makes one environment, whose episodes end (`gymnasium.wrappers.TimeLimit` sees to it): called without
                  arguments, and to be filmed with render_mode="rgb_array".
     instruction: the sentence at the head of the LLM's prompt.
@@ -84,7 +86,8 @@ class Environment:
     worth:       where all rewards are negative, so that nothing comes to more than 0: (rewards (N,), terminated (N,)) -> what
                  the evidence counts instead, for example `lambda reward, terminated: terminated` where an episode terminates
                  in success only.
-    grounding:   instead of `describe` and `options`: makes a `grounding.base.Grounding`, which is shown lists of N observations.
+    grounding:   instead of `describe`, `options` and `expert`: makes a `grounding.base.Grounding`, which is shown lists of N
+                 observations and says in `Situation.expert` what an expert would choose.
     """
 
     task: str
@@ -92,6 +95,7 @@ class Environment:
     actions: Sequence[str] = ()
     options: Callable[[Any], Sequence[Option]] | None = None
     max_options: int = 16
+    expert: Expert | None = None
     make: Callable[..., Any] | None = None
     instruction: str = INSTRUCTION
     scale: float = 1.0
@@ -107,7 +111,7 @@ class Environment:
             raise CoteachError(
                 f"{where}: its observations have no text: give describe=(observation) -> text, or a grounding, and not both"
             )
-        for name in ("describe", "options", "make", "worth", "grounding"):
+        for name in ("describe", "options", "expert", "make", "worth", "grounding"):
             if getattr(self, name) is not None and not callable(getattr(self, name)):
                 raise CoteachError(f"{where}: {name}={getattr(self, name)!r}: expected a function")
         if not self.scale > 0:
@@ -157,10 +161,21 @@ class Environment:
         features = str(self._spaces[0])
 
         def ground(num_envs: int, situations: Situations, _: int) -> OptionGrounding:
-            return OptionGrounding(num_envs, situations, describe, offer, encoder, names, slots, self.task)
+            return OptionGrounding(num_envs, situations, describe, offer, encoder, names, slots, self.task, self.expert)
 
         own = self.options is not None
         return Family(self.task, encoder.layout, names, slots, self.instruction, ground, features, None, own, typical)
+
+    @cached_property
+    def has_expert(self) -> bool:
+        """Whether there is an expert to repeat; a grounding of one's own shows it in the first situation that it meets."""
+        if self.grounding is None:
+            return self.expert is not None
+        env, met = self.new(), Situations()
+        shown = self.pack([env.reset(seed=0)[0]])
+        env.close()
+        self.grounding(1, met, len(self._checked_actions)).observe(shown, None, np.ones(1, dtype=np.bool_))
+        return met[0].expert is not None
 
     def _family_of_grounding(self, ground: Ground, count: int) -> Family:
         probe = ground(1, Situations(), count)

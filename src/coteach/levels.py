@@ -63,6 +63,7 @@ class MiniGridLevel:
 
     engine = "minigrid"
     scoring = Scoring()
+    has_expert = True
 
     def new(self, render_mode: str | None = None) -> Any:
         """One environment, without wrappers: it counts its steps itself."""

@@ -44,6 +44,7 @@ from coteach.teacher import make_teacher, telling
 from coteach.teacher.base import Books, Teacher
 from coteach.teacher.memory import AdviceMemory
 from coteach.teacher.recorded import Record, Recorder
+from coteach.teacher.scripted import OracleTeacher
 
 Who = Literal["student", "teacher"]
 
@@ -91,6 +92,9 @@ class Players:
         scripted = self.arm.prior != "llm"
         spec, memory = (self.arm.prior, None) if scripted else (config.teacher.spec, AdviceMemory.default())
         teacher = make_teacher(spec, config.teacher, memory, family.instruction)
+        if isinstance(teacher, OracleTeacher):
+            for task in config.tasks:
+                tasks.check_expert(task, teacher.name)
         self.teacher: Teacher = Recorder(teacher, self.spoken) if self.spoken else teacher
         self.model = AbstractModel(family.max_options, config.student.gamma, family.typical_duration)
         evaluator = Evaluator(self.situations, family.max_options, seed)

@@ -68,6 +68,15 @@ def check(task: str) -> None:
         _ = level.family  # looks at it
 
 
+def check_expert(task: str, teacher: str) -> None:
+    """Raise CoteachError where nothing says what an expert would choose, which `teacher` (oracle or liar) would have to know."""
+    if not levels.find(task).has_expert:
+        raise CoteachError(
+            f"teacher {teacher!r}: no expert plays task {task!r}: say what one would choose (coteach.register({task!r}, ..., "
+            "expert=(observation) -> the option's name); in a grounding, Situation.expert), or choose another arm or teacher"
+        )
+
+
 def _resolve(task: str, engine: str) -> str:
     """The engine that `engine` means for `task`."""
     if engine not in ENGINES:

@@ -70,10 +70,17 @@ def test_wrong_use_is_one_line_and_exit_code_2(words: list[str], message: str, c
     assert told.out == "" and told.err.count("\n") == 1 and message in told.err
 
 
-def test_registered_tasks_are_listed_and_have_no_expert(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_registered_tasks_expert_is_measured(capsys: pytest.CaptureFixture[str]) -> None:
+    environments.add(worlds.environment(expert=lambda place: "go right"))
+    assert cli.main(["tasks", "--measure", "Line-v0", "--episodes", "3", "--json"]) == 0
+    (row,) = json.loads(capsys.readouterr().out)
+    assert (row["oracle"], row["episodes"], row["engine"]) == (1.0, 3, "gymnasium")
+
+
+def test_registered_tasks_are_listed_and_have_no_expert_unless_given_one(capsys: pytest.CaptureFixture[str]) -> None:
     environments.add(worlds.environment())
     assert cli.main(["tasks", "line-v0", "--json"]) == 0
     assert [row["task"] for row in json.loads(capsys.readouterr().out)] == ["Line-v0"]
     assert "Line-v0" in levels.task_ids()
     assert cli.main(["tasks", "--measure", "Line-v0"]) == 2
-    assert "no scripted expert plays it" in capsys.readouterr().err
+    assert "teacher 'oracle': no expert plays task 'Line-v0': say what one would choose" in capsys.readouterr().err

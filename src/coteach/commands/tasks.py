@@ -70,21 +70,20 @@ def run(args: argparse.Namespace) -> int:
 
 def measure(task: str, episodes: int, seed: int) -> Share:
     """Play the scripted expert on the reference environments, over episodes that begin from `seed`, `seed` + 1, ..."""
-    from coteach import tasks
-    from coteach.environments import BUILT_IN
+    from coteach import levels, tasks
     from coteach.evaluate import evaluate_teacher
-    from coteach.grounding.minigrid import MiniGridGrounding
+    from coteach.grounding.base import Grounding, Situations
     from coteach.teacher.scripted import OracleTeacher
 
     tasks.check(task)
-    if not task.startswith(BUILT_IN):
-        raise CoteachError(f"--measure {task}: no scripted expert plays it, only MiniGrid's and BabyAI's tasks")
+    expert = OracleTeacher()
+    tasks.check_expert(task, expert.name)
 
-    def ground(envs: int, actions: int) -> MiniGridGrounding:
-        return MiniGridGrounding(envs, num_actions=actions)
+    def ground(envs: int, actions: int) -> Grounding:
+        return tasks.family(task).ground(envs, Situations(), actions)
 
-    result = evaluate_teacher(OracleTeacher().advise, task, ground, CollectConfig().option_patience, episodes, seed)
-    return Share(result.success, result.episodes, "minigrid")
+    result = evaluate_teacher(expert.advise, task, ground, CollectConfig().option_patience, episodes, seed)
+    return Share(result.success, result.episodes, levels.find(task).engine)
 
 
 def shares() -> dict[str, Share]:

@@ -30,7 +30,7 @@ class Situation:
     text: str
     options: tuple[str, ...]
     expert: int | None = None
-    """Slot that a scripted expert would choose (for the `oracle` arm), or None where it knows none."""
+    """Slot that a scripted expert would choose (for the arms `oracle` and `liar`), or None where it knows none."""
 
 
 class Situations:
@@ -48,6 +48,9 @@ class Situations:
 
     def __iter__(self) -> Iterator[Situation]:
         return iter(self._all)
+
+    def __contains__(self, situation: Situation) -> bool:
+        return (situation.text, situation.options) in self._index
 
     def number(self, situation: Situation) -> int:
         """The number of `situation`, given one if it is new."""

@@ -7,7 +7,7 @@ options that make sense there are all that is needed. Where the past matters, im
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -56,6 +56,7 @@ class Option:
 
 Describe = Callable[[Any], str]
 Offer = Callable[[Any], Sequence[Option]]
+Expert = Callable[[Any], str | None]
 
 
 class OptionGrounding:
@@ -63,6 +64,7 @@ class OptionGrounding:
 
     describe: observation -> what the teacher should know, in words; its first sentence says what is to be done.
     offer:    observation -> the options that make sense there, at least one and at most `max_options`.
+    expert:   observation -> the name of the option that one who knows would choose; asked where a situation is met first.
     task:     is named in errors.
     """
 
@@ -76,10 +78,11 @@ class OptionGrounding:
         action_names: tuple[str, ...],
         max_options: int,
         task: str,
+        expert: Expert | None = None,
     ) -> None:
         self.situations, self.max_options = situations, max_options
         self.layout, self.action_names = encoder.layout, action_names
-        self._describe, self._offer, self._encoder, self._task = describe, offer, encoder, task
+        self._describe, self._offer, self._encoder, self._task, self._expert = describe, offer, encoder, task, expert
         self._sound: set[tuple[str, ...]] = set()
         """Names of options that were found to be in order."""
         self._seen: list[Any] = [None] * num_envs
@@ -97,8 +100,7 @@ class OptionGrounding:
         numbers = np.empty(count, dtype=np.int64)
         for env, seen in enumerate(observation):
             options = self._options(seen)
-            names = tuple(option.name for option in options)
-            numbers[env] = self.situations.number(Situation(self._text(seen), names))
+            numbers[env] = self.situations.number(self._situation(seen, options))
             controls[env, : len(options)] = [self._action(option, seen) for option in options]
             unscripted[env, : len(options)] = [option.controller is None for option in options]
             self._seen[env], self._offered[env] = seen, options
@@ -114,6 +116,17 @@ class OptionGrounding:
             elif option.failed is not None and option.failed(self._seen[env], action, after):
                 failed |= 1 << slot
         return completed, failed
+
+    def _situation(self, seen: Any, options: Sequence[Option]) -> Situation:
+        situation = Situation(self._text(seen), tuple(option.name for option in options))
+        if self._expert is None or situation in self.situations or (choice := self._expert(seen)) is None:
+            return situation
+        if choice not in situation.options:
+            raise CoteachError(
+                f"task {self._task!r}: expert gave {choice!r} for the observation {_short(seen)}: expected one of its options, "
+                f"or None: {', '.join(situation.options)}"
+            )
+        return replace(situation, expert=situation.options.index(choice))
 
     def _text(self, seen: Any) -> str:
         text = self._describe(seen)

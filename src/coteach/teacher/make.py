@@ -9,21 +9,17 @@ from coteach.errors import CoteachError, unknown
 from coteach.teacher.base import Teacher
 from coteach.teacher.memory import AdviceMemory
 from coteach.teacher.prompt import INSTRUCTION
-from coteach.teacher.scripted import LiarTeacher, OracleTeacher, UniformTeacher
+from coteach.teacher.scripted import SCRIPTED
 
 SPECS = (
-    "smollm2", "hf:<id or folder>", "gguf:<file>", "openai:<model>@<base url>", "recorded:<run>", "uniform", "oracle", "liar",
+    "smollm2", "hf:<id or folder>", "gguf:<file>", "openai:<model>@<base url>", "recorded:<run>", *SCRIPTED,
 )  # fmt: skip
 
 
 def make_teacher(spec: str, config: TeacherConfig, memory: AdviceMemory | None = None, instruction: str = INSTRUCTION) -> Teacher:
     """The teacher that `spec` names, asked under `instruction`; `memory` None remembers within this process only."""
-    if spec == "uniform":
-        return UniformTeacher()
-    if spec == "oracle":
-        return OracleTeacher()
-    if spec == "liar":
-        return LiarTeacher()
+    if spec in SCRIPTED:
+        return SCRIPTED[spec]()
     kind, _, name = spec.partition(":")
     if kind == "recorded" and name:
         from coteach.teacher.recorded import RecordedTeacher

@@ -58,3 +58,7 @@ class LiarTeacher(OracleTeacher):
 
     def _advice(self, situation: Situation) -> NDArray[np.float64]:
         return np.roll(super()._advice(situation), 1)
+
+
+SCRIPTED: dict[str, type[ScriptedTeacher]] = {kind.name: kind for kind in (UniformTeacher, OracleTeacher, LiarTeacher)}
+"""By the specs that name them."""
