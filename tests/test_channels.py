@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 
 from coteach.config import load
@@ -14,7 +15,8 @@ from coteach.grounding.base import Grounded, Layout, Situations
 from coteach.guidance import shaped
 from coteach.loop import Loop, Rung
 from coteach.run import Run
-from coteach.student.hints import Hinted
+from coteach.student.hints import Hinted, forget_hints
+from coteach.student.network import ActorCritic, read
 
 GAMMA = 0.9
 
@@ -70,6 +72,20 @@ def test_a_hint_is_what_the_advised_options_controller_does() -> None:
 def test_a_student_alone_gets_no_hints() -> None:
     hints = Hinted(Still()).observe(None, None, np.ones(5, dtype=np.bool_)).features[:, 2:]
     assert (hints == [0, 0, 0, 1]).all()
+
+
+@pytest.mark.parametrize("layout", [Layout(flags=7), Layout(3, 2, ((3, 4, 4),), (0.0, 0.0), (1.0, 1.0))])
+def test_a_student_that_forgets_hints_acts_as_one_that_gets_none(layout: Layout) -> None:
+    rng = np.random.default_rng(0)
+    features = rng.integers(0, 2, (20, layout.size)).astype(layout.dtype)
+    none = np.tile([0, 0, 0, 1], (20, 1))
+    habits = rng.normal(size=(layout.size + 4, 3)).astype(np.float32) if layout.binary else None
+    network = ActorCritic(layout.widened(4), 3, 16, torch.Generator().manual_seed(0), habits)
+    logits, values = (given.detach() for given in network(read(layout.widened(4), layout.inserted(features, none))))
+    forget_hints(network, layout)
+    for now, before in zip(network(read(layout, features)), (logits, values), strict=True):
+        torch.testing.assert_close(now.detach(), before)
+    torch.testing.assert_close(network.policy_of(torch.from_numpy(features)).detach(), logits)
 
 
 @pytest.mark.parametrize("channel", ["guidance.hint=0.5", "guidance.subgoal=0.5", 'student.learned_options=["pick up"]'])

@@ -188,13 +188,30 @@ def test_the_safetensors_and_json_make_the_student(exported: Path, run: Run, pla
     assert about["success"] == summary(run)["success"] and about["steps"] == summary(run)["steps"]
 
 
-def test_the_example_plays_it_without_pytorch_and_solves_the_same_levels(exported: Path, players: Players) -> None:
+def success_of_the_example(folder: Path) -> float:
     code = "import runpy, sys; sys.modules['torch'] = None; runpy.run_path(sys.argv.pop(1), run_name='__main__')"
-    words = [sys.executable, "-c", code, str(ROOT / "examples" / "exported_student.py"), str(exported / "student")]
+    words = [sys.executable, "-c", code, str(ROOT / "examples" / "exported_student.py"), str(folder / "student")]
     answer = subprocess.run(words, capture_output=True, text=True, check=True, timeout=120)
     found = re.search(r"success (\S+) over 200 levels", answer.stdout)
+    assert found is not None
+    return float(found[1])
+
+
+def test_the_example_plays_it_without_pytorch_and_solves_the_same_levels(exported: Path, players: Players) -> None:
     expected = players.evaluate("student", TASK, 200).success
-    assert found is not None and float(found[1]) == pytest.approx(expected) and 0.0 < expected < 1.0
+    assert success_of_the_example(exported) == pytest.approx(expected) and 0.0 < expected < 1.0
+
+
+def test_a_student_trained_with_hints_plays_on_without_them(tmp_path: Path) -> None:
+    words = ["train", *SMALL, "--arm", "no-llm", "--steps", "1500", "guidance.hint=0.5", "--out", str(tmp_path / "run")]
+    assert cli.main(words) == 0
+    run = Run.open(tmp_path / "run")
+    hinted = load_players(run)
+    export.export(run, hinted, tmp_path / "out")
+    about = json.loads((tmp_path / "out" / "student" / "student.json").read_text())
+    assert about["feature_size"] == hinted.family.layout.size < hinted.student.layout.size
+    expected = hinted.evaluate("student", TASK, 200).success
+    assert success_of_the_example(tmp_path / "out") == pytest.approx(expected) and 0.0 < expected < 1.0
 
 
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])

@@ -1,7 +1,8 @@
 """The student as files that need no code of ours: its weights as safetensors, what they mean as JSON, its policy as ONNX.
 
 The ONNX model is the policy in plain products: features (N, F), of MiniGrid uint8 -> logits (N, A) float32, habits included. The
-action with the largest logit is the greedy student's.
+action with the largest logit is the greedy student's. One trained with hints gets none, as when it
+is evaluated.
 """
 
 from __future__ import annotations
@@ -36,11 +37,9 @@ OPSET = 18
 
 
 def missing(config: Config) -> str:
-    """Why a run has no student; empty where it has one. CoteachError where there is one that cannot be written."""
+    """Why a run has no student; empty where it has one. CoteachError where a package for writing it is missing."""
     if not ARMS[config.arm].learn:
         return f"the arm {config.arm!r} trains no student"
-    if config.guidance.hint:
-        raise CoteachError("a student trained with guidance.hint has the hint among its inputs: it cannot be exported")
     for package in ("onnx", "onnxscript"):
         if importlib.util.find_spec(package) is None:
             raise CoteachError(f"the student's ONNX file needs the package {package}: pip install 'coteach[export]'")
@@ -52,23 +51,34 @@ def write(players: Players, summary: dict[str, Any], folder: Path) -> str:
     import safetensors.torch
 
     folder.mkdir()
-    network = copy.deepcopy(players.student.network).cpu().requires_grad_(False)
+    network = _alone(players)
     safetensors.torch.save_file(network.state_dict(), folder / "student.safetensors")
     (folder / "student.json").write_text(json.dumps(_described(players, summary), indent=2) + "\n", encoding="utf-8")
-    (folder / "student.onnx").write_bytes(_policy(network, players.student.layout).SerializeToString())
+    (folder / "student.onnx").write_bytes(_policy(network, players.family.layout).SerializeToString())
     return f"success alone {percent(summary['success'])} on {summary['task']}"
+
+
+def _alone(players: Players) -> ActorCritic:
+    """The student's network over what its grounding shows it: one trained with hints is never given any."""
+    from coteach.student.hints import forget_hints
+
+    network = copy.deepcopy(players.student.network).cpu()
+    if players.config.guidance.hint:
+        forget_hints(network, players.family.layout)
+    return network.requires_grad_(False)
 
 
 def _described(players: Players, summary: dict[str, Any]) -> dict[str, Any]:
     """What one has to know to use the weights, and how good they are."""
     from coteach.evaluate import SEED
 
-    config, sizes = players.config, players.student.sizes
+    config = players.config
     return {
         "task": summary["task"],
         "actions": list(players.family.action_names),
         "feature_layout": players.family.features,
-        **sizes,
+        **players.student.sizes,
+        "feature_size": players.family.layout.size,
         "success": summary["success"],
         "return": summary["return"],
         "episodes": config.episodes,

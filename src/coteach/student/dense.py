@@ -76,6 +76,13 @@ class DenseEyes(nn.Module):
         mixed: Tensor = self.mix(torch.cat(seen, dim=1))
         return mixed
 
+    def settle(self, at: int, flags: Tensor) -> None:
+        """As `ActorCritic.settle`."""
+        columns = self.mix.weight.T
+        self.mix.bias.add_(flags @ columns[at : at + len(flags)])
+        self.mix.weight = nn.Parameter(without(columns, at, len(flags)).T.contiguous())
+        self.layout = self.layout.widened(-len(flags))
+
     def adapt(self, features: NDArray[Any]) -> None:
         """Take the numbers of these rows (B, F) into the running mean and variance."""
         self.scale.add(torch.from_numpy(features[:, : self.layout.numbers]).double())
@@ -116,6 +123,11 @@ def initialise(layer: nn.Module, gain: float, generator: torch.Generator | None)
     """Orthogonal weights, no bias (as PPO's implementations do it)."""
     nn.init.orthogonal_(layer.weight, gain, generator=generator)  # type: ignore[arg-type]
     nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+
+
+def without(rows: Tensor, at: int, count: int) -> Tensor:
+    """`rows` (R, ...) but for `count` of them, from `at` on."""
+    return torch.cat([rows[:at], rows[at + count :]])
 
 
 def _view(shape: tuple[int, int, int], generator: torch.Generator | None) -> nn.Sequential:

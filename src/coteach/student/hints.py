@@ -11,10 +11,12 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
-from coteach.grounding.base import Grounded, Grounding
+from coteach.grounding.base import Grounded, Grounding, Layout
 from coteach.guidance import action_targets
+from coteach.student.network import ActorCritic
 
 Show = Callable[[NDArray[np.int64]], NDArray[np.float64]]
 """(N, K) the sharp advice for situations (N,)."""
@@ -54,6 +56,12 @@ class Hinted:
             flags[rows, q[rows].argmax(axis=1)] = True
         flags[:, count] = ~flags[:, :count].any(axis=1)
         return flags
+
+
+def forget_hints(network: ActorCritic, layout: Layout) -> None:
+    """Make the network of a hinted student one over rows of `layout`, the grounding's own, that plays as if never hinted."""
+    size = hint_size(network.policy.out_features)
+    network.settle(layout.numbers + layout.flags, torch.eye(size)[-1])
 
 
 def hint_size(actions: int) -> int:

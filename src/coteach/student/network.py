@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from coteach.grounding.base import Layout
-from coteach.student.dense import DenseEyes, DenseFeatures, initialise
+from coteach.student.dense import DenseEyes, DenseFeatures, initialise, without
 
 ALL = slice(None)
 
@@ -129,6 +129,14 @@ class ActorCritic(nn.Module):
         logits: Tensor = self.policy(torch.relu(self.actor(torch.relu(self.shared.see(rows)))))
         return logits if self.habits is None else logits + rows.float() @ self.habits
 
+    @torch.no_grad()
+    def settle(self, at: int, flags: Tensor) -> None:
+        """The n flags from column `at` on are what `flags` (n,) says for good: no inputs any more, but part of the biases."""
+        self.shared.settle(at, flags)
+        if self.habits is not None:
+            self.policy.bias.add_(flags @ self.habits[at : at + len(flags)])
+            self.habits = without(self.habits, at, len(flags))
+
     def adapt(self, features: NDArray[Any]) -> None:
         """Get used to the range of the numbers in features (B, F); changes nothing where there are none."""
         if isinstance(self.shared, DenseEyes):
@@ -152,6 +160,11 @@ class ColumnSum(nn.Module):
     def see(self, values: Tensor) -> Tensor:
         """The same for rows (B, F) of 0 and 1 in a tensor, as a plain product."""
         return values.float() @ self.weight + self.bias
+
+    def settle(self, at: int, flags: Tensor) -> None:
+        """As `ActorCritic.settle`."""
+        self.bias.add_(flags @ self.weight[at : at + len(flags)])
+        self.weight = nn.Parameter(without(self.weight, at, len(flags)))
 
 
 class _SparseProduct(torch.autograd.Function):
