@@ -67,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
     else:
         rows = [row for name in names for row in _taught(players, name, name in tuned_on, args.synonyms, episodes, seed)]
     if args.json:
-        _print_json(args, rows, guarded, {"run": str(args.run_folder), "who": args.who, "seed": seed, "episodes": episodes})
+        _print_json(rows, guarded, {"run": str(args.run_folder), "who": args.who, "seed": seed, "episodes": episodes})
     else:
         (_show_student if args.who == "student" else _show_teacher)(rows, episodes)
         _show_guard(guarded)
@@ -140,7 +140,7 @@ def _guard(players: Players) -> Row:
     return figures | {"right_before": before.right, "right": now.right, "questions": questions()}
 
 
-def _print_json(args: argparse.Namespace, rows: Sequence[Row], guarded: Row | None, head: Row) -> None:
+def _print_json(rows: Sequence[Row], guarded: Row | None, head: Row) -> None:
     """Of a single task the first row's figures stand at the top as well."""
     single = rows[0] if len({row["task"] for row in rows}) == 1 else {}
     print_json(head | single | {"rows": rows} | ({"guard": guarded} if guarded else {}))

@@ -28,7 +28,6 @@ FACING = 7
 """In a plan, in place of an action: the agent already stands before the target."""
 
 COLOUR_NAMES = ("red", "green", "blue", "purple", "yellow", "grey")
-CLASS_NAMES = ("key", "ball", "box", "open door", "closed door", "locked door")
 ACTION_NAMES = ("left", "right", "forward", "pickup", "drop", "toggle", "done")
 
 # Why a thing is told apart from others of its class and colour: it satisfies the location asked for by the first

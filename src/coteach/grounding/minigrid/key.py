@@ -23,7 +23,7 @@ _MORE, _GOAL, _BARE, _DONE, _PART = 0, 1, 3, 4, 8
 
 
 @compiled
-def _word(b: Belief, n: int, plan: Plan, colour: int) -> int:
+def _word(n: int, plan: Plan, colour: int) -> int:
     word = 0
     for kind in range(6):
         for tag in range(TAGS):
@@ -47,7 +47,7 @@ def write(
     key[n, 1] = more << _MORE | goal << _GOAL | bare << _BARE | b.done[n] << _DONE | b.part[n] << _PART
     words = s.words
     for colour in range(COLOURS):
-        words[colour] = _word(b, n, plan, colour)
+        words[colour] = _word(n, plan, colour)
     if b.held[n, 0] != 0:
         kind, colour = divmod(b.held[n, 0] - THING, COLOURS)
         words[colour] |= (kind + 1) << _HELD | tag_of(parts[b.part[n]], b.held[n, 0], b.held[n, 1]) << (_HELD + 2)
