@@ -39,6 +39,20 @@ def test_it_trains_and_its_grounding_keeps_the_contract(name: str) -> None:
     assert report.kept and report.completed > 0
 
 
+def test_a_text_games_expert_finds_every_coin_and_only_what_the_game_admits_is_offered() -> None:
+    pytest.importorskip("textworld", reason="the text game needs textworld, which no extra brings")
+    game = example("text_game")
+    summary = game.main(500, "arm=llm-only", "teacher.spec=oracle", "threads=1", "episodes=16")
+    assert summary["teacher_success_after"] == 1.0 and summary["situations"] > 30
+    report = contract.check(tasks.family(game.TASK).ground, tasks.reference(game.TASK, 4, 0), 150)
+    assert report.kept and report.completed > 0
+    env = game.Treasure()
+    before, _ = env.reset(seed=0)
+    assert env.observation_space.contains(before) and "open chest" not in game.admitted(before)
+    after, *_ = env.step(game.COMMANDS.index("open chest"))
+    assert game.describe(after) == game.describe(before), "what it does not admit changes nothing"
+
+
 def test_with_three_options_the_corridor_is_learned_without_an_llm() -> None:
     summary = example("own_options").main(10_000, "arm=no-llm", "threads=1", "episodes=50")
     assert summary["success"] >= 0.95, "greedy, alone"
