@@ -37,7 +37,7 @@ def advice_of(arm: str, count: int = 3) -> tuple[Advice, AbstractModel, Stubborn
     for i in range(count):
         situations.number(Situation(f"Mission: leave. This is room {i}.", OPTIONS))
     advice = Advice(situations, teacher, ARMS[arm], EvidenceConfig(), 4.0, model, Evaluator(situations, 4, seed=0))  # type: ignore[arg-type]
-    advice.visit(np.arange(count).repeat(np.arange(1, count + 1)))
+    advice.visit([np.arange(count).repeat(np.arange(1, count + 1))])
     advice.calls = 10
     return advice, model, teacher
 

@@ -95,7 +95,7 @@ def test_a_channel_goes_through_rounds_and_checkpoints(channel: str, tmp_path: P
     loop = Loop(config, Run(tmp_path / "run", config))
     rung = Rung(0, config, loop.players)
     for _ in range(3):
-        metrics = loop.play_round(rung)
+        metrics = loop.play_round([rung])[0]
     assert np.isfinite(metrics["policy_loss"])
     assert ("executor_loss" in metrics) == channel.startswith("student.learned")
     loop.players.save(tmp_path / "saved")

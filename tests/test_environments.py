@@ -112,7 +112,7 @@ def test_the_student_learns_from_scaled_rewards_and_the_evidence_counts_their_wo
     config = coteach.load(overrides=["tasks=Line-v0", "arm=no-llm", "collect.envs=16", "threads=1"])
     loop = Loop(config, coteach.Run(tmp_path, config))
     rung = Rung(0, config, loop.players)
-    rollout = rung.collector.collect(64, loop.players.student, loop.players.advice.lead, 0.5)
+    rollout = rung.collector.collect(64, loop.players.students[0].learner, loop.players.advice.lead, 0.5)
     assert np.unique(rollout.rewards[rollout.valid]).tolist() == [np.float32(-0.1)]
     won = [outcome for outcome in rollout.outcomes if outcome.reward]
     assert len(won) > 5 and all((outcome.reward, outcome.following) == (0.5, -1) for outcome in won)

@@ -72,6 +72,10 @@ def exported(run: Run) -> Path:
     return run.folder / "exported"
 
 
+def learner(players: Players) -> Learner:
+    return players.students[0].learner
+
+
 def summary(run: Run) -> dict[str, Any]:
     found: dict[str, Any] = json.loads((run.folder / "summary.json").read_text())
     return found
@@ -150,21 +154,21 @@ def test_readers_of_older_configurations_find_the_rotary_base(exported: Path) ->
 
 @pytest.mark.parametrize("rows", [1, 7, 300])
 def test_onnx_acts_as_the_student_does(exported: Path, players: Players, rows: int) -> None:
-    size = players.student.sizes["feature_size"]
+    size = learner(players).sizes["feature_size"]
     features = (np.random.default_rng(rows).random((rows, size)) < 0.1).astype(np.uint8)
-    expected = players.student.network(SetFeatures.of(features))[0].detach().numpy()
+    expected = learner(players).network(SetFeatures.of(features))[0].detach().numpy()
     logits = onnx_logits(exported, features)
-    assert logits.shape == (rows, players.student.sizes["num_actions"]) and logits.dtype == np.float32
+    assert logits.shape == (rows, learner(players).sizes["num_actions"]) and logits.dtype == np.float32
     assert np.abs(logits - expected).max() < 1e-4
-    assert (logits.argmax(axis=1) == players.student.greedy(features)).all()
+    assert (logits.argmax(axis=1) == learner(players).greedy(features)).all()
 
 
 def test_habits_are_in_the_onnx_model(exported: Path, players: Players) -> None:
-    features = np.zeros((2, players.student.sizes["feature_size"]), dtype=np.uint8)
-    habits = players.student.network.get_buffer("habits").numpy()
+    features = np.zeros((2, learner(players).sizes["feature_size"]), dtype=np.uint8)
+    habits = learner(players).network.get_buffer("habits").numpy()
     (feature, *_), (action, *_) = np.nonzero(habits)
-    network = ActorCritic(Layout(len(habits)), habits.shape[1], players.student.sizes["hidden"], habits=np.zeros_like(habits))
-    network.load_state_dict(players.student.network.state_dict() | {"habits": torch.zeros(habits.shape)})
+    network = ActorCritic(Layout(len(habits)), habits.shape[1], learner(players).sizes["hidden"], habits=np.zeros_like(habits))
+    network.load_state_dict(learner(players).network.state_dict() | {"habits": torch.zeros(habits.shape)})
     features[1, feature] = 1
     without = network(SetFeatures.of(features))[0].detach().numpy()
     assert (onnx_logits(exported, features) - without)[:, action] == pytest.approx([0.0, habits[feature, action]], abs=1e-4)
@@ -182,7 +186,7 @@ def test_the_safetensors_and_json_make_the_student(exported: Path, run: Run, pla
     layout, habits = Layout(about["feature_size"]), weights["habits"].numpy()
     network = ActorCritic(layout, about["num_actions"], about["hidden"], habits=habits)
     network.load_state_dict(weights)
-    assert all(torch.equal(weight, network.state_dict()[name]) for name, weight in players.student.network.state_dict().items())
+    assert all(torch.equal(weight, network.state_dict()[name]) for name, weight in learner(players).network.state_dict().items())
     assert about["actions"] == ["left", "right", "forward", "pickup", "drop", "toggle", "done"]
     assert (about["task"], about["trained_on"], about["episodes"], about["first_seed"]) == (TASK, [TASK], 2, SEED)
     assert about["success"] == summary(run)["success"] and about["steps"] == summary(run)["steps"]
@@ -231,7 +235,7 @@ def test_a_failure_leaves_nothing_behind(
 
 def test_an_empty_folder_will_do_and_its_files_can_be_read_by_all(run: Run, players: Players, tmp_path: Path) -> None:
     alone = Players(replace(players.config, arm="no-llm"))
-    alone.student = players.student
+    alone.students = players.students
     what = export.export(run, alone, tmp_path)
     assert what.teacher.folder is None and "'uniform' is no language model" in what.teacher.says
     files = {path.relative_to(tmp_path).as_posix(): path.stat() for path in tmp_path.rglob("*") if path.is_file()}

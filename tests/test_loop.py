@@ -105,7 +105,7 @@ class Played:
         collect = self.rung.collector.collect
         self.rung.collector.collect = lambda *given: self._keep(collect(*given))  # type: ignore[method-assign]
         for _ in range(rounds):
-            self.metrics.append(self.loop.play_round(self.rung))
+            self.metrics += self.loop.play_round([self.rung])
             self.rung.rounds += 1
 
     def _keep(self, rollout: Rollout) -> Rollout:
@@ -124,7 +124,7 @@ class Played:
 
 
 def weights(loop: Loop) -> dict[str, torch.Tensor]:
-    return loop.players.student.state_dict()
+    return loop.players.students[0].learner.state_dict()
 
 
 def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
@@ -161,7 +161,7 @@ def test_who_is_tuned_is_asked_again_and_leads_otherwise(tmp_path: Path) -> None
     assert lesson.target.sum() == pytest.approx(1.0) and len(lesson.target) == len(lesson.situation.options)
     assert len(set(asked)) == len(asked), "under the same weights it is asked once"
     earlier = advice.prior.copy()
-    played.loop.play_round(played.rung)
+    played.loop.play_round([played.rung])
     again = [i for i in np.flatnonzero(advice.asked) if i < len(earlier) and advice.situations[int(i)].text in asked]
     assert again
     for i in again:
@@ -201,14 +201,14 @@ def test_guidance_of_no_weight_and_nobody_led_is_plain_ppo(tmp_path: Path) -> No
 
 def test_only_the_students_own_rows_are_its_policys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     played, batches = Played(tmp_path, "no-llm", rounds=0), list[Batch]()
-    update = played.players.student.update
+    update = played.players.students[0].learner.update
 
     def watched(batch: Batch, replay: Any = None) -> dict[str, float]:
         batches.append(batch)
         return update(batch, replay)
 
-    monkeypatch.setattr(played.players.student, "update", watched)
-    played.loop.play_round(played.rung)
+    monkeypatch.setattr(played.players.students[0].learner, "update", watched)
+    played.loop.play_round([played.rung])
     (rollout,), (batch,) = played.rollouts, batches
     own, led = rollout.valid & ~rollout.led, rollout.valid & rollout.led
     assert own.sum() > 100 and led.sum() > 100 and not rollout.valid.all()
@@ -264,8 +264,8 @@ def test_a_run_that_was_interrupted_goes_on_with_the_same_players(tmp_path: Path
 
     with Run.open(tmp_path / "run") as run:
         saved, taken_up = Loop(config, run), Loop(config, run)
-        state = taken_up.take_up(run.latest_checkpoint())
-        assert state is not None and (state["rounds"], state["steps"]) == (3, rounds[-1]["steps"])
+        (state,) = taken_up.take_up(run.latest_checkpoint())
+        assert (state["rounds"], state["steps"]) == (3, rounds[-1]["steps"])
         assert not same(weights(saved), weights(taken_up)), "what is taken up is not what one begins with"
         players = taken_up.players
         assert players.teacher.books.tunings == 1 and players.model.tries.sum() > 0 and len(players.situations) > 0
@@ -282,7 +282,7 @@ def test_a_checkpoint_holds_the_players_exactly(tmp_path: Path) -> None:
     other = Loop(played.config, Run(tmp_path, played.config)).players
     other.load(tmp_path / "checkpoint")
     mine, theirs = played.players, other
-    assert same(mine.student.state_dict(), theirs.student.state_dict())
+    assert same(mine.students[0].learner.state_dict(), theirs.students[0].learner.state_dict())
     assert [asdict(s) for s in mine.situations] == [asdict(s) for s in theirs.situations]
     assert np.array_equal(mine.model.tries, theirs.model.tries) and mine.model.state() == theirs.model.state()
     assert np.allclose(mine.advice.prior, theirs.advice.prior) and np.array_equal(mine.advice.asked, theirs.advice.asked)
@@ -297,7 +297,11 @@ def test_the_players_climb_on_with_what_they_know(tmp_path: Path, monkeypatch: p
     def watched(self: Rung, index: int, config: Config, players: Any, state: Any = None) -> None:
         start(self, index, config, players, state)
         begun.append(
-            {"weights": players.student.state_dict(), "tries": players.model.tries.sum(), "met": len(players.situations)}
+            {
+                "weights": players.students[0].learner.state_dict(),
+                "tries": players.model.tries.sum(),
+                "met": len(players.situations),
+            }
         )
 
     monkeypatch.setattr(Rung, "__init__", watched)
@@ -343,7 +347,7 @@ def test_what_is_not_carried_over_begins_anew(fresh: str, tmp_path: Path) -> Non
     assert same(before, weights(played.loop)) == (fresh != "student")
     assert (players.model.tries.sum() == tries) == (fresh != "teacher") and tries > 0
     assert players.teacher.books.queries == spent > 0, "what was spent stays on the books"
-    played.loop.play_round(Rung(1, load(None, [*SMALL, *SCHOOLING, f"tasks={UNLOCK},{UNLOCK}"]), players))
+    played.loop.play_round([Rung(1, load(None, [*SMALL, *SCHOOLING, f"tasks={UNLOCK},{UNLOCK}"]), players)])
 
 
 def test_the_student_alone_is_examined_and_a_rung_ends_when_the_reference_confirms_it(
@@ -378,7 +382,7 @@ def test_a_teacher_at_school_is_taught_where_it_went_and_keeps_its_best_weights(
         return next(grades), met
 
     monkeypatch.setattr(coteach.players.Players, "practise", practise)
-    played.players.school(UNLOCK)
+    played.players.school([UNLOCK])
     situations = played.players.situations
     assert {lesson.situation.text for lesson in played.teacher.lessons} <= {situations[int(i)].text for i in went}
     assert len(played.teacher.lessons) > 1, "it was taught again and again"

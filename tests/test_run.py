@@ -82,7 +82,7 @@ def test_a_line_torn_by_a_crash_is_left_out_and_rewinding_mends_the_file(run: Ru
     whole = [{"rung": rung, "round": round, "steps": 1} for rung in (0, 1) for round in (1, 2)]
     path.write_text("".join(json.dumps(row) + "\n" for row in whole) + '{"rung": 1, "rou')
     assert run.metrics() == whole
-    run.rewind(1, 1)
+    run.rewind({1: 1})
     assert run.metrics() == whole[:3]
     assert path.read_text().endswith("}\n")
 

@@ -8,7 +8,7 @@ answer would matter, most often met first, and it has as much say as its answers
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -101,6 +101,8 @@ class Advice:
         """In [0, 1]: the power to which the prior is raised, so far as it has proved right where the evidence could tell."""
         self.calls = 0
         """Situations about which the teacher may still be asked in this round."""
+        self.reserved = 0
+        """Of these, how many are left for the rungs that have their turn later in the round."""
         empty = np.zeros((0, self.max_options))
         self.prior, self.leading, self.shown = empty, empty, empty
         self.proven = empty
@@ -188,10 +190,15 @@ class Advice:
         """How many situations the teacher may be asked about in this round: fewer of them, the less its answers are worth."""
         self.calls = round(calls * max(self.credit, LEAST_CREDIT)) if self.arm.reweigh else calls
 
-    def visit(self, situation: NDArray[np.int64]) -> None:
-        """Count the rows of a rollout; older visits fade, so that calls go where the agent is now."""
+    def take_turns(self, others: int) -> None:
+        """So many rungs have their turn later in the round: each gets an equal part of the calls that are left now."""
+        self.reserved = self.calls * others // (others + 1)
+
+    def visit(self, situations: Iterable[NDArray[np.int64]]) -> None:
+        """Count the rows of a round's rollouts; older visits fade, so that calls go where the agents are now."""
         self.grow()
-        self.visits = 0.7 * self.visits + np.bincount(situation.ravel(), minlength=len(self.visits))
+        rows = np.concatenate([situation.ravel() for situation in situations])
+        self.visits = 0.7 * self.visits + np.bincount(rows, minlength=len(self.visits))
 
     def ask(self) -> int:
         """Ask the teacher, as far as its calls go, about the situations that are visited most; returns how many it answered."""
@@ -206,7 +213,7 @@ class Advice:
         if self.arm.reweigh:
             matters &= self.weight[numbers] > LEAST_WEIGHT
         waiting: NDArray[np.int64] = numbers[matters]
-        return waiting[np.argsort(-self.visits[waiting], kind="stable")][: max(self.calls, 0)]
+        return waiting[np.argsort(-self.visits[waiting], kind="stable")][: max(self.calls - self.reserved, 0)]
 
     def consult(self, chosen: NDArray[np.int64]) -> int:
         """Ask the teacher about these situations; returns how many it answered (the others are asked about again).

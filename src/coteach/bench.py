@@ -57,7 +57,7 @@ def coteach_training(task: str = TASK, arm: str = "no-llm", rounds: int = 4) -> 
     def rate() -> float:
         steps, began = rung.steps, time.perf_counter()
         for _ in range(rounds):
-            loop.play_round(rung)
+            loop.play_round([rung])
         return (rung.steps - steps) / (time.perf_counter() - began)
 
     return rate

@@ -124,9 +124,10 @@ class GuidanceConfig:
 
 @dataclass
 class Config:
-    """One run. `tasks` are its rungs, climbed in this order, each for at most `steps` steps."""
+    """One run. `tasks` are its rungs, climbed in this order (or side by side), each for at most `steps` steps."""
 
     tasks: list[str] = setting(["MiniGrid-UnlockPickup-v0"], "task ids, one per rung")
+    together: bool = setting(False, "climb all rungs side by side: one teacher, a student on each task")
     arm: str = setting("mutual", " | ".join(ARMS))
     engine: str = setting("auto", "auto, envpool, minigrid or gymnasium", choices=ENGINES)
     steps: int = setting(100_000, "environment steps per rung, over all environments", 1)
@@ -181,6 +182,8 @@ def validate(config: Config) -> None:
         raise unknown("arm", config.arm, ARMS)
     if not config.tasks:
         raise CoteachError("tasks is empty: expected at least one task id; `coteach tasks` lists them")
+    if config.together:
+        _check_together(config)
     if config.teacher.budget_money and not (config.teacher.price_in or config.teacher.price_out):
         raise CoteachError(
             f"teacher.budget_money={config.teacher.budget_money}: without prices nothing is counted; "
@@ -189,6 +192,18 @@ def validate(config: Config) -> None:
     low, high = config.collect.led_share_min, config.collect.led_share_max
     if low > high:
         raise CoteachError(f"collect.led_share_min={low} exceeds collect.led_share_max={high}: lower the one or raise the other")
+
+
+def _check_together(config: Config) -> None:
+    """Raise CoteachError where the tasks cannot be trained on together."""
+    twice = [task for task in config.tasks if config.tasks.count(task) > 1]
+    if twice or len(config.tasks) < 2:
+        given = f"tasks has {twice[0]!r} twice" if twice else f"tasks has {config.tasks[0]!r} alone"
+        raise CoteachError(f"together=true: expected several tasks, all different, and {given}; without it they are rungs")
+    if config.fresh != "nothing":
+        raise CoteachError(
+            f"together=true: all rungs begin at once, fresh={config.fresh} is for one after the other; leave one out"
+        )
 
 
 def describe() -> str:
@@ -219,7 +234,7 @@ def _leaves(config: Any, prefix: str = "") -> Iterator[tuple[str, Field[Any], An
 
 def _hint(entry: Field[Any]) -> type:
     """The field's type: annotations are text in this module, and few."""
-    return {"int": int, "float": float, "str": str, "list[str]": list}[str(entry.type)]
+    return {"int": int, "float": float, "str": str, "list[str]": list, "bool": bool}[str(entry.type)]
 
 
 def _range(metadata: Any) -> str:
@@ -297,7 +312,7 @@ def _check(name: str, value: Any, kind: Any, metadata: Any) -> Any:
         value = int(value)
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
-    if not isinstance(value, kind) or isinstance(value, bool):
+    if not isinstance(value, kind) or isinstance(value, bool) != (kind is bool):
         raise CoteachError(f"{name}={value!r}: expected {_KINDS[kind]}{_range(metadata)}: {metadata['help']}")
     if kind is list and not all(isinstance(item, str) for item in value):
         raise CoteachError(f"{name}={value!r}: expected {_KINDS[kind]}")
@@ -310,7 +325,7 @@ def _check(name: str, value: Any, kind: Any, metadata: Any) -> Any:
     return value
 
 
-_KINDS: dict[type, str] = {int: "a whole number", float: "a number", str: "text", list: "a list of texts"}
+_KINDS: dict[type, str] = {int: "a whole number", float: "a number", str: "text", list: "a list of texts", bool: "true or false"}
 
 
 def _toml(value: Any) -> str:
@@ -319,4 +334,4 @@ def _toml(value: Any) -> str:
         return f"[{', '.join(_toml(item) for item in value)}]"
     if isinstance(value, str):
         return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
-    return repr(value)
+    return str(value).lower() if isinstance(value, bool) else repr(value)

@@ -2,14 +2,16 @@
 
 `Loop.play_round` is the whole idea, in the order of the design: collect, advise, evidence, reweigh, guide, tune. An arm
 switches channels off; everything else here serves the round: `train` climbs the rungs of a configuration and
-carries both players over from one to the next. It implements the framework of arXiv 2401.06603.
+carries both players over from one to the next, or climbs them all side by side (`together`), one teacher with a student on
+each. It implements the framework of arXiv 2401.06603.
 """
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +23,13 @@ from coteach.errors import RunFailed, note
 from coteach.finite import NotFinite
 from coteach.players import Players
 from coteach.progress import Progress
-from coteach.report import rung_summary, write_artifacts, write_video
+from coteach.report import progress, round_metrics, rung_summaries, write_artifacts, write_video
 from coteach.run import Run, understood
 from coteach.rung import Rung
 from coteach.signals import Signals
 from coteach.student.ppo import Batch, Imitation, gae
 from coteach.student.rollout import Rollout
+from coteach.student.side import StudentSide
 from coteach.teacher.recorded import RECORD
 
 CHECKPOINT_ROUNDS, CHECKPOINT_SECONDS = 20, 30.0
@@ -40,11 +43,15 @@ UNLIMITED = 2**31
 
 
 class Loop:
-    """Two players, rung by rung, round by round."""
+    """Teacher and student, rung by rung, round by round."""
 
     def __init__(self, config: Config, run: Run, report: Callable[[Progress], None] | None = None) -> None:
         self.config, self.run, self.report = config, run, report
         self.players, self.signals = Players(config, run.folder / RECORD), Signals(hurry=True)
+        self.rungs: list[Rung] = []
+        """Those being climbed: one, or all where the tasks are trained on together."""
+        self.whole = True
+        """False in the middle of a round: what there is then must not be saved."""
         self.summaries: list[dict[str, Any]] = []
         self.began = time.perf_counter()
         self.best = (0, -1.0)
@@ -52,57 +59,77 @@ class Loop:
         self.saved = (0, self.began)
         """At which round, and when, a checkpoint was last made."""
 
-    def play_round(self, rung: Rung) -> dict[str, Any]:
-        """One round of the game; returns its metrics."""
+    def play_round(self, rungs: Sequence[Rung]) -> list[dict[str, Any]]:
+        """One round of the game on a rung, or on several side by side; returns the metrics of each."""
         config, players, arm = self.config, self.players, self.players.arm
-        advice = players.advice
-        heed = guidance.heed(rung.curve.student, rung.curve.led)
+        advice, shares = players.advice, [self.shares(rung) for rung in rungs]
 
         # 1. Collect: the student leads most environments, the teacher a share that shrinks as the student catches up.
-        share = guidance.led_share(config.collect, heed) if arm.lead else 0.0
         advice.allow(config.teacher.queries_per_round if arm.prior == "llm" else UNLIMITED)
-        rollout = rung.collector.collect(config.collect.horizon, players.student, advice.lead, share)
-        rung.curve.add(rollout.episodes, rung.collector.under_way)
+        rollouts = []
+        for turn, (rung, (led, _)) in enumerate(zip(rungs, shares, strict=True), start=1):
+            advice.take_turns(others=len(rungs) - turn)
+            rollouts.append(self.collect(rung, led))
 
         # 2. Advise: the LLM is asked about the situations met most; the rest of the time its advice is looked up.
-        advice.visit(rollout.situation)
+        advice.visit(rollout.situation for rollout in rollouts)
         if arm.taught:
-            self.tell(rung, "advise")
+            self.tell("advise")
             advice.ask()
 
         # 3. Evidence: what became of options, whoever brought it about.
-        players.count(rollout.outcomes)
+        for rollout in rollouts:
+            players.count(rollout.outcomes)
 
         # 4. Reweigh (student -> teacher, at once): the evidence overrules the advice.
-        advice.improve()
+        with blamed(*rungs):
+            advice.improve()
 
         # 5. Guide (teacher -> student): PPO on the student's own rows, drawn towards the advice there and on replayed rows.
-        weight = heed * config.guidance.weight if arm.guide else 0.0
-        metrics: dict[str, Any] = self.learn(rung, rollout, weight) if arm.learn else {}
-        metrics |= players.learn_options()
+        rows: list[dict[str, Any]] = []
+        for rung, rollout, (_, weight) in zip(rungs, rollouts, shares, strict=True):
+            with blamed(rung):
+                learned = self.learn(rung, rollout, weight) if arm.learn else {}
+            rows.append(learned | players.learn_options(rung.student))
 
         # 6. Tell and tune (student -> teacher's prompt and weights): what proved right becomes what the LLM says by itself.
-        if (rung.rounds + 1) % config.teacher.tune_every == 0:
-            if arm.tell:
-                players.tell()
-            if arm.tune:
-                self.tell(rung, "tune")
-                metrics |= players.tune()
-        return metrics | {"led_share": share, "guidance_weight": weight, "credit": advice.credit}
+        tuned = self.teach() if self.teaches(rungs) else {}
+        return [
+            row | tuned | {"led_share": led, "guidance_weight": weight, "credit": advice.credit}
+            for row, (led, weight) in zip(rows, shares, strict=True)
+        ]
 
-    def attempt(self, rung: Rung) -> dict[str, Any]:
-        """`play_round`; numbers that are not finite end the run, which can be resumed from before they came in."""
-        try:
-            return self.play_round(rung)
-        except NotFinite as error:
-            raise RunFailed(
-                f"{rung.where}: {error}; the last checkpoint was made before: mend the cause and use --resume"
-            ) from error
+    def shares(self, rung: Rung) -> tuple[float, float]:
+        """The share of environments that the teacher leads, and lambda: both shrink as the student catches up."""
+        arm, heed = self.players.arm, guidance.heed(rung.curve.student, rung.curve.led)
+        led = guidance.led_share(self.config.collect, heed) if arm.lead else 0.0
+        return led, heed * self.config.guidance.weight if arm.guide else 0.0
 
-    def learn(self, rung: Rung, rollout: Rollout, weight: float) -> dict[str, float]:
+    def collect(self, rung: Rung, led_share: float) -> Rollout:
+        """The rung's rows of this round."""
+        with blamed(rung):
+            advice, horizon = self.players.advice, self.config.collect.horizon
+            rollout = rung.collector.collect(horizon, rung.student.learner, advice.lead, led_share)
+        rung.curve.add(rollout.episodes, rung.collector.under_way)
+        return rollout
+
+    def teaches(self, rungs: Sequence[Rung]) -> bool:
+        """Whether the round under way ends with the teacher being told and tuned."""
+        return (rungs[0].rounds + 1) % self.config.teacher.tune_every == 0
+
+    def teach(self) -> dict[str, Any]:
+        """Tell the teacher what the students found out, and tune it, as far as the arm does; returns the tuning's metrics."""
+        if self.players.arm.tell:
+            self.players.tell()
+        if not self.players.arm.tune:
+            return {}
+        self.tell("tune")
+        return self.players.tune()
+
+    def learn(self, rung: Rung, rollout: Rollout, weight: float) -> dict[str, Any]:
         """`guide`, unless what it would learn from is broken: then the student stays as it is, a few rounds in a row at most."""
         try:
-            metrics = self.guide(rollout, weight)
+            metrics = self.guide(rung.student, rollout, weight)
         except NotFinite as error:
             rung.skipped += 1
             if rung.skipped == MOST_SKIPPED:
@@ -112,8 +139,8 @@ class Loop:
         rung.skipped = 0
         return metrics
 
-    def guide(self, rollout: Rollout, weight: float) -> dict[str, float]:
-        """One update of the student; `weight` is lambda. Teacher-led rows never enter PPO's ratio."""
+    def guide(self, student: StudentSide, rollout: Rollout, weight: float) -> dict[str, Any]:
+        """One update of a student; `weight` is lambda. Teacher-led rows never enter PPO's ratio."""
         players, config = self.players, self.config.student
         potential = players.advice.value[rollout.situation] * self.config.guidance.subgoal
         rewards = guidance.shaped(rollout.rewards, potential, rollout.terminated, config.gamma)
@@ -122,8 +149,8 @@ class Loop:
         )
         finite.require(advantages=advantages, returns=returns)
         own, led = rollout.valid & ~rollout.led, rollout.valid & rollout.led
-        players.observe_returns(rollout.situation[:-1][own], (returns + potential[:-1])[own])
-        target, heeded = players.targets(rollout.situation[:-1][own], rollout.controls[:-1][own])
+        student.observe_returns(rollout.situation[:-1][own], (returns + potential[:-1])[own], len(players.situations))
+        target, heeded = players.targets(student, rollout.situation[:-1][own], rollout.controls[:-1][own])
         finite.require(advice=target)
         batch = Batch(
             features=rollout.features[:-1][own],
@@ -137,15 +164,15 @@ class Loop:
             value_features=rollout.features[:-1][led],
             value_returns=returns[led],
         )
-        players.replay.add(rollout)
-        distil = weight > 0 and players.arm.replay and self.config.guidance.replay > 0 and players.replay.filled > 0
-        return players.student.update(batch, (lambda rows: self.imitation(rows, weight)) if distil else None)
+        student.replay.add(rollout)
+        distil = weight > 0 and players.arm.replay and self.config.guidance.replay > 0 and student.replay.filled > 0
+        return student.learner.update(batch, (lambda rows: self.imitation(student, rows, weight)) if distil else None)
 
-    def imitation(self, rows: int, weight: float) -> Imitation:
+    def imitation(self, student: StudentSide, rows: int, weight: float) -> Imitation:
         """Replayed rows beside `rows` of PPO's, relabelled with today's advice."""
-        replay = self.players.replay
+        replay = student.replay
         at = replay.sample(round(rows * self.config.guidance.replay), self.players.rng)
-        target, heeded = self.players.targets(replay.situation[at], replay.controls[at])
+        target, heeded = self.players.targets(student, replay.situation[at], replay.controls[at])
         finite.require(advice=target)
         return Imitation(replay.features[at], target, (weight * heeded).astype(np.float32))
 
@@ -156,108 +183,140 @@ class Loop:
         success = self.players.examine(rung.task)
         rung.curve.examined(rung.steps, success)
         if rung.curve.holds(self.config.stop_at):
-            self.tell(rung, "evaluate")
+            self.tell("evaluate")
             rung.held = self.players.alone("student", rung.task)["success"] >= self.config.stop_at
         return {"success_alone": success}
 
-    def climb(self, rung: Rung) -> dict[str, Any]:
-        """Train on one rung until it is over; returns its summary."""
-        if rung.books is None:
-            self.tell(rung, "evaluate")
+    def climb(self) -> list[dict[str, Any]]:
+        """Train on the rungs until all are over; returns their summaries."""
+        self.begin()
+        while playing := [rung for rung in self.rungs if not rung.over]:
+            if self.due(playing):
+                self.save()
+            with self.signals.deferred():
+                self.whole = False
+                self.advance(playing)
+                self.whole = True
+            self.tell("collect")
+        self.school()
+        self.tell("evaluate")
+        summaries = rung_summaries(self.rungs, self.config, self.players)
+        self.log_calls(self.rungs[0])
+        return summaries
+
+    def begin(self) -> None:
+        """Before the first round: how the teacher fares alone."""
+        if self.rungs[0].books is not None:
+            return
+        for rung in self.rungs:
+            self.tell("evaluate")
             rung.before = self.players.alone("teacher", rung.task)
             self.log_calls(rung)
+        for rung in self.rungs:
             rung.books = self.players.teacher.books.copy()
-        while not rung.over:
-            if self.due(rung):
-                self.save(rung)
-            began = time.perf_counter()
-            with self.signals.deferred():
-                rung.whole = False
-                metrics = self.attempt(rung)
-                rung.rounds += 1
-                rung.seconds += time.perf_counter() - began
-                self.log(rung, metrics | self.examine(rung))
-                rung.whole = True
-            self.tell(rung, "collect")
-        self.school(rung)
-        spent = self.players.teacher.books.since(rung.books)
-        rung.environments.close()
-        self.tell(rung, "evaluate")
-        summary = rung_summary(rung, self.config, self.players, spent)
-        self.log_calls(rung)
-        return summary
 
-    def school(self, rung: Rung) -> None:
-        """The rung is over: teach the LLM the rest. Saved before and after: whoever is interrupted in between does it again."""
-        if rung.schooled:
-            return
-        self.save(rung)
-        self.tell(rung, "tune")
+    def advance(self, playing: Sequence[Rung]) -> None:
+        """Play a round, examine the students where that is due, write it all down."""
         began = time.perf_counter()
-        rung.whole = False
-        self.players.school(rung.task)
-        rung.seconds += time.perf_counter() - began
-        rung.schooled = rung.whole = True
-        self.save(rung)
+        rows = self.play_round(playing)
+        seconds = (time.perf_counter() - began) / len(playing)
+        for rung, row in zip(playing, rows, strict=True):
+            rung.rounds += 1
+            rung.seconds += seconds
+            self.log(rung, row | self.examine(rung))
 
-    def train(self, resumed: dict[str, Any] | None = None) -> list[dict[str, Any]]:
-        """Climb all rungs; returns one summary a rung. On Ctrl-C or SIGTERM everything is saved first."""
-        for index in range(len(self.summaries), len(self.config.tasks)):
-            state = resumed if resumed and resumed["index"] == index else None
-            if index > 0 and state is None:
+    def school(self) -> None:
+        """The rungs are over: teach the LLM the rest. Saved before and after: whoever is interrupted in between does it again."""
+        if self.rungs[0].schooled:
+            return
+        self.save()
+        self.tell("tune")
+        began = time.perf_counter()
+        self.whole = False
+        self.players.school([rung.task for rung in self.rungs])
+        for rung in self.rungs:
+            rung.seconds += (time.perf_counter() - began) / len(self.rungs)
+            rung.schooled = True
+        self.whole = True
+        self.save()
+
+    def train(self, resumed: Sequence[dict[str, Any]] = ()) -> list[dict[str, Any]]:
+        """Climb all rungs; returns one summary a rung. On Ctrl-C or SIGTERM everything is saved first.
+
+        resumed: the states of the rungs under way, as `take_up` gives them.
+        """
+        states = {state["index"]: state for state in resumed}
+        for climbed in self.ahead():
+            if climbed[0] > 0 and climbed[0] not in states:
                 self.players.next_rung()
-            rung = Rung(index, self.config, self.players, state)
-            self.saved = rung.rounds, time.perf_counter()
+            self.rungs = [Rung(index, self.config, self.players, states.get(index)) for index in climbed]
+            self.saved = self.rounds, time.perf_counter()
             try:
-                self.summaries.append(self.climb(rung))
+                self.summaries += self.climb()
             except (KeyboardInterrupt, SystemExit):
-                if rung.whole:
-                    self.save(rung)
+                if self.whole:
+                    self.save()
                 else:
                     note(f"the round under way is lost: resumed, the run goes on after round {self.saved[0]}")
                 raise
-            write_video(self.run, self.players, rung)
+            for rung in self.rungs:
+                write_video(self.run, self.players, rung)
             write_artifacts(self.run, self.players, self.summaries)
-            self.save(rung)
+            self.save()
         return self.summaries
 
-    def due(self, rung: Rung) -> bool:
+    def ahead(self) -> list[list[int]]:
+        """The rungs that are not over, in lists of those that are climbed side by side."""
+        rest = list(range(len(self.summaries), len(self.config.tasks)))
+        return [rest] if self.config.together and rest else [[index] for index in rest]
+
+    @property
+    def rounds(self) -> int:
+        """Rounds played on the rungs being climbed."""
+        return max(rung.rounds for rung in self.rungs)
+
+    def due(self, playing: Sequence[Rung]) -> bool:
         """Whether to make a checkpoint now: it is time, or a round begins that is long because the LLM is tuned in it."""
-        tunes = self.players.arm.tune and (rung.rounds + 1) % self.config.teacher.tune_every == 0
-        rounds, seconds = rung.rounds - self.saved[0], time.perf_counter() - self.saved[1]
+        tunes = self.players.arm.tune and self.teaches(playing)
+        rounds, seconds = self.rounds - self.saved[0], time.perf_counter() - self.saved[1]
         return rounds > 0 and (tunes or rounds >= CHECKPOINT_ROUNDS or seconds >= CHECKPOINT_SECONDS)
 
-    def save(self, rung: Rung) -> None:
-        """Keep a checkpoint: both players, what they know, and how far they are."""
-        exam = (rung.index, rung.curve.alone or 0.0)
+    def save(self) -> None:
+        """Keep a checkpoint: the players, what they know, and how far they are."""
+        success = sum(rung.curve.alone or 0.0 for rung in self.rungs) / len(self.rungs)
+        exam = (self.rungs[-1].index, success)
         best, self.best = exam >= self.best, max(exam, self.best)
         seconds = time.perf_counter() - self.began
 
         def write(folder: Path) -> None:
             self.players.save(folder)
-            progress = {"rung": rung.state(), "summaries": self.summaries, "best": self.best, "seconds": seconds}
+            states = [rung.state() for rung in self.rungs]
+            progress = {"rungs": states, "summaries": self.summaries, "best": self.best, "seconds": seconds}
             (folder / "progress.json").write_text(json.dumps(progress), encoding="utf-8")
 
-        self.run.save_checkpoint(self.total_steps(rung), write, best)
-        self.saved = rung.rounds, time.perf_counter()
+        self.run.save_checkpoint(self.total_steps(), write, best)
+        self.saved = self.rounds, time.perf_counter()
 
-    def take_up(self, checkpoint: Path | None) -> dict[str, Any] | None:
-        """Go on from a checkpoint, or from the beginning where there is none yet; returns the state of its rung."""
+    def take_up(self, checkpoint: Path | None) -> list[dict[str, Any]]:
+        """Go on from a checkpoint, or from the beginning where there is none yet; returns the states of its rungs."""
         if checkpoint is None:
-            self.run.rewind(0, 0)
-            return None
+            self.run.rewind({})
+            return []
         with understood(checkpoint):
             saved = json.loads((checkpoint / "progress.json").read_text(encoding="utf-8"))
             self.players.load(checkpoint)
             self.summaries, self.best = saved["summaries"], tuple(saved["best"])
             self.began -= saved["seconds"]
-            state: dict[str, Any] = saved["rung"]
-        self.run.rewind(state["index"], state["rounds"])
-        return state
+            # Before there were several, the only rung stood by itself.
+            states: list[dict[str, Any]] = saved["rungs"] if "rungs" in saved else [saved["rung"]]
+            rounds = {state["index"]: state["rounds"] for state in states}
+        self.run.rewind(rounds)
+        return states
 
-    def total_steps(self, rung: Rung) -> int:
+    def total_steps(self) -> int:
         """Environment steps over all rungs so far."""
-        return rung.steps + sum(int(summary["steps"]) for summary in self.summaries if summary["rung"] != rung.index)
+        climbed = {rung.index: rung.steps for rung in self.rungs}
+        return sum(({summary["rung"]: int(summary["steps"]) for summary in self.summaries} | climbed).values())
 
     def log_calls(self, rung: Rung) -> None:
         """A line of calls.jsonl for each of the LLM's calls since the last time."""
@@ -265,49 +324,24 @@ class Loop:
 
     def log(self, rung: Rung, metrics: dict[str, Any]) -> None:
         """One line of metrics.jsonl, and the LLM's calls since the last."""
-        seconds, books = time.perf_counter() - self.began, self.players.teacher.books
         self.log_calls(rung)
-        self.run.log(
-            {
-                "rung": rung.index,
-                "task": rung.task,
-                "round": rung.rounds,
-                "steps": rung.steps,
-                "success_student": rung.curve.student,
-                "success_teacher": rung.curve.led,
-                "situations": len(self.players.situations),
-                "llm_queries": books.queries,
-                "llm_tokens": books.tokens,
-                "llm_money": books.money,
-                "llm_failures": books.failures,
-                "wall_seconds": seconds,
-                "steps_per_second": rung.rate,
-            }
-            | metrics
-        )
+        self.run.log(round_metrics(rung, self.players, time.perf_counter() - self.began) | metrics)
 
-    def tell(self, rung: Rung, phase: str) -> None:
+    def tell(self, phase: str) -> None:
         """Show where the run stands."""
-        books = self.players.teacher.books
         if self.report is not None:
-            self.report(
-                Progress(
-                    rung.index,
-                    len(self.config.tasks),
-                    rung.task,
-                    rung.steps,
-                    self.config.steps,
-                    phase,
-                    rung.curve.student,
-                    rung.curve.led,
-                    books.queries,
-                    time.perf_counter() - self.began,
-                    rung.rate,
-                    books.tokens,
-                    books.money,
-                    books.failures,
-                )
-            )
+            books, seconds = self.players.teacher.books, time.perf_counter() - self.began
+            self.report(progress(self.rungs, self.config, books, phase, seconds))
+
+
+@contextmanager
+def blamed(*rungs: Rung) -> Iterator[None]:
+    """Numbers that are not finite end the run; it can be resumed from before they came in."""
+    try:
+        yield
+    except NotFinite as error:
+        where = " and ".join(rung.where for rung in rungs)
+        raise RunFailed(f"{where}: {error}; the last checkpoint was made before: mend the cause and use --resume") from error
 
 
 def train(
@@ -319,6 +353,6 @@ def train(
     whose episodes cannot be saved, from new ones). Raises KeyboardInterrupt or SystemExit(143) after saving.
     """
     loop = Loop(config, run, progress)
-    state = loop.take_up(run.latest_checkpoint()) if resume else None
+    states = loop.take_up(run.latest_checkpoint()) if resume else []
     with loop.signals.handled():
-        return loop.train(state)
+        return loop.train(states)

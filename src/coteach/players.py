@@ -1,14 +1,15 @@
-"""The two players and what they know, carried from rung to rung and into checkpoints.
+"""The players and what they know, carried from rung to rung and into checkpoints.
 
-Teacher, student, the situations met, the abstract model counted from them, the advice looked up from both, and the
-rows kept for distillation. A checkpoint holds all of it, as safetensors and JSON.
+One teacher, with the situations met, the abstract model counted from them and the advice looked up from both; one student, or
+one for each task where these are trained on together. A checkpoint holds all of it, as safetensors and JSON.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -36,10 +37,9 @@ from coteach.experiments.arms import ARMS
 from coteach.grounding.base import Grounding, Situation, Situations
 from coteach.guidance import action_targets
 from coteach.machine import cores
-from coteach.student.executor import Executor, LearnedControllers
-from coteach.student.hints import Hinted, hint_size
-from coteach.student.ppo import Learner
-from coteach.student.replay import Replay
+from coteach.student.executor import LearnedControllers
+from coteach.student.hints import Hinted
+from coteach.student.side import StudentSide
 from coteach.teacher import make_teacher, telling
 from coteach.teacher.base import Books, Teacher
 from coteach.teacher.memory import AdviceMemory
@@ -47,9 +47,6 @@ from coteach.teacher.recorded import Record, Recorder
 from coteach.teacher.scripted import OracleTeacher
 
 Who = Literal["student", "teacher"]
-
-MARGIN = 0.05
-"""By so much of return must the student's own value in a situation beat the advice's before it stops heeding it there."""
 
 LESSONS = 4
 """Situations taught in one tuning, for each that an optimiser step sees."""
@@ -84,7 +81,7 @@ class Players:
         """Those met in exams: they are not experience."""
         self.spoken = Record(record) if record is not None and self.arm.prior == "llm" else None
         self.begin_teacher(config.seed)
-        self.begin_student(config.seed)
+        self.begin_students(config.seed)
 
     def begin_teacher(self, seed: int) -> None:
         """A teacher that has learned nothing: its weights as they came, no evidence, no advice."""
@@ -102,26 +99,16 @@ class Players:
             self.situations, self.teacher, self.arm, config.evidence, config.guidance.sharpness, self.model, evaluator
         )
 
-    def begin_student(self, seed: int) -> None:
-        """A student that has learned nothing."""
-        family, layout, habits = self.family, self.family.layout, self.family.habits
-        if self.config.guidance.hint:
-            more = hint_size(len(family.action_names))
-            layout = layout.widened(more)
-            habits = None if habits is None else np.pad(habits, ((0, more), (0, 0)))
-        self.student = Learner(self.config.student, layout, len(family.action_names), seed, habits)
-        self.executor: Executor | None = None
-        if family.unscripted or self.config.student.learned_options:
-            self.executor = Executor(
-                family.layout,
-                len(family.action_names),
-                self.config.student.hidden,
-                seed,
-                self.situations,
-                self.config.student.learned_options,
-            )
-        self.replay = Replay(self.config.guidance.replay_rows, layout, family.max_options)
-        self._own_value, self._own_rows = np.zeros(0), np.zeros(0)
+    def begin_students(self, seed: int) -> None:
+        """Students that have learned nothing: one, or one for each task where these are trained on together."""
+        others = len(self.config.tasks) - 1 if self.config.together else 0
+        seeds = [seed, *(self.draw_seed() for _ in range(others))]
+        self.students = [StudentSide(self.config, self.family, self.situations, seed) for seed in seeds]
+
+    def student_of(self, task: str) -> StudentSide:
+        """The student that is trained on `task`; of a task that none is trained on, the last one."""
+        names = self.config.tasks
+        return self.students[names.index(task) if self.config.together and task in names else -1]
 
     def next_rung(self) -> None:
         """What the configuration does not carry over to the next rung begins anew."""
@@ -130,24 +117,25 @@ class Players:
             self.begin_teacher(self.draw_seed())
             self.teacher.books = spent
         elif self.config.fresh == "student":
-            self.begin_student(self.draw_seed())
+            self.begin_students(self.draw_seed())
 
     @property
     def repeatable(self) -> bool:
         """Whether a grounding that is shown the same episodes again ends up as it was: not where it draws or learns."""
-        return self.executor is None and not self.config.guidance.hint
+        return self.students[0].executor is None and not self.config.guidance.hint
 
-    def ground(self, num_envs: int, num_actions: int, learn: bool = False) -> Grounding:
-        """A grounding for `num_envs` environments that numbers situations together with all others.
+    def ground(self, task: str, num_envs: int, num_actions: int, learn: bool = False) -> Grounding:
+        """A grounding for `num_envs` environments of `task` that numbers situations together with all others.
 
         learn: the student learns there: to carry out options that have no controller, and with hints.
         """
-        return self._extended(self.family.ground(num_envs, self.situations, num_actions), learn)
+        return self._extended(task, self.family.ground(num_envs, self.situations, num_actions), learn)
 
-    def _extended(self, grounding: Grounding, learn: bool = False) -> Grounding:
+    def _extended(self, task: str, grounding: Grounding, learn: bool = False) -> Grounding:
         """A grounding with what the configuration adds to it: learned controllers, hints (none but where the student learns)."""
-        if self.executor is not None:
-            grounding = LearnedControllers(grounding, self.executor, learn)
+        executor = self.student_of(task).executor
+        if executor is not None:
+            grounding = LearnedControllers(grounding, executor, learn)
         if not self.config.guidance.hint:
             return grounding
         if not learn:
@@ -170,28 +158,19 @@ class Players:
                 outcome = replace(outcome, situation=wrong, slot=outcome.slot % len(self.situations[wrong].options))
             self.advice.witness(outcome)
 
-    def learn_options(self) -> dict[str, float]:
-        """The student learns to carry out the options without a controller; what is known of these fades, as it changes."""
-        if self.executor is None:
+    def learn_options(self, student: StudentSide) -> dict[str, float]:
+        """A student learns to carry out the options without a controller; what is known of these fades, as it changes."""
+        if student.executor is None:
             return {}
-        self.model.fade(self.executor.met, FADING)
-        return self.executor.learn()
+        self.model.fade(student.executor.met, FADING)
+        return student.executor.learn()
 
-    def observe_returns(self, situation: NDArray[np.int64], returns: NDArray[np.floating]) -> None:
-        """Keep what the student's own rows returned in each situation, older rounds fading."""
-        size = len(self.situations)
-        grown = size - len(self._own_value)
-        self._own_value = 0.8 * np.append(self._own_value, np.zeros(grown)) + np.bincount(situation, returns, size)
-        self._own_rows = 0.8 * np.append(self._own_rows, np.zeros(grown)) + np.bincount(situation, minlength=size)
-
-    def targets(self, situation: NDArray[np.int64], controls: NDArray[np.int8]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    def targets(
+        self, student: StudentSide, situation: NDArray[np.int64], controls: NDArray[np.int8]
+    ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
         """q (B, A), and which rows should heed it: those with a q where the student's own value is below the advice's."""
         q, there = action_targets(self.advice.shown[situation], controls, len(self.family.action_names))
-        known = self._own_rows[situation] >= 20
-        own = self._own_value[situation] / np.maximum(self._own_rows[situation], 1.0)
-        value = self.advice.value[situation]
-        surpassed = known & (value > 0) & (own > value + MARGIN)
-        return q, there & ~surpassed
+        return q, there & ~student.surpasses(situation, self.advice.value[situation])
 
     def tell(self) -> None:
         """Say in the LLM's prompt what the evidence shows; where that changes it, its answers are asked for again."""
@@ -221,18 +200,23 @@ class Players:
             "tune_lessons": report.lessons,
         }
 
-    def school(self, task: str) -> None:
-        """When a rung is over: the LLM plays it alone, and is tuned where that leads it, until it is good enough.
+    def school(self, tasks: Sequence[str]) -> None:
+        """When rungs are over: the LLM plays them alone, and is tuned where that leads it, until it is good enough.
 
         Advice is followed blindly, so one wrong situation that everyone passes through decides; which one that is shows
-        only where the LLM itself goes, now and before (DAgger: Ross et al. 2011, arXiv 1011.0686). Its best weights are kept.
+        only where the LLM itself goes, now and before (DAgger: Ross et al. 2011, arXiv 1011.0686). Its best weights are kept:
+        those with which it does best on all of `tasks`.
         """
         if not (self.arm.tune and self.teacher.tunable):
             return
         best, kept, met = -1.0, self.teacher.snapshot(), np.zeros(0)
         for lesson in range(SCHOOLING + 1):
-            success, now = self.practise(task)
-            met = np.append(met, np.zeros(len(now) - len(met))) + now
+            grades = []
+            for task in tasks:
+                grade, now = self.practise(task)
+                met = np.append(met, np.zeros(len(now) - len(met))) + now
+                grades.append(grade)
+            success = sum(grades) / len(grades)
             if success > best:
                 best, kept = success, self.teacher.snapshot()
             if best >= SCHOOLED or lesson == SCHOOLING or not self.tune(met):
@@ -245,7 +229,7 @@ class Players:
         """The LLM's advice alone on levels kept for nothing else: its success, and how often it chose in each situation (S,)."""
         levels = min(EXAM_LEVELS, self.config.episodes)
         environments = tasks.make(task, self.config.engine, levels, self.draw_seed())
-        grounding = self.ground(levels, environments.num_actions)
+        grounding = self.ground(task, levels, environments.num_actions)
         alone = TeacherAlone(self.teacher.advise, grounding, environments, self.config.collect.option_patience, self.draw_seed())
         success = examine(alone, environments, grounding)
         self.advice.acquaint(np.array(sorted(alone.chosen), dtype=np.int64))
@@ -256,21 +240,23 @@ class Players:
     def evaluate(self, who: Who, task: str, episodes: int | None = None, seed: int = SEED) -> Evaluation:
         """One player alone on the reference environments: the greedy student, or the teacher's own advice, no evidence in it."""
         episodes = episodes or self.config.episodes
+        ground = partial(self.ground, task)
         if who == "student":
-            return evaluate_student(self.student, task, self.ground, episodes, seed)
-        return evaluate_teacher(self.teacher.advise, task, self.ground, self.config.collect.option_patience, episodes, seed)
+            return evaluate_student(self.student_of(task).learner, task, ground, episodes, seed)
+        return evaluate_teacher(self.teacher.advise, task, ground, self.config.collect.option_patience, episodes, seed)
 
     def examine(self, task: str) -> float:
         """Success of the student alone, greedy, on the levels kept for exams, stepped by the engine that trains."""
         environments = tasks.make(task, self.config.engine, EXAM_LEVELS, EXAM_SEED)
-        grounding = self._extended(self.family.ground(EXAM_LEVELS, self._exam_situations, environments.num_actions))
-        return examine(StudentAlone(self.student), environments, grounding)
+        grounding = self._extended(task, self.family.ground(EXAM_LEVELS, self._exam_situations, environments.num_actions))
+        return examine(StudentAlone(self.student_of(task).learner), environments, grounding)
 
     def record(self, who: Who, task: str, seed: int = SEED) -> list[NDArray[np.uint8]]:
         """The frames of one episode of `evaluate`."""
+        ground = partial(self.ground, task)
         if who == "student":
-            return record_student(self.student, task, self.ground, seed)
-        return record_teacher(self.teacher.advise, task, self.ground, self.config.collect.option_patience, seed)
+            return record_student(self.student_of(task).learner, task, ground, seed)
+        return record_teacher(self.teacher.advise, task, ground, self.config.collect.option_patience, seed)
 
     def alone(self, who: Who, task: str) -> dict[str, float]:
         """Success and return of `evaluate`; empty for the teacher of an arm without one."""
@@ -283,10 +269,8 @@ class Players:
         """Write everything into `folder`."""
         tensors.write(folder / "advice.safetensors", self.advice.state())
         self.advice.evaluator.save(folder / "evaluator")
-        self.student.save(folder / "student")
-        self.replay.save(folder / "student" / "replay.safetensors")
-        if self.executor is not None:
-            self.executor.save(folder / "student")
+        for student, home in self._homes(folder):
+            student.save(home)
         self.teacher.save(folder / "teacher")
         knowledge = {
             "situations": [[s.text, s.options, s.expert] for s in self.situations],
@@ -294,17 +278,15 @@ class Players:
             "credit": self.advice.credit,
             "books": self.teacher.books.totals(),
             "said": self.spoken.said if self.spoken else 0,
-            "own": [self._own_value.tolist(), self._own_rows.tolist()],
+            "own": [own.tolist() for student in self.students for own in (student.own_value, student.own_rows)],
             "generator": self.rng.bit_generator.state,
         }
         (folder / "knowledge.json").write_text(json.dumps(knowledge), encoding="utf-8")
 
     def load(self, folder: Path) -> None:
         """Take up what `save` wrote: these players then go on as those would have."""
-        self.student.load(folder / "student")
-        self.replay.load(folder / "student" / "replay.safetensors")
-        if self.executor is not None:
-            self.executor.load(folder / "student")
+        for student, home in self._homes(folder):
+            student.load(home)
         if (folder / "teacher").is_dir():
             self.teacher.load(folder / "teacher")
         knowledge = json.loads((folder / "knowledge.json").read_text(encoding="utf-8"))
@@ -312,10 +294,17 @@ class Players:
             self.situations.number(Situation(text, tuple(options), expert))
         self.model.restore(knowledge["evidence"])
         self.advice.restore({name: value.numpy() for name, value in tensors.read(folder / "advice.safetensors").items()})
-        self._own_value, self._own_rows = (np.array(values) for values in knowledge["own"])
+        own = map(np.array, knowledge["own"])
+        for student in self.students:
+            student.own_value, student.own_rows = next(own), next(own)
         self.advice.credit = knowledge["credit"]
         self.teacher.books = Books(**knowledge["books"])
         if isinstance(self.teacher, Recorder):
             self.teacher.go_on(knowledge["said"])
         self.rng.bit_generator.state = knowledge["generator"]
         self.advice.evaluator.load(folder / "evaluator")
+
+    def _homes(self, folder: Path) -> list[tuple[StudentSide, Path]]:
+        """Where a checkpoint in `folder` keeps each student: student, student-2, ..."""
+        names = ["student", *(f"student-{number}" for number in range(2, len(self.students) + 1))]
+        return [(student, folder / name) for student, name in zip(self.students, names, strict=True)]

@@ -30,6 +30,7 @@ class Progress:
 
     `success_student` and `success_teacher` are the shares of recent student-led and teacher-led episodes
     that succeeded, None before the first has ended. `phase` is one word: collect, advise, tune, evaluate...
+    `over`: the rung is. `beside`: the other rungs, where several are climbed side by side; only what is their own counts.
     """
 
     rung: int
@@ -46,14 +47,23 @@ class Progress:
     llm_tokens: int = 0
     llm_money: float = 0.0
     llm_failures: int = 0
+    over: bool = False
+    beside: tuple[Progress, ...] = ()
+
+    @property
+    def climbed(self) -> tuple[Progress, ...]:
+        """Every rung that is being climbed."""
+        return (self, *self.beside)
 
     @property
     def seconds_left(self) -> float | None:
         """At most this long, at the present rate (a rung may end early); None while there is no rate."""
-        if self.steps_per_second <= 0:
+        climbed = [progress for progress in self.climbed if not progress.over]
+        if any(progress.steps_per_second <= 0 for progress in climbed):
             return None
-        steps = max(self.total_steps - self.steps, 0) + (self.rungs - self.rung - 1) * self.total_steps
-        return steps / self.steps_per_second
+        left = [max(progress.total_steps - progress.steps, 0) / progress.steps_per_second for progress in climbed]
+        later = self.rungs - self.rung - len(self.climbed)
+        return max(left, default=0.0) + (later * self.total_steps / self.steps_per_second if later else 0.0)
 
 
 class Display(Protocol):
@@ -132,13 +142,29 @@ class LiveDisplay:
 def line(progress: Progress) -> str:
     """One line of plain text for a log."""
     left = f", at most {duration(progress.seconds_left)} left" if progress.seconds_left is not None else ""
+    said = "; ".join(_standing(one) for one in progress.climbed)
     return (
-        f"rung {progress.rung + 1}/{progress.rungs} {printable(progress.task)}: "
-        f"{progress.steps:,}/{progress.total_steps:,} steps, {progress.phase}, "
-        f"student {percent(progress.success_student)}, teacher {percent(progress.success_teacher)}, "
-        f"{progress.llm_queries:,} LLM queries{_cost(progress)}, {progress.steps_per_second:,.0f} steps/s, "
+        f"{_title(progress)}{':' if progress.beside else ''} {said}, {progress.phase}, "
+        f"{progress.llm_queries:,} LLM queries{_cost(progress)}, {_rate(progress):,.0f} steps/s, "
         f"{duration(progress.seconds_elapsed)}{left}"
     )
+
+
+def _title(progress: Progress) -> str:
+    return f"{len(progress.climbed)} tasks together" if progress.beside else f"rung {progress.rung + 1}/{progress.rungs}"
+
+
+def _standing(progress: Progress) -> str:
+    """Where one rung stands."""
+    return (
+        f"{printable(progress.task)}: {progress.steps:,}/{progress.total_steps:,} steps, "
+        f"student {percent(progress.success_student)}, teacher {percent(progress.success_teacher)}"
+    )
+
+
+def _rate(progress: Progress) -> float:
+    """Environment steps per second, over all rungs that are being climbed."""
+    return sum(one.steps_per_second for one in progress.climbed)
 
 
 def _cost(progress: Progress) -> str:
@@ -157,17 +183,17 @@ def _panel(progress: Progress) -> Panel:
     grid = Table.grid(padding=(0, 2), expand=False)
     grid.add_column(style="dim")
     grid.add_column(min_width=42)
-    steps = f"{progress.steps:,} of {progress.total_steps:,} steps at {progress.steps_per_second:,.0f}/s"
     left = f", at most {duration(progress.seconds_left)} left" if progress.seconds_left is not None else ""
-    grid.add_row("task", Text(printable(progress.task), style="bold"))
-    grid.add_row("", ProgressBar(total=max(progress.total_steps, 1), completed=progress.steps, width=40))
-    grid.add_row("steps", steps)
-    grid.add_row("student", f"[green]{percent(progress.success_student)}[/green] of its recent episodes succeeded")
-    grid.add_row("teacher", f"[cyan]{percent(progress.success_teacher)}[/cyan] of those that it led lately")
+    for one in progress.climbed:
+        grid.add_row("task", Text(printable(one.task), style="bold"))
+        grid.add_row("", ProgressBar(total=max(one.total_steps, 1), completed=one.steps, width=40))
+        grid.add_row("steps", f"{one.steps:,} of {one.total_steps:,} steps at {one.steps_per_second:,.0f}/s")
+        grid.add_row("student", f"[green]{percent(one.success_student)}[/green] of its recent episodes succeeded")
+        grid.add_row("teacher", f"[cyan]{percent(one.success_teacher)}[/cyan] of those that it led lately")
     grid.add_row("LLM", f"{progress.llm_queries:,} queries{_cost(progress)}")
     grid.add_row("now", progress.phase)
     grid.add_row("time", duration(progress.seconds_elapsed) + left)
-    return Panel(grid, title=f"coteach: rung {progress.rung + 1} of {progress.rungs}", title_align="left", expand=False)
+    return Panel(grid, title=f"coteach: {_title(progress)}", title_align="left", expand=False)
 
 
 COLUMNS = ("task", "teacher before", "teacher after", "student", "steps to 80 %", "steps to 95 %", "LLM calls", "time")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import resource
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from coteach.config import Config
 from coteach.errors import CoteachError
 from coteach.evaluate import write_gif
 from coteach.players import Players
+from coteach.progress import Progress
 from coteach.run import Run, disk, file_name
 from coteach.teacher.base import Books
 
@@ -20,21 +22,86 @@ if TYPE_CHECKING:
     from coteach.rung import Rung
 
 
-def rung_summary(rung: Rung, config: Config, players: Players, spent: Books) -> dict[str, Any]:
-    """One rung's summary, both players evaluated alone now.
-
-    spent: the LLM's costs while training; `llm_total` has everything since the run began, evaluations included.
-    """
-    after = players.alone("teacher", rung.task)
-    student = players.alone("student", rung.task) if players.arm.learn else after
+def round_metrics(rung: Rung, players: Players, seconds: float) -> dict[str, Any]:
+    """What a line of metrics.jsonl says beside the round's own metrics; the LLM's costs are the whole run's so far."""
+    books = players.teacher.books
     return {
         "rung": rung.index,
         "task": rung.task,
-        "arm": config.arm,
-        "seed": config.seed,
-        "teacher": players.teacher.name,
+        "round": rung.rounds,
+        "steps": rung.steps,
+        "success_student": rung.curve.student,
+        "success_teacher": rung.curve.led,
+        "situations": len(players.situations),
+        "llm_queries": books.queries,
+        "llm_tokens": books.tokens,
+        "llm_money": books.money,
+        "llm_failures": books.failures,
+        "wall_seconds": seconds,
+        "steps_per_second": rung.rate,
+    }
+
+
+def progress(rungs: Sequence[Rung], config: Config, books: Books, phase: str, seconds: float) -> Progress:
+    """Where the run stands: the first of the rungs being climbed, with the others beside it."""
+    first, *beside = (
+        Progress(
+            rung.index,
+            len(config.tasks),
+            rung.task,
+            rung.steps,
+            config.steps,
+            phase,
+            rung.curve.student,
+            rung.curve.led,
+            books.queries,
+            seconds,
+            rung.rate,
+            books.tokens,
+            books.money,
+            books.failures,
+            over=rung.over,
+        )
+        for rung in rungs
+    )
+    return replace(first, beside=tuple(beside))
+
+
+def rung_summaries(rungs: Sequence[Rung], config: Config, players: Players) -> list[dict[str, Any]]:
+    """The summaries of rungs climbed side by side, all players evaluated alone now.
+
+    The LLM's costs are those while training; of several rungs each has an equal part of these and of the time, as they had one
+    teacher. `llm_total` has everything since the run began, evaluations included.
+    """
+    books, alone = players.teacher.books, []
+    spent = books.since(rungs[0].books or Books())
+    for rung in rungs:
+        rung.environments.close()
+        teacher = players.alone("teacher", rung.task)
+        alone.append((players.alone("student", rung.task) if players.arm.learn else teacher, teacher))
+    return [
+        _summary(rung, student, teacher)
+        | _costs(spent.part(number, len(rungs)))
+        | {
+            "arm": config.arm,
+            "seed": config.seed,
+            "teacher": players.teacher.name,
+            "budget": config.steps,
+            "situations": len(players.situations),
+            "llm_total": books.totals(),
+            "wall_seconds": round(rung.age / len(rungs), 3),
+            "peak_memory_mib": peak_memory(),
+        }
+        for number, (rung, (student, teacher)) in enumerate(zip(rungs, alone, strict=True))
+    ]
+
+
+def _summary(rung: Rung, student: dict[str, float], teacher: dict[str, float]) -> dict[str, Any]:
+    """What became of a rung; student, teacher: success and return of each alone (empty where there is no teacher)."""
+    return {
+        "rung": rung.index,
+        "task": rung.task,
         "engine": rung.environments.engine,
-        "budget": config.steps,
         "steps": rung.steps,
         "held": rung.held,
         "episodes": rung.curve.episodes,
@@ -44,10 +111,16 @@ def rung_summary(rung: Rung, config: Config, players: Players, spent: Books) -> 
         "steps_to_95": rung.curve.steps_to[0.95],
         "curve": rung.curve.points,
         "teacher_success_before": rung.before.get("success"),
-        "teacher_success_after": after.get("success"),
+        "teacher_success_after": teacher.get("success"),
         "teacher_return_before": rung.before.get("return"),
-        "teacher_return_after": after.get("return"),
-        "situations": len(players.situations),
+        "teacher_return_after": teacher.get("return"),
+        "train_seconds": round(rung.seconds, 3),
+        "steps_per_second": round(rung.steps / max(rung.seconds, 1e-9), 1),
+    }
+
+
+def _costs(spent: Books) -> dict[str, Any]:
+    return {
         "llm_queries": spent.queries,
         "llm_memory_hits": spent.memory_hits,
         "llm_tokens": spent.tokens,
@@ -55,12 +128,7 @@ def rung_summary(rung: Rung, config: Config, players: Players, spent: Books) -> 
         "llm_tokens_out": spent.tokens_out,
         "llm_seconds": round(spent.seconds, 3),
         "llm_money": spent.money,
-        "llm_total": players.teacher.books.totals(),
         "tune_seconds": round(spent.tune_seconds, 3),
-        "train_seconds": round(rung.seconds, 3),
-        "wall_seconds": round(rung.age, 3),
-        "peak_memory_mib": peak_memory(),
-        "steps_per_second": round(rung.steps / max(rung.seconds, 1e-9), 1),
     }
 
 

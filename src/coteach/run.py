@@ -114,7 +114,10 @@ class Run:
                     board.add_scalar(f"rung{metrics['rung']}/{name}", value, metrics["steps"])
 
     def log_calls(self, rung: int, round: int, calls: Iterable[Call]) -> None:
-        """Append calls of the LLM to calls.jsonl. Those of rounds that a crash undid stay there: they were paid for."""
+        """Append calls of the LLM to calls.jsonl. Those of rounds that a crash undid stay there: they were paid for.
+
+        rung: of rungs climbed side by side, which have one teacher, the first that had not ended.
+        """
         rows = [_json({"rung": rung, "round": round} | asdict(call)) + "\n" for call in calls]
         path = self.folder / "calls.jsonl"
         if rows:
@@ -125,10 +128,14 @@ class Run:
         """Every round logged so far; a last line torn by a crash is left out."""
         return list(read_jsonl(self.folder / "metrics.jsonl"))
 
-    def rewind(self, rung: int, round: int) -> None:
-        """Drop the rounds logged after (`rung`, `round`): a run resumed from a checkpoint does them again."""
+    def rewind(self, rounds: Mapping[int, int]) -> None:
+        """Drop the rounds logged after a checkpoint's: a run that is resumed from it does them again.
+
+        rounds: so many rounds the checkpoint has of each rung under way; those before them were over, others had not begun.
+        """
         if (self.folder / "metrics.jsonl").exists():
-            kept = [row for row in self.metrics() if (row["rung"], row["round"]) <= (rung, round)]
+            first = min(rounds, default=0)
+            kept = [row for row in self.metrics() if row["rung"] < first or row["round"] <= rounds.get(row["rung"], 0)]
             self.write_jsonl("metrics.jsonl", kept)
 
     def _open_board(self) -> SummaryWriter:

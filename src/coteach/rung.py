@@ -23,13 +23,12 @@ class Rung:
 
     def __init__(self, index: int, config: Config, players: Players, state: dict[str, Any] | None = None) -> None:
         self.index, self.task, self.config = index, config.tasks[index], config
+        self.student = players.student_of(self.task)
         self.curve, self.rounds, self.seconds = Curve(), 0, 0.0
         self.held = self.schooled = False
         """The student alone has held the success at which the rung may end; the teacher was taught all that it will be here."""
         self.skipped = 0
         """Rounds in a row from which the student could not learn."""
-        self.whole = True
-        """False in the middle of a round: what there is then must not be saved."""
         self.before: dict[str, float] = {}
         """Success and return of the teacher alone when the rung began."""
         self.books: Books | None = None
@@ -38,7 +37,7 @@ class Rung:
         under_way = state and state["under_way"]
         self.seed = state["seed"] if state and under_way else players.draw_seed()
         self.environments = tasks.make(self.task, config.engine, config.collect.envs, self.seed)
-        grounding = players.ground(config.collect.envs, self.environments.num_actions, learn=True)
+        grounding = players.ground(self.task, config.collect.envs, self.environments.num_actions, learn=True)
         self.collector = Collector(self.environments, grounding, config.collect.option_patience, players.rng, under_way)
         self.repeatable = players.repeatable
         """Whether the episodes under way can be brought back."""

@@ -17,6 +17,7 @@ from coteach.evidence import Outcome
 from coteach.loop import Loop
 from coteach.run import Run
 from coteach.rung import Rung
+from coteach.student.ppo import Learner
 from coteach.teacher import tuning
 from whole_runs import DOOR_KEY, TUNED, config, tiny_llm
 
@@ -29,7 +30,7 @@ def played(tmp_path: Path) -> tuple[Loop, Rung]:
     settings = config("arm=no-llm", f"tasks={DOOR_KEY}")
     loop = Loop(settings, Run.create(tmp_path / "run", settings))
     rung = Rung(0, settings, loop.players)
-    loop.attempt(rung)
+    loop.play_round([rung])
     rung.rounds = 1
     return loop, rung
 
@@ -47,9 +48,13 @@ def spoilt(function: Callable[..., Any], which: int | str) -> Callable[..., Any]
     return answer
 
 
+def learner(loop: Loop) -> Learner:
+    return loop.players.students[0].learner
+
+
 def all_finite(loop: Loop) -> bool:
     player = loop.players
-    weights = [*player.student.state_dict().values(), *player.advice.evaluator.networks.state_dict().values()]
+    weights = [*learner(loop).state_dict().values(), *player.advice.evaluator.networks.state_dict().values()]
     counted = [player.advice.prior, player.advice.shown, player.model.tries, player.model.worth()]
     return all(bool(torch.isfinite(w).all()) for w in weights) and all(np.isfinite(array).all() for array in counted)
 
@@ -66,7 +71,7 @@ def spoil_observation(loop: Loop, rung: Rung, patch: pytest.MonkeyPatch) -> None
         return replace(rollout, features=rollout.features.astype(np.float32))
 
     patch.setattr("coteach.student.rollout.Rollout.empty", floats)
-    patch.setattr(loop.players.student, "act", lambda features: (np.zeros(8, np.int64), np.zeros(8), np.zeros(8)))
+    patch.setattr(learner(loop), "act", lambda features: (np.zeros(8, np.int64), np.zeros(8), np.zeros(8)))
 
     def broken(*given: Any) -> Any:
         grounded = observe(*given)
@@ -78,11 +83,11 @@ def spoil_observation(loop: Loop, rung: Rung, patch: pytest.MonkeyPatch) -> None
 
 
 def spoil_value(loop: Loop, rung: Rung, patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(loop.players.student, "act", spoilt(loop.players.student.act, 2))
+    patch.setattr(learner(loop), "act", spoilt(learner(loop).act, 2))
 
 
 def spoil_logits(loop: Loop, rung: Rung, patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(loop.players.student, "_forward", spoilt(loop.players.student._forward, 0))
+    patch.setattr(learner(loop), "_forward", spoilt(learner(loop)._forward, 0))
 
 
 def spoil_evidence(loop: Loop, rung: Rung, patch: pytest.MonkeyPatch) -> None:
@@ -107,7 +112,7 @@ def test_what_the_run_cannot_go_on_from_ends_it_and_is_named(
     loop, rung = played
     spoil(loop, rung, monkeypatch)
     with pytest.raises(RunFailed, match=rf"rung 1, round 2: .*{named}.* --resume"):
-        loop.attempt(rung)
+        loop.play_round([rung])
     monkeypatch.undo()
     assert all_finite(loop)
 
@@ -125,8 +130,8 @@ def spoil_advice(loop: Loop, patch: pytest.MonkeyPatch) -> None:
 
 
 def spoil_gradient(loop: Loop, patch: pytest.MonkeyPatch) -> None:
-    weight = next(loop.players.student.network.parameters())
-    patch.setattr(loop.players.student, "_spoilt", weight.register_hook(lambda gradient: gradient * NAN), raising=False)
+    weight = next(learner(loop).network.parameters())
+    patch.setattr(learner(loop), "_spoilt", weight.register_hook(lambda gradient: gradient * NAN), raising=False)
 
 
 @pytest.mark.parametrize(
@@ -142,17 +147,17 @@ def test_what_spoils_an_update_costs_that_rounds_update_and_only_three_in_a_row_
     spoil: Callable[..., None], named: str, played: tuple[Loop, Rung], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loop, rung = played
-    before = loop.players.student.state_dict()
+    before = learner(loop).state_dict()
     spoil(loop, monkeypatch)
     for _ in range(2):
         with pytest.warns(Note, match=rf"rung 1, round 2: .*{named}.*does not learn from this round"):
-            assert "policy_loss" not in loop.attempt(rung)
-    after = loop.players.student.state_dict()
+            assert "policy_loss" not in loop.play_round([rung])[0]
+    after = learner(loop).state_dict()
     assert all(torch.equal(before[name], after[name]) for name in before if name.startswith(("network", "optimizer")))
     with pytest.raises(RunFailed, match=named):
-        loop.attempt(rung)
+        loop.play_round([rung])
     monkeypatch.undo()
-    if hook := getattr(loop.players.student, "_spoilt", None):
+    if hook := getattr(learner(loop), "_spoilt", None):
         hook.remove()
     assert all_finite(loop)
 
@@ -187,12 +192,12 @@ def test_lora_weights_that_a_tuning_broke_are_taken_back_and_the_run_goes_on(
     with tiny_llm():
         loop = Loop(settings, Run.create(tmp_path / "run", settings))
         rung = Rung(0, settings, loop.players)
-        loop.attempt(rung)
+        loop.play_round([rung])
         rung.rounds = 1
         with pytest.warns(Note, match="LoRA weights that are not finite: it keeps those from before"):
-            metrics = loop.attempt(rung)
+            metrics = loop.play_round([rung])[0]
         assert metrics["tune_lessons"] > 0
         rung.rounds = 2
-        loop.attempt(rung)
+        loop.play_round([rung])
     adapter = loop.players.spoken is not None and loop.players.teacher.teacher.adapter  # type: ignore[union-attr]
     assert all(bool(torch.isfinite(weight).all()) for weight in adapter.weights().values()) and all_finite(loop)

@@ -59,8 +59,13 @@ def load_players(run: Run) -> Players:
     return players
 
 
+def default_tasks(run: Run) -> list[str]:
+    """What a run is looked at on unless told: its last rung, or all of its tasks where these were trained on together."""
+    return run.config.tasks if run.config.together else run.config.tasks[-1:]
+
+
 def task_of(run: Run, task: str | None) -> str:
-    """The task asked for, or else the run's last rung."""
+    """The task asked for, or else the run's last one."""
     return task or run.config.tasks[-1]
 
 

@@ -10,9 +10,10 @@ import argparse
 import json
 import sys
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from coteach.commands.common import add_run, episodes_of, load_players, print_json, seed_of, task_of
+from coteach.commands.common import add_run, default_tasks, episodes_of, load_players, print_json, seed_of
 from coteach.errors import CoteachError, unknown
 from coteach.progress import percent, print_table
 from coteach.run import Run
@@ -28,6 +29,7 @@ WHO = ("student", "teacher")
 EXAMPLE = """\
 examples:
   coteach eval runs/demo
+  coteach eval runs/together --task MiniGrid-Unlock-v0               (of several students, the one of this task)
   coteach eval runs/demo --who teacher --task MiniGrid-UnlockPickup-v0 --task MiniGrid-BlockedUnlockPickup-v0
   coteach eval runs/demo --who teacher --synonyms --guard
 """
@@ -39,7 +41,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `coteach eval`."""
     add_run(parser)
     parser.add_argument("--who", default="student", help="student (greedy), or teacher (advice alone drives the controllers)")
-    parser.add_argument("--task", metavar="ID", action="append", help="repeat it for several; default: the run's last rung")
+    parser.add_argument(
+        "--task", metavar="ID", action="append", help="repeat it for several; default: the run's last rung, or all together"
+    )
     parser.add_argument("--episodes", metavar="N", help="how many on each task (default: 200)")
     parser.add_argument("--synonyms", action="store_true", help="the teacher's options renamed too: verbs, then verbs and nouns")
     parser.add_argument(
@@ -53,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
     _check_flags(args)
     episodes = episodes_of(args, 200)
     with Run.open(args.run_folder) as folder:
-        names = list(dict.fromkeys(args.task or [task_of(folder, None)]))
+        names = list(dict.fromkeys(args.task or default_tasks(folder)))
         from coteach import evaluate, tasks
 
         for name in names:
@@ -121,8 +125,8 @@ def _before_and_after(players: Players, words: Mapping[str, str], task: str, epi
     from coteach.teacher.synonyms import asked_in
 
     def alone(advise: Advise) -> Row:
-        patience = players.config.collect.option_patience
-        return _figures(evaluate_teacher(asked_in(words, advise), task, players.ground, patience, episodes, seed))
+        patience, ground = players.config.collect.option_patience, partial(players.ground, task)
+        return _figures(evaluate_teacher(asked_in(words, advise), task, ground, patience, episodes, seed))
 
     before = {f"{key}_before": value for key, value in alone(players.teacher.advise_untuned).items()}
     return before | alone(players.teacher.advise)

@@ -22,6 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `coteach export`."""
     add_run(parser)
     parser.add_argument("--to", metavar="DIR", type=Path, required=True, help="a folder that does not exist yet, or is empty")
+    parser.add_argument("--task", metavar="ID", help="of tasks trained on together: whose student (default: the last one's)")
     parser.epilog = EXAMPLE
 
 
@@ -30,8 +31,8 @@ def run(args: argparse.Namespace) -> int:
     with Run.open(args.run_folder) as folder:
         from coteach import export
 
-        export.check(folder, args.to)  # before the LLM is loaded
-        exported = export.export(folder, load_players(folder), args.to)
+        export.check(folder, args.to, args.task)  # before the LLM is loaded
+        exported = export.export(folder, load_players(folder), args.to, args.task)
     if args.json:
         print_json({"run": str(args.run_folder), "to": str(args.to)} | exported.as_json())
     else:

@@ -31,6 +31,7 @@ EXAMPLE = """\
 examples:
   coteach train --task MiniGrid-UnlockPickup-v0 --steps 100000
   coteach train --config configs/demo.toml --out runs/mine student.epochs=3
+  coteach train --task MiniGrid-Unlock-v0 --task MiniGrid-UnlockPickup-v0 --together
   coteach train --resume runs/mine
   coteach train --teacher openai:qwen3@http://127.0.0.1:8080/v1 --budget 200000tokens
 
@@ -54,6 +55,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `coteach train`."""
     parser.add_argument("--config", metavar="FILE", type=Path, help="TOML file; flags and FIELD=VALUE have the last word")
     parser.add_argument("--task", metavar="ID", action="append", help="a task; repeat for rungs (`coteach tasks` lists them)")
+    parser.add_argument(
+        "--together", action="store_true", help="climb the rungs side by side: one teacher, a student on each --task"
+    )
     parser.add_argument("--arm", help="mutual, one-way, no-llm, uniform, student-only, llm-only or oracle")
     parser.add_argument(
         "--teacher",
@@ -111,6 +115,7 @@ def default_folder(config: Config) -> Path:
 
 def _flags(args: argparse.Namespace) -> list[str]:
     given = [f"tasks={json.dumps(args.task)}"] if args.task else []
+    given += ["together=true"] if args.together else []
     given += [_budget(args.budget)] if args.budget is not None else []
     return given + [
         f"{field}={value}" for flag, fields in FLAGS.items() if (value := getattr(args, flag)) is not None for field in fields

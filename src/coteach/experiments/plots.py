@@ -36,11 +36,16 @@ def plot_run(folder: Path) -> list[Path]:
     rounds = list(read_jsonl(folder / "metrics.jsonl"))
     if not rounds:
         return []
-    rungs = [list(group) for _, group in groupby(rounds, key=lambda row: row["rung"])]
+    # Rungs that are climbed side by side take turns.
+    rungs = [list(group) for _, group in groupby(sorted(rounds, key=_rung), key=_rung)]
     path = folder / "plots" / "success.png"
     path.parent.mkdir(parents=True, exist_ok=True)
     _draw(rungs, _reached(folder), path)
     return [path]
+
+
+def _rung(row: dict[str, Any]) -> int:
+    return int(row["rung"])
 
 
 def _reached(folder: Path) -> list[list[int]]:

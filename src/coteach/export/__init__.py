@@ -50,8 +50,11 @@ class Exported:
         return {**told, "files": self.files}
 
 
-def check(run: Run, folder: Path) -> dict[str, Any]:
-    """The run's summary; CoteachError where it is not finished, `folder` is not empty or a package is missing."""
+def check(run: Run, folder: Path, task: str | None = None) -> dict[str, Any]:
+    """The run's summary, at its top what it says of the rung whose student is exported: the last, or that of `task`.
+
+    CoteachError where the run is not finished or has no student for `task`, `folder` is not empty or a package is missing.
+    """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise CoteachError(f"{folder} exists and is not empty: choose another --to")
     path, rungs = run.folder / "summary.json", len(run.config.tasks)
@@ -61,15 +64,27 @@ def check(run: Run, folder: Path) -> dict[str, Any]:
             f"{run.folder} is not finished: {over} of {rungs} rungs are over; go on with `coteach train --resume {run.folder}`"
         )
     student.missing(run.config)
-    return summary
+    rung: dict[str, Any] = summary["rungs"][_rung(run, task)]
+    return summary | rung
 
 
-def export(run: Run, players: Players, folder: Path) -> Exported:
+def _rung(run: Run, task: str | None) -> int:
+    """The rung whose student is `task`'s: one student for all rungs is as the last one left it."""
+    names = run.config.tasks
+    theirs = names if run.config.together else names[-1:]
+    if task is not None and task not in theirs:
+        raise CoteachError(f"--task {task}: {run.folder} has no student of it; expected {' or '.join(theirs)}")
+    return len(names) - 1 if task is None or not run.config.together else names.index(task)
+
+
+def export(run: Run, players: Players, folder: Path, task: str | None = None) -> Exported:
     """Write the run's `players` into `folder`, which appears whole or not at all. A tuned teacher is merged for good.
+
+    task: of several students, whose.
 
     Raises CoteachError as `check` does, and where there is nothing to export; RunFailed where `folder` cannot be written.
     """
-    summary = check(run, folder)
+    summary = check(run, folder, task)
     llm, no_model, no_student = teacher.language_model(players), teacher.missing(players), student.missing(run.config)
     if llm is None and no_student:
         raise CoteachError(f"{run.folder}: nothing to export: {no_model}, and {no_student}")

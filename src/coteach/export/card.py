@@ -96,7 +96,7 @@ Weights are float32.
 ## Metrics
 
 Success (a positive return) over {config.episodes} fixed-seed episodes in which its advice alone drives the controllers, before
-the task was begun and when it was over; the last row's "after" is of exactly these weights.
+the task was begun and when it was over; {"every" if config.together else "the last"} row's "after" is of exactly these weights.
 
 {_table(origin, summary)}
 

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from coteach.grounding.base import Layout
     from coteach.players import Players
     from coteach.student.network import ActorCritic
+    from coteach.student.ppo import Learner
 
 OPSET = 18
 """The oldest that PyTorch's exporter writes by itself."""
@@ -51,40 +52,42 @@ def write(players: Players, summary: dict[str, Any], folder: Path) -> str:
     import safetensors.torch
 
     folder.mkdir()
-    network = _alone(players)
+    learner = players.student_of(summary["task"]).learner
+    network = _alone(players, learner)
+    about = json.dumps(_described(players, learner.sizes, summary), indent=2)
     safetensors.torch.save_file(network.state_dict(), folder / "student.safetensors")
-    (folder / "student.json").write_text(json.dumps(_described(players, summary), indent=2) + "\n", encoding="utf-8")
+    (folder / "student.json").write_text(about + "\n", encoding="utf-8")
     (folder / "student.onnx").write_bytes(_policy(network, players.family.layout).SerializeToString())
     return f"success alone {percent(summary['success'])} on {summary['task']}"
 
 
-def _alone(players: Players) -> ActorCritic:
+def _alone(players: Players, learner: Learner) -> ActorCritic:
     """The student's network over what its grounding shows it: one trained with hints is never given any."""
     from coteach.student.hints import forget_hints
 
-    network = copy.deepcopy(players.student.network).cpu()
+    network = copy.deepcopy(learner.network).cpu()
     if players.config.guidance.hint:
         forget_hints(network, players.family.layout)
     return network.requires_grad_(False)
 
 
-def _described(players: Players, summary: dict[str, Any]) -> dict[str, Any]:
+def _described(players: Players, sizes: dict[str, Any], summary: dict[str, Any]) -> dict[str, Any]:
     """What one has to know to use the weights, and how good they are."""
     from coteach.evaluate import SEED
 
-    config = players.config
+    config, rungs = players.config, [summary] if players.config.together else summary["rungs"]
     return {
         "task": summary["task"],
         "actions": list(players.family.action_names),
         "feature_layout": players.family.features,
-        **players.student.sizes,
+        **sizes,
         "feature_size": players.family.layout.size,
         "success": summary["success"],
         "return": summary["return"],
         "episodes": config.episodes,
         "first_seed": SEED,
-        "trained_on": config.tasks[-1:] if config.fresh == "student" else config.tasks,
-        "steps": sum(rung["steps"] for rung in summary["rungs"]),
+        "trained_on": [rung["task"] for rung in (rungs[-1:] if config.fresh == "student" else rungs)],
+        "steps": sum(rung["steps"] for rung in rungs),
         "arm": config.arm,
         "seed": config.seed,
         "coteach": coteach.__version__,

@@ -104,6 +104,16 @@ class Books:
         before = earlier.totals()
         return Books(**{name: value - before[name] for name, value in self.totals().items()})  # type: ignore[arg-type]
 
+    def part(self, number: int, parts: int) -> Books:
+        """One of so many equal parts, numbered from 0; of what is counted, parts differ by one at most and add up."""
+
+        def share(value: float) -> float:
+            if isinstance(value, int):
+                return value * (number + 1) // parts - value * number // parts
+            return value / parts
+
+        return Books(**{name: share(value) for name, value in self.totals().items()})  # type: ignore[arg-type]
+
 
 @dataclass(frozen=True)
 class Lesson:
