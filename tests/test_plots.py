@@ -47,6 +47,11 @@ def test_each_rung_has_its_panel(tmp_path: Path, rungs: int, width: int) -> None
     assert draw(tmp_path, ROUNDS[: 12 * rungs]).shape[1] == width
 
 
+def test_rungs_that_took_turns_are_drawn_as_if_one_had_followed_the_other(tmp_path: Path) -> None:
+    turns = [row for pair in zip(ROUNDS[:12], ROUNDS[12:], strict=True) for row in pair]
+    assert (draw(tmp_path, turns) == draw(tmp_path, ROUNDS)).all()
+
+
 def test_who_never_led_has_no_curve(tmp_path: Path) -> None:
     without = draw(tmp_path, ROUNDS[:12])
     both = draw(tmp_path, ROUNDS[12:])

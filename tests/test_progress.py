@@ -38,6 +38,35 @@ def test_a_line_says_everything_in_words() -> None:
     assert "at most 2m55s left" in said and "\n" not in said
 
 
+BOTH = replace(
+    NOW,
+    rung=0,
+    rungs=2,
+    beside=(replace(NOW, rung=1, rungs=2, task="MiniGrid-DoorKey-5x5-v0", steps=60_000, success_student=0.9),),
+)
+"""Two tasks that are trained on together."""
+
+
+def test_of_tasks_trained_on_together_all_are_shown() -> None:
+    said = line(BOTH)
+    assert said.startswith("2 tasks together: MiniGrid-Unlock-v0: 25,000/100,000 steps, student 50 %")
+    assert (
+        "; MiniGrid-DoorKey-5x5-v0: 60,000/100,000 steps, student 90 %" in said and "2,000 steps/s" in said and "\n" not in said
+    )
+    stream = io.StringIO()
+    with LiveDisplay(Console(file=stream, force_terminal=True, width=100)) as display:
+        display(BOTH)
+    assert all(part in stream.getvalue() for part in ("2 tasks together", "25,000 of", "60,000 of", "MiniGrid-DoorKey-5x5-v0"))
+
+
+def test_the_time_left_for_tasks_trained_on_together_is_that_of_the_last_to_end() -> None:
+    assert BOTH.seconds_left == pytest.approx(75)
+    other = BOTH.beside[0]
+    assert replace(BOTH, over=True).seconds_left == pytest.approx(40)
+    assert replace(BOTH, beside=(replace(other, steps_per_second=0.0),)).seconds_left is None
+    assert replace(BOTH, over=True, beside=(replace(other, over=True),)).seconds_left == 0
+
+
 def test_in_a_pipe_there_is_a_line_per_rung_and_then_one_every_few_seconds() -> None:
     pipe = io.StringIO()
     with PlainDisplay(pipe, interval=1000.0) as display:

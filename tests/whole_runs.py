@@ -103,11 +103,11 @@ def interrupting(moments: Sequence[tuple[str, int]]) -> Callable[[Any], None]:
 
 
 def fingerprint(run: Path) -> dict[str, str]:
-    """Sha256 of what was learned: the student's weights and, where there is one, the teacher's adapter."""
+    """Sha256 of what was learned: the weights of every student and, where there is one, of the teacher's adapter."""
     latest = Run.open(run).latest_checkpoint()
     assert latest is not None
-    files = [latest / "student" / "student.safetensors", *(latest / "teacher").glob("*.safetensors")]
-    return {file.name: _sha256(file) for file in files}
+    files = [*latest.glob("student*/student.safetensors"), *latest.glob("teacher/*.safetensors")]
+    return {file.relative_to(latest).as_posix(): _sha256(file) for file in files}
 
 
 def rounds(run: Path) -> list[dict[str, Any]]:

@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,17 +18,15 @@ import numpy as np
 
 from coteach import finite, guidance
 from coteach.config import Config
-from coteach.errors import RunFailed, note
+from coteach.errors import note
 from coteach.finite import NotFinite
 from coteach.players import Players
 from coteach.progress import Progress
 from coteach.report import progress, round_metrics, rung_summaries, write_artifacts, write_video
 from coteach.run import Run, understood
-from coteach.rung import Rung
+from coteach.rung import Rung, Turn, blamed, failed
 from coteach.signals import Signals
 from coteach.student.ppo import Batch, Imitation, gae
-from coteach.student.rollout import Rollout
-from coteach.student.side import StudentSide
 from coteach.teacher.recorded import RECORD
 
 CHECKPOINT_ROUNDS, CHECKPOINT_SECONDS = 20, 30.0
@@ -62,56 +59,43 @@ class Loop:
     def play_round(self, rungs: Sequence[Rung]) -> list[dict[str, Any]]:
         """One round of the game on a rung, or on several side by side; returns the metrics of each."""
         config, players, arm = self.config, self.players, self.players.arm
-        advice, shares = players.advice, [self.shares(rung) for rung in rungs]
+        advice = players.advice
 
         # 1. Collect: the student leads most environments, the teacher a share that shrinks as the student catches up.
         advice.allow(config.teacher.queries_per_round if arm.prior == "llm" else UNLIMITED)
-        rollouts = []
-        for turn, (rung, (led, _)) in enumerate(zip(rungs, shares, strict=True), start=1):
-            advice.take_turns(others=len(rungs) - turn)
-            rollouts.append(self.collect(rung, led))
+        turns = [self.collect(rung, others=len(rungs) - turn) for turn, rung in enumerate(rungs, start=1)]
 
         # 2. Advise: the LLM is asked about the situations met most; the rest of the time its advice is looked up.
-        advice.visit(rollout.situation for rollout in rollouts)
+        advice.visit(turn.rollout.situation for turn in turns)
         if arm.taught:
             self.tell("advise")
             advice.ask()
 
         # 3. Evidence: what became of options, whoever brought it about.
-        for rollout in rollouts:
-            players.count(rollout.outcomes)
+        for turn in turns:
+            players.count(turn.rollout.outcomes)
 
         # 4. Reweigh (student -> teacher, at once): the evidence overrules the advice.
         with blamed(*rungs):
             advice.improve()
 
         # 5. Guide (teacher -> student): PPO on the student's own rows, drawn towards the advice there and on replayed rows.
-        rows: list[dict[str, Any]] = []
-        for rung, rollout, (_, weight) in zip(rungs, rollouts, shares, strict=True):
-            with blamed(rung):
-                learned = self.learn(rung, rollout, weight) if arm.learn else {}
-            rows.append(learned | players.learn_options(rung.student))
+        rows = [(self.learn(turn) if arm.learn else {}) | players.learn_options(turn.rung.student) for turn in turns]
 
         # 6. Tell and tune (student -> teacher's prompt and weights): what proved right becomes what the LLM says by itself.
         tuned = self.teach() if self.teaches(rungs) else {}
-        return [
-            row | tuned | {"led_share": led, "guidance_weight": weight, "credit": advice.credit}
-            for row, (led, weight) in zip(rows, shares, strict=True)
-        ]
+        return [row | tuned | turn.shares | {"credit": advice.credit} for row, turn in zip(rows, turns, strict=True)]
 
-    def shares(self, rung: Rung) -> tuple[float, float]:
-        """The share of environments that the teacher leads, and lambda: both shrink as the student catches up."""
-        arm, heed = self.players.arm, guidance.heed(rung.curve.student, rung.curve.led)
-        led = guidance.led_share(self.config.collect, heed) if arm.lead else 0.0
-        return led, heed * self.config.guidance.weight if arm.guide else 0.0
-
-    def collect(self, rung: Rung, led_share: float) -> Rollout:
-        """The rung's rows of this round."""
+    def collect(self, rung: Rung, others: int) -> Turn:
+        """The rung's rows of this round; so many `others` collect theirs later, and are left as much of the LLM's time."""
+        config, advice, arm = self.config, self.players.advice, self.players.arm
+        heed = guidance.heed(rung.curve.student, rung.curve.led)
+        led_share = guidance.led_share(config.collect, heed) if arm.lead else 0.0
+        advice.take_turns(others)
         with blamed(rung):
-            advice, horizon = self.players.advice, self.config.collect.horizon
-            rollout = rung.collector.collect(horizon, rung.student.learner, advice.lead, led_share)
+            rollout = rung.collector.collect(config.collect.horizon, rung.student.learner, advice.lead, led_share)
         rung.curve.add(rollout.episodes, rung.collector.under_way)
-        return rollout
+        return Turn(rung, rollout, led_share, heed * config.guidance.weight if arm.guide else 0.0)
 
     def teaches(self, rungs: Sequence[Rung]) -> bool:
         """Whether the round under way ends with the teacher being told and tuned."""
@@ -126,22 +110,23 @@ class Loop:
         self.tell("tune")
         return self.players.tune()
 
-    def learn(self, rung: Rung, rollout: Rollout, weight: float) -> dict[str, Any]:
+    def learn(self, turn: Turn) -> dict[str, Any]:
         """`guide`, unless what it would learn from is broken: then the student stays as it is, a few rounds in a row at most."""
+        rung = turn.rung
         try:
-            metrics = self.guide(rung.student, rollout, weight)
+            metrics = self.guide(turn)
         except NotFinite as error:
             rung.skipped += 1
             if rung.skipped == MOST_SKIPPED:
-                raise
+                raise failed(error, rung) from error
             note(f"{rung.where}: {error}; the student does not learn from this round")
             return {}
         rung.skipped = 0
         return metrics
 
-    def guide(self, student: StudentSide, rollout: Rollout, weight: float) -> dict[str, Any]:
-        """One update of a student; `weight` is lambda. Teacher-led rows never enter PPO's ratio."""
-        players, config = self.players, self.config.student
+    def guide(self, turn: Turn) -> dict[str, Any]:
+        """One update of a student. Teacher-led rows never enter PPO's ratio."""
+        players, config, student, rollout = self.players, self.config.student, turn.rung.student, turn.rollout
         potential = players.advice.value[rollout.situation] * self.config.guidance.subgoal
         rewards = guidance.shaped(rollout.rewards, potential, rollout.terminated, config.gamma)
         advantages, returns = gae(
@@ -160,21 +145,21 @@ class Loop:
             advantages=advantages[own],
             returns=returns[own],
             target=target,
-            weight=(weight * heeded).astype(np.float32),
+            weight=(turn.weight * heeded).astype(np.float32),
             value_features=rollout.features[:-1][led],
             value_returns=returns[led],
         )
         student.replay.add(rollout)
-        distil = weight > 0 and players.arm.replay and self.config.guidance.replay > 0 and student.replay.filled > 0
-        return student.learner.update(batch, (lambda rows: self.imitation(student, rows, weight)) if distil else None)
+        distil = turn.weight > 0 and players.arm.replay and self.config.guidance.replay > 0 and student.replay.filled > 0
+        return student.learner.update(batch, (lambda rows: self.imitation(turn, rows)) if distil else None)
 
-    def imitation(self, student: StudentSide, rows: int, weight: float) -> Imitation:
+    def imitation(self, turn: Turn, rows: int) -> Imitation:
         """Replayed rows beside `rows` of PPO's, relabelled with today's advice."""
-        replay = student.replay
+        student, replay = turn.rung.student, turn.rung.student.replay
         at = replay.sample(round(rows * self.config.guidance.replay), self.players.rng)
         target, heeded = self.players.targets(student, replay.situation[at], replay.controls[at])
         finite.require(advice=target)
-        return Imitation(replay.features[at], target, (weight * heeded).astype(np.float32))
+        return Imitation(replay.features[at], target, (turn.weight * heeded).astype(np.float32))
 
     def examine(self, rung: Rung) -> dict[str, float]:
         """Where an exam is due: how the student alone fares. Where it has held out, the reference environments decide."""
@@ -234,8 +219,9 @@ class Loop:
         began = time.perf_counter()
         self.whole = False
         self.players.school([rung.task for rung in self.rungs])
+        seconds = (time.perf_counter() - began) / len(self.rungs)
         for rung in self.rungs:
-            rung.seconds += (time.perf_counter() - began) / len(self.rungs)
+            rung.seconds += seconds
             rung.schooled = True
         self.whole = True
         self.save()
@@ -291,8 +277,8 @@ class Loop:
         def write(folder: Path) -> None:
             self.players.save(folder)
             states = [rung.state() for rung in self.rungs]
-            progress = {"rungs": states, "summaries": self.summaries, "best": self.best, "seconds": seconds}
-            (folder / "progress.json").write_text(json.dumps(progress), encoding="utf-8")
+            how_far = {"rungs": states, "summaries": self.summaries, "best": self.best, "seconds": seconds}
+            (folder / "progress.json").write_text(json.dumps(how_far), encoding="utf-8")
 
         self.run.save_checkpoint(self.total_steps(), write, best)
         self.saved = self.rounds, time.perf_counter()
@@ -332,16 +318,6 @@ class Loop:
         if self.report is not None:
             books, seconds = self.players.teacher.books, time.perf_counter() - self.began
             self.report(progress(self.rungs, self.config, books, phase, seconds))
-
-
-@contextmanager
-def blamed(*rungs: Rung) -> Iterator[None]:
-    """Numbers that are not finite end the run; it can be resumed from before they came in."""
-    try:
-        yield
-    except NotFinite as error:
-        where = " and ".join(rung.where for rung in rungs)
-        raise RunFailed(f"{where}: {error}; the last checkpoint was made before: mend the cause and use --resume") from error
 
 
 def train(

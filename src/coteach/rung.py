@@ -1,20 +1,24 @@
 """A rung: one task being climbed, from its first round to the summary, across interruptions.
 
 It holds what belongs to the task and not to the players: environments, the episodes under way, the learning curve, how long it
-took. `state` is the part of a checkpoint that brings it back exactly.
+took. `state` is the part of a checkpoint that brings it back exactly. A `Turn` is its part in a round.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 from coteach import tasks
 from coteach.config import Config
 from coteach.curve import Curve
-from coteach.errors import note
+from coteach.errors import RunFailed, note
+from coteach.finite import NotFinite
 from coteach.players import Players
-from coteach.student.rollout import Collector
+from coteach.student.rollout import Collector, Rollout
 from coteach.teacher.base import Books
 
 
@@ -98,3 +102,33 @@ class Rung:
             "curve": self.curve.state(),
             "under_way": self.collector.state() if self.repeatable else None,
         }
+
+
+@dataclass(frozen=True)
+class Turn:
+    """A rung's part in a round: its rows, the share of environments in which the teacher led, and lambda, `weight`."""
+
+    rung: Rung
+    rollout: Rollout
+    led_share: float
+    weight: float
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """How much of the teacher there was in it, as metrics.jsonl has it."""
+        return {"led_share": self.led_share, "guidance_weight": self.weight}
+
+
+def failed(error: NotFinite, *rungs: Rung) -> RunFailed:
+    """What ends the run where numbers on `rungs` are not finite; it can be resumed from before they came in."""
+    where = " and ".join(rung.where for rung in rungs)
+    return RunFailed(f"{where}: {error}; the last checkpoint was made before: mend the cause and use --resume")
+
+
+@contextmanager
+def blamed(*rungs: Rung) -> Iterator[None]:
+    """Numbers that are not finite end the run, and `rungs` are named."""
+    try:
+        yield
+    except NotFinite as error:
+        raise failed(error, *rungs) from error

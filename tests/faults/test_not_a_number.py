@@ -18,6 +18,7 @@ from coteach.loop import Loop
 from coteach.run import Run
 from coteach.rung import Rung
 from coteach.student.ppo import Learner
+from coteach.student.rollout import Rollout
 from coteach.teacher import tuning
 from whole_runs import DOOR_KEY, TUNED, config, tiny_llm
 
@@ -64,7 +65,7 @@ def spoil_reward(loop: Loop, rung: Rung, patch: pytest.MonkeyPatch) -> None:
 
 
 def spoil_observation(loop: Loop, rung: Rung, patch: pytest.MonkeyPatch) -> None:
-    observe, empty = rung.collector.grounding.observe, loop_module.Rollout.empty
+    observe, empty = rung.collector.grounding.observe, Rollout.empty
 
     def floats(*given: Any) -> Any:
         rollout = empty(*given)

@@ -10,6 +10,7 @@ import pytest
 from coteach.errors import CoteachError, RunFailed
 from whole_runs import DOOR_KEY, LOCAL, TUNED, UNLOCK, fingerprint, play, rounds, tiny_llm
 
+STUDENT = "student/student.safetensors"
 SHORT = (*TUNED, f"tasks={DOOR_KEY}", "steps=800")
 
 
@@ -23,14 +24,14 @@ def played(folder: Path, *settings: str, cache: Path | None = None) -> tuple[dic
 def test_a_run_and_its_repetition_have_the_same_weights(task: str, seed: int, tmp_path: Path) -> None:
     settings = (*TUNED, f"tasks={task}", f"seed={seed}", "steps=800")
     once, again = played(tmp_path / "once", *settings), played(tmp_path / "again", *settings)
-    assert once == again and set(once[0]) >= {"student.safetensors"}
+    assert once == again and set(once[0]) >= {STUDENT}
 
 
 def test_a_recorded_run_is_played_again_without_any_llm(tmp_path: Path) -> None:
     settings = (*TUNED, f"tasks={UNLOCK},{DOOR_KEY}", "steps=800")
     weights, metrics = played(tmp_path / "run", *settings)
     again = play(tmp_path / "replay", *settings, f"teacher.spec=recorded:{tmp_path / 'run'}")
-    assert fingerprint(again) == {"student.safetensors": weights["student.safetensors"]} and rounds(again) == metrics
+    assert fingerprint(again) == {STUDENT: weights[STUDENT]} and rounds(again) == metrics
 
 
 def test_a_record_answers_no_other_run_than_its_own(tmp_path: Path) -> None:

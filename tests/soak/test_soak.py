@@ -47,7 +47,7 @@ def test_determinism_and_replay_with_the_default_llm(tmp_path: Path, monkeypatch
                 monkeypatch.setenv("COTEACH_CACHE", str(folder / "cache"))
                 runs.append(play(folder / "run", *ASKED, f"tasks={task}", f"seed={seed}"))
             same += fingerprint(runs[0]) == fingerprint(runs[1]) and rounds(runs[0]) == rounds(runs[1])
-            assert "adapter_model.safetensors" in fingerprint(runs[0]) or task == LOCAL
+            assert "teacher/adapter_model.safetensors" in fingerprint(runs[0]) or task == LOCAL
             replay = play(
                 tmp_path / f"{task}-{seed}-replay", *ASKED, f"tasks={task}", f"seed={seed}", f"teacher.spec=recorded:{runs[0]}"
             )

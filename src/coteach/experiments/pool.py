@@ -158,7 +158,9 @@ def _last_words(job: Job) -> str:
 
 def _state(job: Job) -> State:
     row = last_of_jsonl(job.folder / "metrics.jsonl")
-    steps = row.get("rung", 0) * job.config.steps + min(row.get("steps", 0), job.config.steps)
+    steps = min(row.get("steps", 0), job.config.steps)
+    # Rungs that are climbed side by side are about equally far.
+    steps = steps * len(job.config.tasks) if job.config.together else row.get("rung", 0) * job.config.steps + steps
     return State(job, steps, _budget(job), row.get("success_student"), row.get("steps_per_second"))
 
 
