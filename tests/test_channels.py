@@ -10,11 +10,14 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+import coteach.players
 from coteach.config import load
 from coteach.grounding.base import Grounded, Layout, Situations
 from coteach.guidance import shaped
-from coteach.loop import Loop, Rung
+from coteach.loop import Loop
+from coteach.players import Players
 from coteach.run import Run
+from coteach.rung import Rung
 from coteach.student.hints import Hinted, forget_hints
 from coteach.student.network import ActorCritic, read
 
@@ -103,3 +106,10 @@ def test_a_channel_goes_through_rounds_and_checkpoints(channel: str, tmp_path: P
     other.players.load(tmp_path / "saved")
     success = [players.evaluate("student", config.tasks[0], 2).returns for players in (loop.players, other.players)]
     assert (success[0] == success[1]).all()
+
+
+def test_in_an_exam_nobody_follows_options_and_it_meets_situations_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(coteach.players, "EXAM_LEVELS", 8)
+    small = ("tasks=MiniGrid-Unlock-v0", "engine=minigrid", "threads=1", "arm=student-only")
+    players = Players(load(None, [*small, 'student.learned_options=["pick up"]', "guidance.hint=0.5"]))
+    assert 0.0 <= players.examine("MiniGrid-Unlock-v0") <= 1.0 and len(players.situations) == 0

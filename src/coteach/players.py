@@ -129,13 +129,14 @@ class Players:
 
         learn: the student learns there: to carry out options that have no controller, and with hints.
         """
-        return self._extended(task, self.family.ground(num_envs, self.situations, num_actions), learn)
-
-    def _extended(self, task: str, grounding: Grounding, learn: bool = False) -> Grounding:
-        """A grounding with what the configuration adds to it: learned controllers, hints (none but where the student learns)."""
+        grounding = self.family.ground(num_envs, self.situations, num_actions)
         executor = self.student_of(task).executor
         if executor is not None:
             grounding = LearnedControllers(grounding, executor, learn)
+        return self._hinted(grounding, learn)
+
+    def _hinted(self, grounding: Grounding, learn: bool = False) -> Grounding:
+        """A grounding with room for hints, where the configuration has any (there are none but where the student learns)."""
         if not self.config.guidance.hint:
             return grounding
         if not learn:
@@ -248,7 +249,7 @@ class Players:
     def examine(self, task: str) -> float:
         """Success of the student alone, greedy, on the levels kept for exams, stepped by the engine that trains."""
         environments = tasks.make(task, self.config.engine, EXAM_LEVELS, EXAM_SEED)
-        grounding = self._extended(task, self.family.ground(EXAM_LEVELS, self._exam_situations, environments.num_actions))
+        grounding = self._hinted(self.family.ground(EXAM_LEVELS, self._exam_situations, environments.num_actions))
         return examine(StudentAlone(self.student_of(task).learner), environments, grounding)
 
     def record(self, who: Who, task: str, seed: int = SEED) -> list[NDArray[np.uint8]]:
