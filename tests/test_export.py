@@ -213,7 +213,7 @@ def test_a_student_trained_with_hints_plays_on_without_them(tmp_path: Path) -> N
     hinted = load_players(run)
     export.export(run, hinted, tmp_path / "out")
     about = json.loads((tmp_path / "out" / "student" / "student.json").read_text())
-    assert about["feature_size"] == hinted.family.layout.size < hinted.student.layout.size
+    assert about["feature_size"] == hinted.family.layout.size < hinted.students[0].learner.layout.size
     expected = hinted.evaluate("student", TASK, 200).success
     assert success_of_the_example(tmp_path / "out") == pytest.approx(expected) and 0.0 < expected < 1.0
 
