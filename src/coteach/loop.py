@@ -326,9 +326,11 @@ def train(
     """Train teacher and student as `config` says, leaving everything in `run`; returns a summary per rung.
 
     resume: go on from the run's latest checkpoint, exactly as the run would have gone on had it not been stopped (with EnvPool,
-    whose episodes cannot be saved, from new ones). Raises KeyboardInterrupt or SystemExit(143) after saving.
+    whose episodes cannot be saved, from new ones). Raises KeyboardInterrupt or SystemExit(143) after saving, and CoteachError
+    where another process trains this run.
     """
-    loop = Loop(config, run, progress)
-    states = loop.take_up(run.latest_checkpoint()) if resume else []
-    with loop.signals.handled():
-        return loop.train(states)
+    with run.held():
+        loop = Loop(config, run, progress)
+        states = loop.take_up(run.latest_checkpoint()) if resume else []
+        with loop.signals.handled():
+            return loop.train(states)

@@ -15,7 +15,7 @@ import re
 import shutil
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -26,6 +26,7 @@ import coteach
 from coteach import config as configuration
 from coteach.config import Config
 from coteach.errors import CoteachError, RunFailed, note
+from coteach.lock import held
 from coteach.machine import environment
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ KEEP = 3
 FORMAT = 2
 """Of checkpoints. One of another format is refused, with the version that reads it."""
 
-_MANIFEST, _BEST = "manifest.json", "checkpoints/best.json"
+_MANIFEST, _BEST, _LOCK = "manifest.json", "checkpoints/best.json", ".lock"
 _ESCAPE = "backslashreplace"
 """What UTF-8 cannot say (half a surrogate pair, in the words of a task or a model) is escaped, as JSON does."""
 _TAIL = 1 << 14
@@ -53,6 +54,7 @@ class Run:
         self.folder = folder
         self.config = config
         self._board: SummaryWriter | None = None
+        self._held = False
 
     @classmethod
     def create(cls, folder: Path | str, config: Config) -> Self:
@@ -96,6 +98,24 @@ class Run:
             with disk(self.folder):
                 self._board.close()
             self._board = None
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Train here and nobody else: CoteachError where another process does. To look at a run needs no leave."""
+        if self._held:
+            yield
+            return
+        way_out = "wait until it has ended, or `kill` that process (it saves first), and try again"
+        with ExitStack() as stack:
+            with disk(self.folder / _LOCK):
+                stack.enter_context(
+                    held(self.folder / _LOCK, lambda holder: f"{self.folder}: {holder} is training this run; {way_out}")
+                )
+            self._held = True
+            try:
+                yield
+            finally:
+                self._held = False
 
     # Metrics
 

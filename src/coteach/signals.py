@@ -20,7 +20,7 @@ INTERRUPTED = 130
 
 GRACE = 4.0
 """Seconds that a round may take to end."""
-TEARDOWN, LAST_TEARDOWN = 3.0, 0.8
+TEARDOWN, LAST_TEARDOWN = 3.0, 0.4
 """Seconds in which the loop must be left after that, and after a second signal, whatever it hangs on (a server, a full disk)."""
 
 

@@ -91,7 +91,7 @@ def run(args: argparse.Namespace) -> int:
     _check_tasks(config)
     folder = args.resume or args.out or default_folder(config)
     made = [path for path in (folder, *folder.parents) if not path.exists()]
-    with Run.open(folder) if args.resume else Run.create(folder, config) as run:
+    with Run.open(folder) if args.resume else Run.create(folder, config) as run, run.held():
         summaries = _train(run, args.resume is not None, made)
         _report(run, summaries, as_json=args.json)
     return 0

@@ -6,7 +6,6 @@ One comparison of a name goes on at a time: a lock that its runs hold as well, s
 
 from __future__ import annotations
 
-import fcntl
 import signal
 import subprocess
 import sys
@@ -18,8 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from coteach.errors import CoteachError
 from coteach.experiments.compare import Job
+from coteach.lock import held
 from coteach.run import last_of_jsonl
 from coteach.signals import Signals
 
@@ -119,14 +118,9 @@ class Pool:
 def locked(folder: Path) -> Iterator[IO[str]]:
     """Hold the lock of a comparison's runs, in their folder, made if need be; CoteachError where another process does."""
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w", encoding="utf-8") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise CoteachError(
-                f"{folder}: another comparison of this name is under way, or a run of it; wait for it, or choose another --name"
-            ) from error
-        yield lock
+    under_way = f"{folder}: another comparison of this name is under way, or a run of it"
+    with held(folder / ".lock", lambda holder: f"{under_way} ({holder} began it); wait for it, or choose another --name") as file:
+        yield file
 
 
 def _start(job: Job, lock: IO[str]) -> subprocess.Popen[bytes]:
