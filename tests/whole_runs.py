@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import gymnasium
 import safetensors.torch
 
 import tiny_lm
-from coteach import players
+from coteach import players, tasks
 from coteach.config import Config, load
 from coteach.loop import train
 from coteach.run import Run
@@ -27,6 +28,8 @@ from coteach.teacher.prompt import INSTRUCTION
 
 TUNED = ("arm=mutual", "teacher.tune_every=3", "teacher.tune_steps=2", "teacher.tune_situations=2", "teacher.lora_rank=2")
 SMALL = ("engine=minigrid", "threads=1", "collect.envs=8", "collect.horizon=32", "episodes=2", "student.minibatch=256")
+EPISODE = 64
+"""Steps of an episode at most."""
 UNLOCK, DOOR_KEY, LOCAL = "MiniGrid-Unlock-v0", "MiniGrid-DoorKey-5x5-v0", "BabyAI-GoToLocal-v0"
 
 
@@ -34,12 +37,22 @@ def config(*settings: str) -> Config:
     return load(None, [*SMALL, *settings])
 
 
+@contextmanager
+def small(climbed: Sequence[str]) -> Iterator[None]:
+    """In here exams, schooling and episodes are short: a hundred levels of 288 steps would take most of a small run's time."""
+    with ExitStack() as patches:
+        patches.enter_context(mock.patch.multiple(players, EXAM_LEVELS=1, SCHOOLING=1))
+        for task in climbed:
+            tasks.check(task)  # imports what registers it
+            if task.startswith("MiniGrid-"):  # BabyAI's levels decide for themselves
+                patches.enter_context(mock.patch.dict(gymnasium.spec(task).kwargs, max_steps=EPISODE))
+        yield
+
+
 def play(folder: Path, *settings: str, display: Callable[[Any], None] | None = None) -> Path:
     """Train a run in `folder` as the settings say, or go on with it where it exists."""
     exists = (folder / "config.toml").exists()
-    # A hundred levels and ten tunings would take most of a small run's time.
-    few = mock.patch.multiple(players, EXAM_LEVELS=1, SCHOOLING=1)
-    with few, Run.open(folder) if exists else Run.create(folder, config(*settings)) as run:
+    with Run.open(folder) if exists else Run.create(folder, config(*settings)) as run, small(run.config.tasks):
         train(run.config, run, display, resume=exists)
     return folder
 
