@@ -211,20 +211,22 @@ class Loop:
             self.log(rung, row | self.examine(rung))
 
     def school(self) -> None:
-        """The rungs are over: teach the LLM the rest. Saved before and after: whoever is interrupted in between does it again."""
+        """The rungs are over: teach the LLM the rest. Saved after each practice and each tuning: these take minutes."""
         if self.rungs[0].schooled:
             return
         self.save()
-        self.tell("tune")
-        began = time.perf_counter()
-        self.whole = False
-        self.players.school([rung.task for rung in self.rungs])
-        seconds = (time.perf_counter() - began) / len(self.rungs)
-        for rung in self.rungs:
-            rung.seconds += seconds
-            rung.schooled = True
-        self.whole = True
-        self.save()
+        more = True
+        while more:
+            self.tell("tune")
+            began = time.perf_counter()
+            self.whole = False
+            more = self.players.school([rung.task for rung in self.rungs])
+            seconds = (time.perf_counter() - began) / len(self.rungs)
+            for rung in self.rungs:
+                rung.seconds += seconds
+                rung.schooled = not more
+            self.whole = True
+            self.save()
 
     def train(self, resumed: Sequence[dict[str, Any]] = ()) -> list[dict[str, Any]]:
         """Climb all rungs; returns one summary a rung. On Ctrl-C or SIGTERM everything is saved first.

@@ -7,6 +7,7 @@ one for each task where these are trained on together. A checkpoint holds all of
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -37,6 +38,7 @@ from coteach.experiments.arms import ARMS
 from coteach.grounding.base import Grounding, Situation, Situations
 from coteach.guidance import action_targets
 from coteach.machine import cores
+from coteach.school import School
 from coteach.student.executor import LearnedControllers
 from coteach.student.hints import Hinted
 from coteach.student.side import StudentSide
@@ -60,6 +62,12 @@ SCHOOL_LESSONS = 8
 SCHOOLING = 10
 """Tunings when a rung is over, at most: the first ones make the LLM's advice worse before it gets better."""
 
+PATIENCE = 5
+"""... and so many in a row that make it no better."""
+
+PRACTICE_LEVELS = 60
+"""Levels on which it practises: where situations do not recur, each of them takes seconds of asking."""
+
 FADING = 0.9
 """Share of the outcomes of options without a controller that is kept from round to round."""
 
@@ -79,6 +87,8 @@ class Players:
         self.situations = Situations()
         self._exam_situations = Situations()
         """Those met in exams: they are not experience."""
+        self.schooling: School | None = None
+        """How far the schooling under way has come."""
         self.spoken = Record(record) if record is not None and self.arm.prior == "llm" else None
         self.begin_teacher(config.seed)
         self.begin_students(config.seed)
@@ -201,42 +211,43 @@ class Players:
             "tune_lessons": report.lessons,
         }
 
-    def school(self, tasks: Sequence[str]) -> None:
-        """When rungs are over: the LLM plays them alone, and is tuned where that leads it, until it is good enough.
+    def school(self, climbed: Sequence[str]) -> bool:
+        """When rungs are over: one practice of the LLM or one tuning, by turns, until it is good enough; whether there is more.
 
-        Advice is followed blindly, so one wrong situation that everyone passes through decides; which one that is shows
-        only where the LLM itself goes, now and before (DAgger: Ross et al. 2011, arXiv 1011.0686). Its best weights are kept:
-        those with which it does best on all of `tasks`.
+        It plays the tasks alone, and is tuned where that leads it. Advice is followed blindly, so one wrong situation that
+        everyone passes through decides; which one that is shows only where the LLM itself goes, now and before (DAgger: Ross et
+        al. 2011, arXiv 1011.0686). Its best weights are kept: those with which it does best on all of the tasks `climbed`.
         """
         if not (self.arm.tune and self.teacher.tunable):
-            return
-        best, kept, met = -1.0, self.teacher.snapshot(), np.zeros(0)
-        for lesson in range(SCHOOLING + 1):
-            grades = []
-            for task in tasks:
-                grade, now = self.practise(task)
-                met = np.append(met, np.zeros(len(now) - len(met))) + now
-                grades.append(grade)
-            success = sum(grades) / len(grades)
-            if success > best:
-                best, kept = success, self.teacher.snapshot()
-            if best >= SCHOOLED or lesson == SCHOOLING or not self.tune(met):
-                break
-        if success < best:
-            self.teacher.restore(kept)
+            return False
+        school = self.schooling = self.schooling or School(self.teacher.snapshot())
+        if not school.practised:
+            school.practice(*self.practise(climbed), self.teacher.snapshot())
+            return True
+        if school.best < SCHOOLED and school.tunings < SCHOOLING and school.in_vain < PATIENCE and self.tune(school.met):
+            school.tuned()
+            return True
+        if school.success < school.best:
+            self.teacher.restore(school.kept)
             self.advice.forget()
+        self.schooling = None
+        return False
 
-    def practise(self, task: str) -> tuple[float, NDArray[np.float64]]:
-        """The LLM's advice alone on levels kept for nothing else: its success, and how often it chose in each situation (S,)."""
-        levels = min(EXAM_LEVELS, self.config.episodes)
-        environments = tasks.make(task, self.config.engine, levels, self.draw_seed())
-        grounding = self.ground(task, levels, environments.num_actions)
-        alone = TeacherAlone(self.teacher.advise, grounding, environments, self.config.collect.option_patience, self.draw_seed())
-        success = examine(alone, environments, grounding)
-        self.advice.acquaint(np.array(sorted(alone.chosen), dtype=np.int64))
+    def practise(self, climbed: Sequence[str]) -> tuple[float, NDArray[np.float64]]:
+        """The LLM's advice alone on levels kept for nothing else: mean success, and how often it chose in each situation (S,)."""
+        grades, chosen = [], Counter[int]()
+        for task in climbed:
+            levels = min(PRACTICE_LEVELS, self.config.episodes)
+            environments = tasks.make(task, self.config.engine, levels, self.draw_seed())
+            grounding = self.ground(task, levels, environments.num_actions)
+            patience = self.config.collect.option_patience
+            alone = TeacherAlone(self.teacher.advise, grounding, environments, patience, self.draw_seed())
+            grades.append(examine(alone, environments, grounding))
+            chosen += alone.chosen
+        self.advice.acquaint(np.array(sorted(chosen), dtype=np.int64))
         met = np.zeros(len(self.situations))
-        met[list(alone.chosen)] = list(alone.chosen.values())
-        return success, met
+        met[list(chosen)] = list(chosen.values())
+        return sum(grades) / len(grades), met
 
     def evaluate(self, who: Who, task: str, episodes: int | None = None, seed: int = SEED) -> Evaluation:
         """One player alone on the reference environments: the greedy student, or the teacher's own advice, no evidence in it."""
@@ -273,6 +284,8 @@ class Players:
         for student, home in self._homes(folder):
             student.save(home)
         self.teacher.save(folder / "teacher")
+        if self.schooling is not None:
+            self.schooling.save(folder)
         knowledge = {
             "situations": [[s.text, s.options, s.expert] for s in self.situations],
             "evidence": self.model.state(),
@@ -290,6 +303,7 @@ class Players:
             student.load(home)
         if (folder / "teacher").is_dir():
             self.teacher.load(folder / "teacher")
+        self.schooling = School.load(folder)
         knowledge = json.loads((folder / "knowledge.json").read_text(encoding="utf-8"))
         for text, options, expert in knowledge["situations"]:
             self.situations.number(Situation(text, tuple(options), expert))

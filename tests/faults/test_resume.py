@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from coteach.errors import CoteachError, Note
+from coteach.players import Players
 from coteach.run import Run
 from whole_runs import DOOR_KEY, LOCAL, TUNED, UNLOCK, fingerprint, interrupting, play, rounds, tiny_llm
+
+pytestmark = pytest.mark.filterwarnings("ignore:the round under way")
 
 SHORT = ("steps=1600", "arm=no-llm")
 
@@ -22,7 +26,6 @@ def stopped(folder: Path, *settings: str, at: list[tuple[str, int]]) -> Path:
     return play(folder)
 
 
-@pytest.mark.filterwarnings("ignore:the round under way")
 @pytest.mark.parametrize("task", [DOOR_KEY, LOCAL])
 def test_a_resumed_run_is_the_run_that_was_not_stopped(task: str, tmp_path: Path) -> None:
     whole = play(tmp_path / "whole", *SHORT, f"tasks={task}")
@@ -33,7 +36,6 @@ def test_a_resumed_run_is_the_run_that_was_not_stopped(task: str, tmp_path: Path
     assert fingerprint(torn) == fingerprint(whole)
 
 
-@pytest.mark.filterwarnings("ignore:the round under way")
 def test_also_where_it_was_stopped_while_the_llm_was_tuned_or_schooled(tmp_path: Path) -> None:
     settings = (*TUNED, "steps=800", f"tasks={UNLOCK},{DOOR_KEY}", "fresh=teacher")
     with tiny_llm(tmp_path / "one"):
@@ -50,6 +52,45 @@ def test_also_where_it_was_stopped_while_the_llm_was_tuned_or_schooled(tmp_path:
         for rung in summary["rungs"]
     ]
     assert untimed[:2] == untimed[2:]
+
+
+def test_schooling_goes_on_with_the_practice_or_the_tuning_that_was_interrupted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither is made twice, and the best weights, which are those of an earlier practice, are kept across interruptions."""
+    done, stop_at = list[str](), list[int]()
+    practise, tune = Players.practise, Players.tune
+
+    def counted(what: str) -> None:
+        done.append(what)
+        if len(done) in stop_at:
+            raise KeyboardInterrupt
+
+    def worse(players: Players, task: str) -> tuple[float, Any]:
+        counted("practice")
+        _, met = practise(players, task)
+        assert players.schooling is not None
+        return 0.5 - 0.1 * players.schooling.tunings, met
+
+    def tuned(players: Players, *met: Any) -> dict[str, Any]:
+        told = tune(players, *met)
+        if met:
+            counted("tuning")
+        return told
+
+    monkeypatch.setattr(Players, "practise", worse)
+    monkeypatch.setattr(Players, "tune", tuned)
+    settings = (*TUNED, "steps=600", f"tasks={UNLOCK}")
+    with tiny_llm(tmp_path / "one"):
+        whole = play(tmp_path / "whole", *settings)
+    assert done == ["practice", "tuning", "practice"]
+    done.clear()
+    stop_at[:] = 1, 3, 5
+    with tiny_llm(tmp_path / "other"):
+        torn = stopped(tmp_path / "torn", *settings, at=[("never", 1)] * 3)
+    assert done == ["practice"] * 2 + ["tuning"] * 2 + ["practice"] * 2, "only what was interrupted is done again"
+    assert fingerprint(torn) == fingerprint(whole) and "adapter_model.safetensors" in fingerprint(whole)
+    assert Run.open(torn).metrics()[-1]["round"] == Run.open(whole).metrics()[-1]["round"]
 
 
 def test_a_rung_that_was_done_when_the_run_stopped_is_not_trained_on(tmp_path: Path) -> None:
