@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -84,7 +85,13 @@ def test_a_disk_that_takes_no_more_is_named_and_costs_no_checkpoint(tmp_path: Pa
     assert [path.name for path in (run.folder / "checkpoints").iterdir()] == [first.name]
 
 
-SHORT = (f"tasks={DOOR_KEY}", "arm=no-llm", "steps=800")
+SHORT = (f"tasks={DOOR_KEY}", "arm=no-llm", "steps=520")
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of `SHORT` that nothing happened to."""
+    return play(tmp_path_factory.mktemp("whole") / "run", *SHORT)
 
 
 def test_a_training_killed_at_random_moments_ends_as_if_it_had_not_been(tmp_path: Path) -> None:
@@ -97,12 +104,11 @@ def test_a_training_killed_at_random_moments_ends_as_if_it_had_not_been(tmp_path
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_a_disk_that_fills_up_at_any_write_costs_no_checkpoint(tmp_path: Path) -> None:
-    whole = play(tmp_path / "whole", *SHORT)  # the first run of a process also fills caches
+def test_a_disk_that_fills_up_at_any_write_costs_no_checkpoint(whole: Path, tmp_path: Path) -> None:
     with full_disk(after=10**9) as disk:
         play(tmp_path / "counted", *SHORT)
     writes = disk.written
-    assert writes > 40
+    assert writes > 40  # counted after `whole`: the first run of a process also fills caches
     for after in (0, writes // 3, writes // 2, writes - 1):
         folder = tmp_path / str(after)
         with full_disk(after), pytest.raises(RunFailed if after else CoteachError) as failed:
@@ -113,8 +119,10 @@ def test_a_disk_that_fills_up_at_any_write_costs_no_checkpoint(tmp_path: Path) -
         assert rounds(folder) == rounds(whole) and fingerprint(folder) == fingerprint(whole)
 
 
-def test_on_a_full_disk_the_program_ends_with_one_line_and_code_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    folder = play(tmp_path / "run", *SHORT)
+def test_on_a_full_disk_the_program_ends_with_one_line_and_code_1(
+    whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = Path(shutil.copytree(whole, tmp_path / "run"))
     latest = Run.open(folder).latest_checkpoint()
     with full_disk(after=0):
         assert cli.main(["train", "--resume", str(folder)]) == 1

@@ -11,11 +11,11 @@ import pytest
 from coteach.errors import CoteachError, Note
 from coteach.players import Players
 from coteach.run import Run
-from whole_runs import DOOR_KEY, LOCAL, TUNED, UNLOCK, fingerprint, interrupting, play, rounds, tiny_llm
+from whole_runs import DOOR_KEY, LOCAL, TUNED, UNLOCK, config, fingerprint, interrupting, play, rounds, tiny_llm
 
 pytestmark = pytest.mark.filterwarnings("ignore:the round under way")
 
-SHORT = ("steps=1600", "arm=no-llm")
+SHORT = ("steps=1500", "arm=no-llm")
 
 
 def stopped(folder: Path, *settings: str, at: list[tuple[str, int]]) -> Path:
@@ -37,12 +37,12 @@ def test_a_resumed_run_is_the_run_that_was_not_stopped(task: str, tmp_path: Path
 
 
 def test_also_where_it_was_stopped_while_the_llm_was_tuned_or_schooled(tmp_path: Path) -> None:
-    settings = (*TUNED, "steps=800", f"tasks={UNLOCK},{DOOR_KEY}", "fresh=teacher")
+    settings = (*TUNED, "teacher.tune_every=2", "steps=700", f"tasks={DOOR_KEY},{UNLOCK}", "fresh=teacher")
     with tiny_llm(tmp_path / "one"):
         whole = play(tmp_path / "whole", *settings)
     with tiny_llm(tmp_path / "other"):
-        # Every third round tunes, and is followed by schooling when the rung is over.
-        torn = stopped(tmp_path / "torn", *settings, at=[("tune", 1), ("tune", 2), ("advise", 4), ("collect", 2)])
+        # Every second round tunes, the third is followed by schooling when the rung is over.
+        torn = stopped(tmp_path / "torn", *settings, at=[("tune", 1), ("tune", 2), ("advise", 3), ("collect", 2)])
     assert "teacher/adapter_model.safetensors" in fingerprint(whole) and any("tune_lessons" in row for row in rounds(whole))
     assert rounds(torn) == rounds(whole) and fingerprint(torn) == fingerprint(whole)
     summaries = [json.loads((run / "summary.json").read_text()) for run in (whole, torn)]
@@ -89,7 +89,7 @@ def test_schooling_goes_on_with_the_practice_or_the_tuning_that_was_interrupted(
     with tiny_llm(tmp_path / "other"):
         torn = stopped(tmp_path / "torn", *settings, at=[("never", 1)] * 3)
     assert done == ["practice"] * 2 + ["tuning"] * 2 + ["practice"] * 2, "only what was interrupted is done again"
-    assert fingerprint(torn) == fingerprint(whole) and "adapter_model.safetensors" in fingerprint(whole)
+    assert fingerprint(torn) == fingerprint(whole) and "teacher/adapter_model.safetensors" in fingerprint(whole)
     assert Run.open(torn).metrics()[-1]["round"] == Run.open(whole).metrics()[-1]["round"]
 
 
@@ -115,7 +115,7 @@ def test_envpool_cannot_give_back_its_episodes_and_the_run_says_so(tmp_path: Pat
 
 
 def test_a_checkpoint_of_another_format_is_refused_with_the_version_that_reads_it(tmp_path: Path) -> None:
-    run = play(tmp_path / "run", *SHORT, f"tasks={DOOR_KEY}")
+    run = play(tmp_path / "run", *SHORT, "steps=200", f"tasks={DOOR_KEY}")
     latest = Run.open(run).latest_checkpoint()
     assert latest is not None
     manifest = json.loads((latest / "manifest.json").read_text())
@@ -125,7 +125,7 @@ def test_a_checkpoint_of_another_format_is_refused_with_the_version_that_reads_i
 
 
 def test_a_configuration_of_a_newer_version_is_refused_with_that_version(tmp_path: Path) -> None:
-    run = Run.create(tmp_path / "run", Run.open(play(tmp_path / "old", *SHORT, "steps=300", f"tasks={DOOR_KEY}")).config).folder
+    run = Run.create(tmp_path / "run", config(*SHORT, f"tasks={DOOR_KEY}")).folder
     (run / "config.toml").write_text("hologram = 3\n" + (run / "config.toml").read_text())
     with pytest.raises(CoteachError, match="unknown field 'hologram'") as refused:
         Run.open(run)
