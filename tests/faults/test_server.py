@@ -245,6 +245,13 @@ def test_a_server_that_refuses_parameters_is_asked_without_them(server: Server) 
     assert asked.books.failures == refused > 0, "what it refuses is found out once"
 
 
+def until(happened: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 10
+    while not happened():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
 def test_a_dead_server_is_left_alone_and_asked_once_a_minute(server: Server) -> None:
     now = [0.0]
     asked = teacher(server.url, concurrency=1)
@@ -259,11 +266,36 @@ def test_a_dead_server_is_left_alone_and_asked_once_a_minute(server: Server) -> 
     asked.advise([situation(8)])
     assert len(server.requests) == FAILURES
     now[0] += 1
+    failed = asked.books.failures
     asked.advise([situation(9), situation(10)])
+    until(lambda: asked.books.failures == failed + 1)
     assert len(server.requests) == FAILURES + 1
     now[0] += PAUSE
     server.reply = lambda handler: handler.send(GOOD)
+    assert asked.advise([situation(1)]) == [None], "whether it is alive again is found out meanwhile"
+    until(lambda: not asked.patience.lost)
     assert all(answer is not None for answer in asked.advise([situation(number) for number in range(1, 11)]))
+
+
+def test_nobody_waits_for_a_dead_server_not_even_for_the_call_of_the_minute(server: Server) -> None:
+    """One that hangs costs two deadlines at most when it dies, and nothing afterwards: what is known is still answered."""
+    now = [0.0]
+    asked = teacher(server.url, concurrency=FAILURES)
+    asked.patience = Patience(lambda: now[0])
+    asked.advise([situation(0)])
+    asked.memory.put_many({asked._key(situation(0)): np.log([0.9, 0.1])})
+    server.reply = SEND["hangs"]
+    began = time.monotonic()
+    asked.advise([situation(number) for number in range(1, 30)])
+    assert DEADLINE <= time.monotonic() - began < 3 * DEADLINE and asked.patience.lost, "calls begun before the fifth failed"
+    spent, server.requests[:] = asked.books.seconds, []
+    for minute in range(1, 6):
+        now[0] += PAUSE
+        for number in range(200):
+            asked.advise([situation(minute * 1000 + number)])
+        assert asked.advise([situation(0)])[0] is not None
+    assert asked.books.seconds - spent < DEADLINE, "a thousand situations, five calls that never end"
+    assert 1 <= len(server.requests) <= 5
 
 
 def test_the_key_is_in_no_message_whatever_the_server_sends_back(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:

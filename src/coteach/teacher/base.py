@@ -86,10 +86,8 @@ class Books:
         return 0 < tokens <= self.tokens or 0 < money <= self.money
 
     def take_journal(self) -> list[Call]:
-        """The calls since it was last taken."""
-        taken = list(self.journal)
-        self.journal.clear()
-        return taken
+        """The calls since it was last taken; a call may be entered meanwhile, and is in the next."""
+        return [self.journal.popleft() for _ in range(len(self.journal))]
 
     def totals(self) -> dict[str, float]:
         """Every figure by name, as a checkpoint keeps it and `Books(**totals)` reads it."""

@@ -13,6 +13,7 @@ import os
 import threading
 import weakref
 from collections.abc import Coroutine
+from concurrent.futures import Future
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
@@ -56,9 +57,13 @@ class Endpoint:
         threading.Thread(target=self._loop.run_forever, name=f"coteach {url}", daemon=True).start()
         weakref.finalize(self, _leave, self._loop, self._client).atexit = False
 
+    def begin(self, work: Coroutine[Any, Any, T]) -> Future[T]:
+        """Run `work` meanwhile; what becomes of it is in the future, and nobody need ask."""
+        return asyncio.run_coroutine_threadsafe(work, self._loop)
+
     def wait(self, work: Coroutine[Any, Any, T]) -> T:
         """Run `work` to its end; an interrupt ends it."""
-        future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        future = self.begin(work)
         try:
             return future.result()
         except BaseException:

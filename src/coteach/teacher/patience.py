@@ -22,9 +22,14 @@ class Patience:
         self._clock = clock
         self._failures, self._next = 0, 0.0
 
+    @property
+    def lost(self) -> bool:
+        """Whether the server counts as dead: nobody should wait for it."""
+        return self._failures >= FAILURES
+
     def may_ask(self) -> bool:
         """Whether to ask now. A dead server is asked by one caller a minute."""
-        if self._failures < FAILURES:
+        if not self.lost:
             return True
         if self._clock() < self._next:
             return False

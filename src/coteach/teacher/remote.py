@@ -149,7 +149,11 @@ class RemoteTeacher(FixedTeacher):
         return memory_key(f"{self.url} {self.model}", f"samples={self.config.samples}", json.dumps(asked).encode(), situation)
 
     def _ask(self, situations: Sequence[Situation]) -> list[Scores | None]:
-        """The server's answers; the first one ever is waited for alone, and must come."""
+        """The server's answers; the first one ever is waited for alone, and must come. A dead server is not waited for."""
+        if self._settled and self.patience.lost:
+            self.endpoint.begin(self._answer(situations[0]))  # once a minute: whether it is alive again, the next call sees
+            self.books.unanswered += len(situations)
+            return [None] * len(situations)
         first = [] if self._settled else [self._meet(situations[0])]
         answers = self.endpoint.wait(self._ask_all(situations[len(first) :]))
         for answer in answers:
