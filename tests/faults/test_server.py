@@ -6,8 +6,6 @@ The server here is a real one on a socket, which answers well, and then in each 
 from __future__ import annotations
 
 import json
-import socketserver
-import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -22,6 +20,7 @@ from coteach.errors import CoteachError, RunFailed
 from coteach.grounding.base import Situation
 from coteach.teacher.patience import FAILURES, PAUSE, Patience
 from coteach.teacher.remote import Manner, RemoteTeacher
+from llm_server import GOOD, Handler, Server, completion, hang, http
 
 KEY = "sk-this-is-secret-0123456789"
 DEADLINE = 1.0
@@ -30,66 +29,6 @@ OPTIONS = ("explore", "open the door")
 
 def situation(number: int) -> Situation:
     return Situation(f"You see {number} doors.", OPTIONS)
-
-
-def completion(text: str = "2", **more: Any) -> bytes:
-    """A good reply: nine to one for the second option listed first, whatever is listed."""
-    top = [{"token": "1", "logprob": np.log(0.1)}, {"token": "2", "logprob": np.log(0.9)}]
-    choice = {"index": 0, "message": {"role": "assistant", "content": text}, "logprobs": {"content": [{"top_logprobs": top}]}}
-    return json.dumps({"choices": [choice], "usage": {"prompt_tokens": 40, "completion_tokens": 1}} | more).encode()
-
-
-def http(body: bytes, status: str = "200 OK", *headers: str, length: int | None = None) -> bytes:
-    size = len(body) if length is None else length
-    lines = [f"HTTP/1.1 {status}", "Content-Type: application/json", f"Content-Length: {size}", "Connection: close", *headers]
-    return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
-
-
-GOOD = http(completion())
-
-
-class Server(socketserver.ThreadingTCPServer):
-    """Answers every request with what `reply` sends; keeps the requests."""
-
-    daemon_threads = allow_reuse_address = True
-    block_on_close = False
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.reply: Callable[[Handler], None] = lambda handler: handler.send(GOOD)
-        self.requests: list[bytes] = []
-        self.over = threading.Event()
-        threading.Thread(target=lambda: self.serve_forever(0.02), daemon=True).start()
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_address[1]}/v1"
-
-    def stop(self) -> None:
-        self.over.set()
-        self.shutdown()
-        self.server_close()
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """The client gave up: that is what is tested."""
-
-
-class Handler(socketserver.StreamRequestHandler):
-    server: Server
-
-    def handle(self) -> None:
-        head = b""
-        while not head.endswith(b"\r\n\r\n"):
-            line = self.rfile.readline()
-            if not line:
-                return
-            head += line
-        length = next(int(line.split(b":")[1]) for line in head.lower().splitlines() if line.startswith(b"content-length"))
-        self.server.requests.append(head + self.rfile.read(length))
-        self.server.reply(self)
-
-    def send(self, data: bytes) -> None:
-        self.wfile.write(data)
 
 
 def drip(handler: Handler) -> None:
@@ -106,7 +45,7 @@ def reset(handler: Handler) -> None:
 
 
 SEND = {
-    "hangs": lambda handler: handler.server.over.wait(10),
+    "hangs": hang,
     "drips": drip,
     "resets": reset,
     "429": lambda handler: handler.send(http(b"{}", "429 Too Many Requests", "Retry-After: 30")),

@@ -5,17 +5,24 @@ from __future__ import annotations
 import json
 import os
 import random
+import statistics
 import subprocess
 import sys
 import time
 import warnings
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from coteach.errors import CoteachError
+from coteach.loop import Loop
 from coteach.run import Run, intact, last_of_jsonl
+from coteach.rung import Rung
+from coteach.teacher import patience
+from coteach.teacher.patience import FAILURES
 from killing import EVERY, killed_and_resumed, writers_killed
+from llm_server import Server, hang, prefer
 from whole_runs import DOOR_KEY, LOCAL, TUNED, UNLOCK, fingerprint, full_disk, interrupting, play, rounds, tiny_llm
 
 pytestmark = [
@@ -118,6 +125,61 @@ def test_two_writers_of_one_memory(tmp_path: Path) -> None:
         warnings.simplefilter("error")
         found = writers_killed(tmp_path / "answers.sqlite3", kills=200, chance=random.Random(0))
     figure("kills of two writers that share an advice memory", f"200; {found:,} answers in it, all right")
+
+
+def test_a_dead_teacher_costs_no_speed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run whose server hangs from its 20th call on, beside one with every answer in memory and one without a teacher, in turns.
+
+    Medians of five, after a turn that fills memory and caches. Seconds are those of rounds, on the processor, so that other
+    work on the machine does not count; those in which it waited for the server, until that counted as dead, stand for
+    themselves. The call of the minute is made every two seconds. The two taught runs hear other advice and so meet other
+    situations; a student alone keeps no evidence, follows no options and imitates nothing.
+    """
+    pytest.importorskip("openai")
+    spent = [0.0]
+
+    def attempt(loop: Loop, rung: Rung, played: Any = Loop.attempt) -> dict[str, Any]:
+        began = time.process_time()
+        metrics: dict[str, Any] = played(loop, rung)
+        spent[0] += time.process_time() - began
+        return metrics
+
+    monkeypatch.setattr(Loop, "attempt", attempt)
+    monkeypatch.setattr(patience, "PAUSE", 2.0)
+    living, dying = Server(), Server()
+    living.reply = prefer
+    dying.reply = lambda handler: (prefer if len(dying.requests) < 20 else hang)(handler)
+    steps = int(os.environ.get("SOAK_TAUGHT_STEPS", "40000"))
+    common = ("tasks=MiniGrid-UnlockPickup-v0", f"steps={steps}", "engine=auto", "collect.envs=64", "collect.horizon=128")
+    kinds = {
+        "student alone": ("arm=student-only",),
+        "answers in memory": ("arm=mutual", f"teacher.spec=openai:m@{living.url}"),
+        "dead teacher": ("arm=mutual", f"teacher.spec=openai:m@{dying.url}", "teacher.deadline=2"),
+    }
+    rates: dict[str, list[float]] = {kind: [] for kind in kinds}
+    waited, calls = list[float](), list[int]()
+    for turn in range(6):
+        for kind, settings in kinds.items():
+            dying.requests.clear()
+            living.requests.clear()
+            monkeypatch.setenv("COTEACH_CACHE", str(tmp_path / (f"{turn}" if kind == "dead teacher" else "kept")))
+            spent[0] = 0.0
+            run = play(tmp_path / f"{kind}-{turn}", *common, *settings)
+            summary = json.loads((run / "summary.json").read_text())
+            rates[kind].append(summary["steps"] / spent[0])
+            if kind == "dead teacher":
+                waited.append(summary["llm_seconds"])
+                calls.append(len(dying.requests))
+        assert turn == 0 or not living.requests, "all of it was in memory"
+    living.stop()
+    dying.stop()
+    rate = {kind: statistics.median(measured[1:]) for kind, measured in rates.items()}
+    for kind, value in rate.items():
+        share = value / rate["answers in memory"]
+        figure(f"steps per second of the processor, {kind}", f"{value:,.0f}, {share:.1%} of that with answers in memory")
+    figure("waited until it counted as dead", f"{max(waited):.1f} s at most, a call 2 s; calls: {min(calls)} to {max(calls)}")
+    assert max(waited) < (FAILURES + 1) * 2
+    assert rate["dead teacher"] > 0.95 * rate["answers in memory"]
 
 
 def test_two_million_steps(tmp_path: Path) -> None:
