@@ -393,6 +393,6 @@ def test_a_teacher_at_school_is_taught_where_it_went_and_keeps_its_best_weights(
 
 def test_practice_is_the_teachers_advice_alone(tmp_path: Path) -> None:
     players = Played(tmp_path, "mutual", rounds=1).players
-    success, met = players.practise(UNLOCK)
+    success, met = players.practise([UNLOCK])
     assert 0.0 <= success <= 1.0 and met.sum() >= 2, "every episode chose at least once"
     assert players.advice.judged[met > 0].all()

@@ -58,7 +58,7 @@ def test_determinism_and_replay_with_the_default_llm(tmp_path: Path, monkeypatch
             replay = play(
                 tmp_path / f"{task}-{seed}-replay", *ASKED, f"tasks={task}", f"seed={seed}", f"teacher.spec=recorded:{runs[0]}"
             )
-            student = "student.safetensors"
+            student = "student/student.safetensors"
             replayed += fingerprint(replay)[student] == fingerprint(runs[0])[student] and rounds(replay) == rounds(runs[0])
     figure("the same weights and metrics when run twice", f"{same} of 9")
     figure("the same student when replayed from the record, without an LLM", f"{replayed} of 9")
