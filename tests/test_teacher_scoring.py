@@ -106,8 +106,34 @@ def test_every_llama_like_model_reads_tries():
     assert scoring.reads_tries(tiny_lm.model("Gemma2"), PREFIX, PROMPTS[0])
 
 
-def test_a_pack_holds_no_more_tokens_than_its_budget():
-    packs = list(scoring.passes(PROMPTS, 16))
+def test_a_pack_computes_no_more_tokens_than_its_budget_and_is_filled_up_to_it():
+    packs = list(scoring.passes(PROMPTS, 26))
     assert sorted(slot for pack in packs for slot in pack) == [0, 1, 2, 3]
-    size = [sum(len(PROMPTS[s].body) + sum(map(len, PROMPTS[s].options)) for s in pack) for pack in packs]
-    assert all(total <= 16 for total, pack in zip(size, packs, strict=True) if len(pack) > 1)
+    size = [len(scoring.grow((), [PROMPTS[slot] for slot in pack])) for pack in packs]
+    assert all(total <= 26 for total, pack in zip(size, packs, strict=True) if len(pack) > 1)
+    apart = [len(PROMPTS[slot].body) + sum(map(len, PROMPTS[slot].options)) for slot in packs[0]]
+    assert sum(apart) > 26  # what prompts share counts once
+
+
+@pytest.mark.parametrize("kind", ["Llama", "GPT2"])
+def test_attention_in_blocks_is_pytorchs_own_and_is_used_on_a_processor(kind, monkeypatch):
+    model = tiny_lm.model(kind)
+    monkeypatch.setattr(scoring.attention, "install", lambda model: None)
+    whole = scoring.Scorer(model, PREFIX).score(PROMPTS)
+    monkeypatch.undo()
+    monkeypatch.setattr(scoring.attention, "BLOCK", 5)
+    scorer = scoring.Scorer(model, PREFIX)
+    seen = []
+    real = scoring.attention.in_blocks
+    monkeypatch.setattr(scoring.attention, "in_blocks", lambda *given: seen.append(len(given[3])) or real(*given))
+    for blocks, own in zip(scorer.score(PROMPTS), whole, strict=True):
+        assert_allclose(blocks, own, atol=1e-9)
+    assert max(seen) > 5
+
+
+def test_log_probabilities_are_normalised_row_by_row_whatever_the_order_asked_for():
+    logits = torch.randn(scoring.ROWS_AT_ONCE * 2 + 3, 50, generator=torch.manual_seed(0), dtype=torch.float64)
+    rng = np.random.default_rng(0)
+    row, token = rng.integers(0, len(logits), 90), rng.integers(0, 50, 90)
+    want = torch.log_softmax(logits, -1)[row, token]
+    assert_allclose(scoring._gained(logits, row, token).numpy(), want.numpy(), atol=1e-12)

@@ -15,10 +15,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from coteach.teacher import attention
 from coteach.teacher.prompt import Prompt
 
-TOKENS_PER_PASS = 512
+TOKENS_PER_PASS = 1024
 LOGITS_PER_PASS = 2**26
+ROWS_AT_ONCE = 16
+"""Rows of logits that are normalised together: as many as stay in a processor's cache."""
 
 
 @dataclass(frozen=True)
@@ -39,11 +42,12 @@ class Trie:
 
 
 class _Grower:
-    """Inserts token sequences into a trie."""
+    """Inserts prompts into a trie behind a prefix."""
 
-    def __init__(self) -> None:
+    def __init__(self, prefix: Sequence[int] = ()) -> None:
         self.nodes: list[tuple[int, int, int]] = []
         self._children: dict[tuple[int, int], int] = {}
+        self._root = self.walk(-1, prefix)
 
     def walk(self, node: int, tokens: Sequence[int]) -> int:
         """The node reached from `node` (-1: the root) along `tokens`, growing what is not there yet."""
@@ -56,20 +60,23 @@ class _Grower:
             node = child
         return node
 
-
-def grow(prefix: Sequence[int], prompts: Sequence[Prompt]) -> Trie:
-    """The trie of `prompts` behind `prefix`; the prefix is its first nodes."""
-    grower = _Grower()
-    root = grower.walk(-1, prefix)
-    edges: list[tuple[int, int, int, int]] = []
-    for slot, prompt in enumerate(prompts):
-        asked = grower.walk(root, prompt.body)
+    def add(self, prompt: Prompt) -> list[tuple[int, int, int]]:
+        """The edges of `prompt`: (option slot, node that predicts, token)."""
+        edges: list[tuple[int, int, int]] = []
+        asked = self.walk(self._root, prompt.body)
         for option, tokens in enumerate(prompt.options):
             node = asked
             for token in tokens[:-1]:
-                edges.append((slot, option, node, token))
-                node = grower.walk(node, (token,))
-            edges.append((slot, option, node, tokens[-1]))
+                edges.append((option, node, token))
+                node = self.walk(node, (token,))
+            edges.append((option, node, tokens[-1]))
+        return edges
+
+
+def grow(prefix: Sequence[int], prompts: Sequence[Prompt]) -> Trie:
+    """The trie of `prompts` behind `prefix`; the prefix is its first nodes."""
+    grower = _Grower(prefix)
+    edges = [(slot, *edge) for slot, prompt in enumerate(prompts) for edge in grower.add(prompt)]
     nodes = np.array(grower.nodes, np.int64).reshape(-1, 3)
     return Trie(nodes[:, 0], nodes[:, 1], nodes[:, 2], np.array(edges, np.int64).reshape(-1, 4))
 
@@ -89,19 +96,18 @@ def within(mask: NDArray[np.bool_], position: NDArray[np.int64], window: int) ->
 
 
 def passes(prompts: Sequence[Prompt], budget: int) -> Iterator[list[int]]:
-    """Slots of `prompts` in packs of at most `budget` tokens (more only where one prompt alone has more).
+    """Slots of `prompts` in packs that compute at most `budget` tokens (more only where one prompt alone has more).
 
     Prompts are packed in the order of their tokens, so that those which begin alike share a trie.
     """
-    pack: list[int] = []
-    size = 0
+    pack, trie = list[int](), _Grower()
     for slot in sorted(range(len(prompts)), key=lambda slot: prompts[slot].body):
-        tokens = len(prompts[slot].body) + sum(map(len, prompts[slot].options))
-        if pack and size + tokens > budget:
+        trie.add(prompts[slot])
+        if pack and len(trie.nodes) > budget:
             yield pack
-            pack, size = [], 0
+            pack, trie = [], _Grower()
+            trie.add(prompts[slot])
         pack.append(slot)
-        size += tokens
     if pack:
         yield pack
 
@@ -115,6 +121,8 @@ class Scorer:
     """
 
     def __init__(self, model: Any, prefix: Sequence[int], packed: bool = True) -> None:
+        if packed:
+            attention.install(model)
         self.model = model
         self.prefix = tuple(prefix)
         self.packed = packed
@@ -239,13 +247,24 @@ def reads_tries(model: Any, prefix: Sequence[int], prompt: Prompt) -> bool:
 
 def _sums(logits: torch.Tensor, trie: Trie, row_of: NDArray[np.int64], prompts: Sequence[Prompt]) -> list[torch.Tensor]:
     """Of each prompt, (len(options),): what its options' tokens are worth in log-probability, added up along each option."""
-    token = torch.as_tensor(trie.edges[:, 3], device=logits.device)
-    row = torch.as_tensor(row_of, device=logits.device)
-    gained = logits[row, token] - torch.logsumexp(logits, dim=-1)[row]
+    gained = _gained(logits, row_of, trie.edges[:, 3])
     sizes = [len(prompt.options) for prompt in prompts]
     flat = np.cumsum([0, *sizes[:-1]])[trie.edges[:, 0]] + trie.edges[:, 1]
     total = gained.new_zeros(sum(sizes)).index_add(0, torch.as_tensor(flat, device=gained.device), gained)
     return list(torch.split(total, sizes))
+
+
+def _gained(logits: torch.Tensor, row_of: NDArray[np.int64], token: NDArray[np.int64]) -> torch.Tensor:
+    """(len(token),) log-probability of each `token` in its row of `logits`, a few rows at a time."""
+    order = np.argsort(row_of, kind="stable")
+    share = row_of[order] // ROWS_AT_ONCE
+    parts = []
+    for number, rows in enumerate(logits.split(ROWS_AT_ONCE)):
+        here = order[share == number]
+        row, column = (torch.as_tensor(index, device=logits.device) for index in (row_of[here] % ROWS_AT_ONCE, token[here]))
+        parts.append(torch.log_softmax(rows, dim=-1)[row, column])
+    back = torch.as_tensor(np.argsort(order), device=logits.device)
+    return torch.cat(parts)[back]
 
 
 def _alone(model: Any, asked: Sequence[int], option: Sequence[int]) -> torch.Tensor:
