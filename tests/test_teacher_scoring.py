@@ -42,7 +42,7 @@ def test_a_sliding_window_is_seen_in_the_scores(kind):
 def test_small_packs_and_large_packs_give_the_same_scores():
     scorer = scoring.Scorer(tiny_lm.model(), PREFIX)
     together = scorer.score(PROMPTS)
-    scorer._budget = 1
+    scorer.budget.tokens = 1
     for alone, packed in zip(scorer.score(PROMPTS), together, strict=True):
         assert_allclose(alone, packed, atol=1e-9)
 

@@ -33,10 +33,10 @@ KINDS: dict[str, dict[str, Any]] = {
 }
 
 
-def model(kind: str = "Llama", seed: int = 0, dtype: torch.dtype = torch.float64) -> Any:
+def model(kind: str = "Llama", seed: int = 0, dtype: torch.dtype = torch.float64, **sizes: int) -> Any:
     """A random-weight causal LM; weights large enough that what is attended to shows in the scores."""
     torch.manual_seed(seed)
-    config = getattr(transformers, f"{kind}Config")(**{**SIZES, **KINDS.get(kind, {})})
+    config = getattr(transformers, f"{kind}Config")(**{**SIZES, **KINDS.get(kind, {}), **sizes})
     lm = getattr(transformers, "GPT2LMHeadModel" if kind == "GPT2" else f"{kind}ForCausalLM")(config)
     with torch.no_grad():
         for parameter in lm.parameters():

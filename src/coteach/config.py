@@ -24,6 +24,8 @@ FRESH = ("nothing", "teacher", "student")
 
 TELL = ("nothing", "examples", "evidence", "both")
 
+PRECISIONS = ("auto", "float32", "bfloat16", "float16", "4bit")
+
 TUNE_METHODS = ("distill", "pg", "dpo")
 
 
@@ -75,6 +77,11 @@ class TeacherConfig:
     )
     temperature: float = setting(2.0, "of the softmax over calibrated option scores (local LLMs)", 0.01, 100.0)
     device: str = setting("auto", "auto, cpu or cuda", choices=("auto", "cpu", "cuda"))
+    precision: str = setting(
+        "auto",
+        "of a local LLM's weights; auto: float32, or half precision for 1B parameters and more on a card; 4bit: NF4, on a card",
+        choices=PRECISIONS,
+    )
     queries_per_round: int = setting(
         16, "situations the LLM is asked about in a round, at most (lessons of a tuning come on top)", 0, 100_000
     )

@@ -52,6 +52,13 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def free_memory() -> int:
+    """Bytes of memory that programs could still have."""
+    import psutil
+
+    return int(psutil.virtual_memory().available)
+
+
 def torch_device(name: str) -> torch.device:
     """The device that `auto` (cuda where there is one), `cpu` or `cuda` means here; CoteachError for a cuda that is not there."""
     import torch  # slow, and most of this module is for verbs that do without it

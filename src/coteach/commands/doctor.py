@@ -85,6 +85,7 @@ def examine() -> Iterator[Check]:
     for name in LIBRARIES:
         yield _library(name)
     yield _device()
+    yield _four_bits()
     yield _engine("minigrid", "missing", "pip install coteach")
     yield _engine("envpool", "absent", 'pip install "coteach[fast]" (without it training uses the slower minigrid engine)')
     yield from _llm()
@@ -107,8 +108,21 @@ def _device() -> Check:
     except Exception:  # already reported as a library
         return Check("cuda", "absent", "no torch")
     if not torch.cuda.is_available():
-        return Check("cuda", "absent", "none: runs use the processor")
-    return Check("cuda", "ok", torch.cuda.get_device_name())
+        return Check(
+            "cuda", "absent", f"none: runs use the processor, LLMs in float32, {machine.free_memory() / 1e9:.1f} GB free"
+        )
+    from coteach.teacher import precision
+
+    free, whole = torch.cuda.mem_get_info()
+    name, half = torch.cuda.get_device_name(), precision.half()
+    return Check("cuda", "ok", f"{name}, {free / 1e9:.1f} of {whole / 1e9:.1f} GB free; LLMs of 1B parameters and more in {half}")
+
+
+def _four_bits() -> Check:
+    """What loads LLMs in 4 bits."""
+    if (found := machine.version("bitsandbytes")) is not None:
+        return Check("4 bits", "ok", f"bitsandbytes {found}")
+    return Check("4 bits", "absent", "no bitsandbytes", 'pip install "coteach[bigger]" for LLMs that fill the card otherwise')
 
 
 def _engine(name: str, without: str, mend: str) -> Check:

@@ -22,14 +22,22 @@ if TYPE_CHECKING:
 
 
 def language_model(players: Players) -> LocalTeacher | None:
-    """The teacher, where it is a language model on this machine."""
+    """The teacher, where it is a language model on this machine whose weights can be merged."""
     from coteach.teacher.local import LocalTeacher
+    from coteach.teacher.precision import is_packed
 
-    return players.teacher if isinstance(players.teacher, LocalTeacher) else None
+    teacher = players.teacher
+    return teacher if isinstance(teacher, LocalTeacher) and not is_packed(teacher.model) else None
 
 
 def missing(players: Players) -> str:
     """Why there is no teacher to export, where there is none."""
+    from coteach.teacher.local import LocalTeacher
+
+    if isinstance(players.teacher, LocalTeacher):
+        return (
+            f"nothing can be merged into the packed weights of {players.teacher.name!r}: take the adapter in the run's teacher/"
+        )
     return f"the teacher {players.teacher.name!r} is no language model on this machine"
 
 

@@ -60,14 +60,16 @@ class LocalTeacher:
         if not self._reads_tries():
             self._packed = False
             self._address(loaded.told)
-        self._model_mark, self._adapter_mark = weights_fingerprint(self.model), ""
+        # The same numbers read in float32 and in half precision answer differently.
+        mark = "" if loaded.precision == "float32" else f" in {loaded.precision}"
+        self._model_mark, self._adapter_mark = weights_fingerprint(self.model) + mark, ""
 
     @classmethod
     def from_spec(
         cls, spec: str, config: TeacherConfig, memory: AdviceMemory | None = None, instruction: str = prompts.INSTRUCTION
     ) -> LocalTeacher:
         """The teacher of `smollm2`, `hf:<id or folder>` or `gguf:<file>`, on the device that `config` names."""
-        return cls(load_model(spec, config.device), config, memory, spec, instruction)
+        return cls(load_model(spec, config.device, config.precision), config, memory, spec, instruction)
 
     def advise(self, situations: Sequence[Situation]) -> list[Scores]:
         """One distribution over `options` for each situation; the model is asked only what it was not asked before."""

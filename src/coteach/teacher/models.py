@@ -1,7 +1,7 @@
 """Teacher specs -> causal LMs: `smollm2` (embedded), `gguf:<file>`, `hf:<folder or id>`, all loaded in the same way.
 
-Nothing is downloaded: an id must already be in the local Hugging Face cache. Weights are float32, on the processor
-because half precision is several times slower there, elsewhere because scores are sums of many logarithms.
+Nothing is downloaded: an id must already be in the local Hugging Face cache. Weights are float32 unless `precision` says
+otherwise, on the processor because half precision is several times slower there.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import torch
 from coteach.errors import CoteachError
 from coteach.machine import fast_products, torch_device
 from coteach.teacher import embedded, telling
+from coteach.teacher import precision as precisions
 from coteach.teacher.telling import NOTHING, Told
 
 SMOLLM2 = "HuggingFaceTB/SmolLM2-135M-Instruct"
@@ -32,6 +33,7 @@ class LoadedModel:
 
     bias: of an exported teacher, the calibration of its options: they are the model's from before it was tuned.
     told: what it was told by then, under which it was calibrated.
+    precision: what its weights are kept in (`config.PRECISIONS`, but for auto).
     """
 
     model: Any
@@ -39,16 +41,17 @@ class LoadedModel:
     base: str
     bias: dict[str, float] = field(default_factory=dict)
     told: Told = NOTHING
+    precision: str = "float32"
 
 
-def load_model(spec: str, device: str = "auto") -> LoadedModel:
-    """The model that `spec` names, on `device` (auto: cuda where there is one)."""
+def load_model(spec: str, device: str = "auto", precision: str = "auto") -> LoadedModel:
+    """The model that `spec` names, on `device` (auto: cuda where there is one), in `precision` (`teacher.precision.chosen`)."""
     if spec == "smollm2":
-        return _load(str(embedded.converted(embedded.source())), SMOLLM2, device)
+        return _load(str(embedded.converted(embedded.source())), SMOLLM2, device, precision)
     kind, _, name = spec.partition(":")
     if kind == "gguf" and name:
         source = Path(name).expanduser()
-        return _load(str(embedded.converted(source)), source.name, device)
+        return _load(str(embedded.converted(source)), source.name, device, precision)
     if kind == "hf" and name:
         folder = Path(name).expanduser()
         if not folder.is_dir() and (name.startswith(("/", ".", "~")) or name.count("/") > 1):
@@ -57,11 +60,11 @@ def load_model(spec: str, device: str = "auto") -> LoadedModel:
             )
         if folder.is_dir() and not (folder / "config.json").is_file():
             raise CoteachError(f"folder {name!r} holds no model: expected config.json and model.safetensors in it")
-        return _load(str(folder) if folder.is_dir() else name, name, device)
+        return _load(str(folder) if folder.is_dir() else name, name, device, precision)
     raise CoteachError(f"teacher {spec!r} names no model: expected smollm2, hf:<id or folder> or gguf:<file>")
 
 
-def _load(source: str, base: str, device: str) -> LoadedModel:
+def _load(source: str, base: str, device: str, precision: str) -> LoadedModel:
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging
 
@@ -72,7 +75,9 @@ def _load(source: str, base: str, device: str) -> LoadedModel:
     try:
         _refuse_code(source, base)
         tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=True)
-        model = AutoModelForCausalLM.from_pretrained(source, local_files_only=True, dtype=torch.float32, use_safetensors=True)
+        precision = precisions.chosen(precision, where, lambda: _parameters(source))
+        how = precisions.loading(precision, where)
+        model = AutoModelForCausalLM.from_pretrained(source, local_files_only=True, use_safetensors=True, **how)
         exported = Path(source, EXPORTED)
         bias = json.loads(exported.read_text(encoding="utf-8"))["bias"] if exported.is_file() else {}
         told = telling.load(Path(source))
@@ -85,7 +90,16 @@ def _load(source: str, base: str, device: str) -> LoadedModel:
     finally:
         if bars:
             logging.enable_progress_bar()
-    return LoadedModel(model.to(where).eval().requires_grad_(False), tokenizer, base, bias, told)
+    placed = model if "device_map" in how else model.to(where)
+    return LoadedModel(placed.eval().requires_grad_(False), tokenizer, base, bias, told, precision)
+
+
+def _parameters(source: str) -> int:
+    """How many a model has, by its configuration: its weights are not read."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    with torch.device("meta"):
+        return int(AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(source, local_files_only=True)).num_parameters())
 
 
 def _refuse_code(source: str, base: str) -> None:

@@ -7,21 +7,25 @@ root: its keys and values are kept between passes, or computed along with it whe
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from coteach.teacher import attention
+from coteach.teacher import attention, room
+from coteach.teacher.precision import is_exact
 from coteach.teacher.prompt import Prompt
 
-TOKENS_PER_PASS = 1024
-LOGITS_PER_PASS = 2**26
+Done = TypeVar("Done")
+
 ROWS_AT_ONCE = 16
 """Rows of logits that are normalised together: as many as stay in a processor's cache."""
+
+NEAR, NEAR_IN_HALF = 1e-2, 1.0
+"""Nats between packed and single scores of a model that reads tries (in bfloat16 0.4 were seen); others are off by several."""
 
 
 @dataclass(frozen=True)
@@ -112,6 +116,24 @@ def passes(prompts: Sequence[Prompt], budget: int) -> Iterator[list[int]]:
         yield pack
 
 
+def in_packs(
+    prompts: Sequence[Prompt], budget: room.Budget, work: Callable[[list[int]], Done]
+) -> Iterator[tuple[list[int], Done]]:
+    """Do `work` on packs of slots of `prompts`, each as large as `budget` admits; where memory runs out, on smaller ones."""
+    left = list(range(len(prompts)))
+    while left:
+        pack = [left[slot] for slot in next(passes([prompts[slot] for slot in left], budget.tokens))]
+        try:
+            done = work(pack)
+        except torch.OutOfMemoryError:
+            done = None
+        if done is None:  # not where the error is caught: it holds on to what filled the memory
+            budget.shrink(alone=len(pack) == 1)
+            continue
+        yield pack, done
+        left = sorted(set(left) - set(pack))
+
+
 class Scorer:
     """Scores options under one causal LM. Call `forget` whenever the model's weights have changed.
 
@@ -130,7 +152,7 @@ class Scorer:
         """Tokens computed so far, by all passes."""
         self._kept: list[tuple[torch.Tensor, torch.Tensor]] | None = None
         config = model.config.get_text_config()
-        self._budget = min(TOKENS_PER_PASS, max(64, LOGITS_PER_PASS // int(config.vocab_size)))
+        self.budget = room.to_read(model)
         self._window: int | None = getattr(config, "sliding_window", None)
         self._kinds: list[str] | None = getattr(config, "layer_types", None)
 
@@ -141,12 +163,15 @@ class Scorer:
     def score(self, prompts: Sequence[Prompt]) -> list[NDArray[np.float64]]:
         """For each prompt, (len(options),) float64: log-probability of each whole option, in nats."""
         answers: list[NDArray[np.float64]] = [np.empty(0)] * len(prompts)
+
+        def read(pack: list[int]) -> list[NDArray[np.float64]]:
+            cache = self._prefix_cache() if self.packed else None
+            return [score.double().cpu().numpy() for score in self._run([prompts[slot] for slot in pack], cache)]
+
         with torch.inference_mode():
-            for pack in passes(prompts, self._budget):
-                cache = self._prefix_cache() if self.packed else None
-                scores = self._run([prompts[slot] for slot in pack], cache)
+            for pack, scores in in_packs(prompts, self.budget, read):
                 for slot, score in zip(pack, scores, strict=True):
-                    answers[slot] = score.double().cpu().numpy()
+                    answers[slot] = score
         return answers
 
     def score_with_gradient(self, prompts: Sequence[Prompt]) -> list[torch.Tensor]:
@@ -242,7 +267,8 @@ def reads_tries(model: Any, prefix: Sequence[int], prompt: Prompt) -> bool:
         packed = Scorer(model, prefix).score([prompt])[0]
     except (RuntimeError, TypeError, ValueError, KeyError, IndexError, AttributeError, NotImplementedError):
         return False
-    return bool(np.allclose(packed, score_one_by_one(model, prefix, prompt), rtol=0.0, atol=1e-2))
+    near = NEAR if is_exact(model) else NEAR_IN_HALF
+    return bool(np.allclose(packed, score_one_by_one(model, prefix, prompt), rtol=0.0, atol=near))
 
 
 def _sums(logits: torch.Tensor, trie: Trie, row_of: NDArray[np.int64], prompts: Sequence[Prompt]) -> list[torch.Tensor]:
@@ -259,7 +285,7 @@ def _gained(logits: torch.Tensor, row_of: NDArray[np.int64], token: NDArray[np.i
     order = np.argsort(row_of, kind="stable")
     share = row_of[order] // ROWS_AT_ONCE
     parts = []
-    for number, rows in enumerate(logits.split(ROWS_AT_ONCE)):
+    for number, rows in enumerate(torch.split(logits, ROWS_AT_ONCE)):
         here = order[share == number]
         row, column = (torch.as_tensor(index, device=logits.device) for index in (row_of[here] % ROWS_AT_ONCE, token[here]))
         parts.append(torch.log_softmax(rows, dim=-1)[row, column])

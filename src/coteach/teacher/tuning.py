@@ -18,11 +18,11 @@ from coteach.config import TeacherConfig
 from coteach.errors import CoteachError
 from coteach.teacher.base import Lesson
 from coteach.teacher.prompt import Prompt
-from coteach.teacher.scoring import Scorer, passes
+from coteach.teacher.room import Budget, to_tune
+from coteach.teacher.scoring import Scorer, in_packs
 
 NEAR_ENOUGH = 0.01  # nats: a step whose lessons are this close to their targets ends the tuning
 MAX_GRAD_NORM = 1.0
-TOKENS_PER_BACKWARD = 768
 DPO_BETA = 1.0  # per nat of p's log-odds, which are those of the tokens divided by the teacher's temperature
 
 Plan = list[list[tuple[int, float]]]
@@ -92,14 +92,15 @@ def descend(scorer: Scorer, weights: Mapping[str, Tensor], cases: Sequence[Case]
 
     Lessons whose loss is not finite are left out of their step, a step whose gradient is not finite is not taken.
     """
-    leaves = list(weights.values())
+    leaves, budget = list(weights.values()), to_tune(scorer.model)
     optimiser = torch.optim.AdamW(leaves, lr=config.lora_learning_rate, weight_decay=0.0)
     steps = 0
     for number, step in enumerate(plan):
         # Towards zero: a new AdamW's first steps are large and blind, its last ones should settle.
         optimiser.param_groups[0]["lr"] = config.lora_learning_rate * (1.0 - number / len(plan))
         optimiser.zero_grad(set_to_none=True)
-        distance = _accumulate(scorer, [cases[index] for index, _ in step], [weight for _, weight in step], config)
+        shares = [weight for _, weight in step]
+        distance = accumulate(scorer, leaves, [cases[index] for index, _ in step], shares, config, budget)
         if distance < NEAR_ENOUGH:
             break
         if bool(torch.isfinite(torch.nn.utils.clip_grad_norm_(leaves, MAX_GRAD_NORM))):
@@ -116,19 +117,36 @@ def assign(weights: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> None:
             weight.copy_(values[name])
 
 
-def _accumulate(scorer: Scorer, cases: Sequence[Case], shares: Sequence[float], config: TeacherConfig) -> float:
-    """Add the gradient of the step's loss; returns the step's mean KL(target || p)."""
-    distance = 0.0
-    for pack in passes([case.prompt for case in cases], TOKENS_PER_BACKWARD):
+def accumulate(
+    scorer: Scorer,
+    leaves: Sequence[Tensor],
+    cases: Sequence[Case],
+    shares: Sequence[float],
+    config: TeacherConfig,
+    budget: Budget,
+) -> float:
+    """Add the gradient of the step's loss to the leaves'; returns the step's mean KL(target || p).
+
+    As many lessons at once as `budget` admits: the gradient is a sum over lessons, however they are packed.
+    """
+
+    def learn(pack: list[int]) -> tuple[float, Sequence[Tensor | None]]:
         scores = scorer.score_with_gradient([cases[slot].prompt for slot in pack])
-        total = torch.zeros((), dtype=scores[0].dtype, device=scores[0].device)
+        total, distance = torch.zeros((), dtype=scores[0].dtype, device=scores[0].device), 0.0
         for slot, score in zip(pack, scores, strict=True):
             loss, to_target = _loss(score, cases[slot], config)
             if bool(torch.isfinite(loss)):
                 total = total + shares[slot] * loss
                 distance += shares[slot] * to_target
-        if total.requires_grad:
-            total.backward()  # type: ignore[no-untyped-call]
+        # Not `backward`: where memory runs out half-way, no leaf may have its part already.
+        return distance, torch.autograd.grad(total, leaves, allow_unused=True) if total.requires_grad else [None] * len(leaves)
+
+    distance = 0.0
+    for _, (reached, gradients) in in_packs([case.prompt for case in cases], budget, learn):
+        distance += reached
+        for leaf, gradient in zip(leaves, gradients, strict=True):
+            if gradient is not None:
+                leaf.grad = gradient if leaf.grad is None else leaf.grad + gradient
     return distance
 
 
