@@ -23,7 +23,8 @@ def install(model: Any) -> None:
     from transformers import AttentionInterface, AttentionMaskInterface
     from transformers.masking_utils import sdpa_mask
 
-    if model.device.type == "cpu" and model.config._attn_implementation == "sdpa":
+    own = model.config._attn_implementation == "sdpa" and model._can_set_attn_implementation()
+    if model.device.type == "cpu" and own:
         AttentionInterface.register(NAME, forward)
         AttentionMaskInterface.register(NAME, sdpa_mask)
         model.set_attn_implementation(NAME)
