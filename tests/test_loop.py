@@ -376,7 +376,7 @@ def test_a_teacher_at_school_is_taught_where_it_went_and_keeps_its_best_weights(
     went = np.flatnonzero(played.players.advice.value > 0)[-2:]
     grades = iter([0.2, 0.8, *[0.5] * 100])
 
-    def practise(self: Any, task: str) -> tuple[float, NDArray[np.float64]]:
+    def practise(self: Any, climbed: list[str]) -> tuple[float, NDArray[np.float64]]:
         met = np.zeros(len(self.situations))
         met[went] = 7.0
         return next(grades), met
