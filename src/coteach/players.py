@@ -66,7 +66,10 @@ PATIENCE = 5
 """... and so many in a row that make it no better."""
 
 PRACTICE_LEVELS = 60
-"""Levels on which it practises: where situations do not recur, each of them takes seconds of asking."""
+"""Levels on which it practises."""
+
+PRACTISED = 2000
+"""Situations, counted anew in each practice, after which it is enough: where they hardly recur, these are minutes of asking."""
 
 FADING = 0.9
 """Share of the outcomes of options without a controller that is kept from round to round."""
@@ -224,7 +227,8 @@ class Players:
         if not school.practised:
             school.practice(*self.practise(climbed), self.teacher.snapshot())
             return True
-        if school.best < SCHOOLED and school.tunings < SCHOOLING and school.in_vain < PATIENCE and self.tune(school.met):
+        enough = school.best >= SCHOOLED or school.tunings == SCHOOLING or school.in_vain == PATIENCE or school.asked >= PRACTISED
+        if not enough and self.tune(school.met):
             school.tuned()
             return True
         if school.success < school.best:

@@ -35,6 +35,8 @@ class School:
     tunings: int = 0
     in_vain: int = 0
     """Tunings since the best."""
+    asked: int = 0
+    """Situations met in its practices, counted anew in each."""
     practised: bool = False
     """Whether it has practised with its present weights."""
     met: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
@@ -43,6 +45,7 @@ class School:
         """It has practised: with which success, how often it chose in each situation (S,), with which weights."""
         self.met = np.append(self.met, np.zeros(len(met) - len(self.met))) + met
         self.success, self.practised = success, True
+        self.asked += int((met > 0).sum())
         if success > self.best:
             self.best, self.kept, self.in_vain = success, weights, 0
 
@@ -53,7 +56,7 @@ class School:
     def save(self, folder: Path) -> None:
         """Write it into `folder`."""
         tensors.write(folder / WEIGHTS, tensors.prefixed("kept.", self.kept) | {"met": torch.from_numpy(self.met)})
-        numbers = {name: getattr(self, name) for name in ("best", "success", "tunings", "in_vain", "practised")}
+        numbers = {name: getattr(self, name) for name in ("best", "success", "tunings", "in_vain", "asked", "practised")}
         (folder / FILE).write_text(json.dumps(numbers), encoding="utf-8")
 
     @classmethod
