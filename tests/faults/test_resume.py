@@ -106,9 +106,9 @@ def test_a_rung_that_was_done_when_the_run_stopped_is_not_trained_on(tmp_path: P
 
 def test_envpool_cannot_give_back_its_episodes_and_the_run_says_so(tmp_path: Path) -> None:
     pytest.importorskip("envpool")
-    settings = (*SHORT, "engine=envpool", f"tasks={UNLOCK}")
+    settings = (*SHORT, "steps=700", "engine=envpool", f"tasks={UNLOCK}")
     with pytest.raises(KeyboardInterrupt):
-        play(tmp_path / "run", *settings, display=interrupting([("collect", 4)]))
+        play(tmp_path / "run", *settings, display=interrupting([("collect", 2)]))
     with pytest.warns(Note, match="cannot be brought back .engine 'envpool'.: new ones begin"):
         play(tmp_path / "run")
     assert [row["round"] for row in rounds(tmp_path / "run")] == list(range(1, len(rounds(tmp_path / "run")) + 1))
