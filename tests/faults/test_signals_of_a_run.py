@@ -82,7 +82,7 @@ def children(process: int) -> list[str]:
 def test_a_signal_between_calls_saves_and_ends_within_ten_seconds(number: int, code: int, tmp_path: Path) -> None:
     program = Program(tmp_path / "run", hangs=False)
     program.read_until("collect")
-    time.sleep(1.0)
+    time.sleep(0.3)
     before = Run.open(tmp_path / "run").metrics()
     assert not children(program.number)
     begun = program.signal(number)
