@@ -11,10 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from coteach import jsonl
 from coteach import run as run_module
 from coteach.config import Config, load
 from coteach.errors import CoteachError, Note, RunFailed
-from coteach.run import KEEP, Run, last_of_jsonl
+from coteach.run import KEEP, Run
 
 
 @pytest.fixture
@@ -90,11 +91,11 @@ def test_a_line_torn_by_a_crash_is_left_out_and_rewinding_mends_the_file(run: Ru
 @pytest.mark.parametrize("last", ['{"rung": 1, "rou', "", "null", "[" * 100_000])
 def test_the_last_whole_line_is_found_at_the_end_of_a_long_file(run: Run, last: str) -> None:
     path = run.folder / "metrics.jsonl"
-    assert last_of_jsonl(path) == {}
+    assert jsonl.last(path) == {}
     path.write_text("".join(json.dumps({"round": n, "padding": "x" * 100}) + "\n" for n in range(5000)))
     with path.open("a") as file:
         file.write(last[:10_000])
-    assert last_of_jsonl(path)["round"] == run.metrics()[-1]["round"] == 4999
+    assert jsonl.last(path)["round"] == run.metrics()[-1]["round"] == 4999
 
 
 def test_a_file_is_replaced_whole_or_not_at_all(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

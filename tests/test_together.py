@@ -12,12 +12,12 @@ import pytest
 import torch
 
 import coteach.players
-from coteach import cli
+from coteach import cli, jsonl
 from coteach.commands.common import load_players
 from coteach.errors import CoteachError, RunFailed
 from coteach.loop import Loop
 from coteach.players import Players
-from coteach.run import Run, read_jsonl
+from coteach.run import Run
 from coteach.rung import Rung
 from coteach.student.side import StudentSide
 from coteach.teacher.base import Books
@@ -67,7 +67,7 @@ def test_the_teacher_is_asked_about_a_situation_once_for_both(tmp_path: Path) ->
             for number, rung in enumerate(rungs):
                 met[number] |= set(np.unique(loop.collect(rung, others=0).rollout.situation).tolist())
             loop.play_round(rungs)
-    asked = [(row["situation"], *row["options"]) for row in read_jsonl(tmp_path / "run" / RECORD)]
+    asked = [(row["situation"], *row["options"]) for row in jsonl.read(tmp_path / "run" / RECORD)]
     assert len(set(asked)) == len(asked) == loop.players.teacher.books.queries > 10
     both = {(situation.text, *situation.options) for situation in map(loop.players.situations.__getitem__, met[0] & met[1])}
     assert both & set(asked)

@@ -24,6 +24,7 @@ from safetensors import SafetensorError
 
 import coteach
 from coteach import config as configuration
+from coteach import jsonl
 from coteach.config import Config
 from coteach.errors import CoteachError, RunFailed, note
 from coteach.lock import held
@@ -43,8 +44,6 @@ FORMAT = 2
 _MANIFEST, _BEST, _LOCK = "manifest.json", "checkpoints/best.json", ".lock"
 _ESCAPE = "backslashreplace"
 """What UTF-8 cannot say (half a surrogate pair, in the words of a task or a model) is escaped, as JSON does."""
-_TAIL = 1 << 14
-"""Bytes at the end of a JSON-lines file in which its last line is looked for."""
 
 
 class Run:
@@ -146,7 +145,7 @@ class Run:
 
     def metrics(self) -> list[dict[str, Any]]:
         """Every round logged so far; a last line torn by a crash is left out."""
-        return list(read_jsonl(self.folder / "metrics.jsonl"))
+        return list(jsonl.read(self.folder / "metrics.jsonl"))
 
     def rewind(self, rounds: Mapping[int, int]) -> None:
         """Drop the rounds logged after a checkpoint's: a run that is resumed from it does them again.
@@ -291,35 +290,6 @@ def understood(checkpoint: Path) -> Iterator[None]:
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError) as error:
         reason = " ".join((str(error) or type(error).__name__).split())
         raise CoteachError(f"{checkpoint}: cannot be understood ({reason}); was it made by another version?") from error
-
-
-def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
-    """The objects of a JSON-lines file; lines that are not whole are left out."""
-    try:
-        lines = path.read_bytes().splitlines()
-    except FileNotFoundError:
-        return
-    yield from filter(None, map(_object, lines))
-
-
-def last_of_jsonl(path: Path) -> dict[str, Any]:
-    """The last object of a JSON-lines file, however long the file is; empty where there is none."""
-    try:
-        with path.open("rb") as file:
-            file.seek(-min(_TAIL, file.seek(0, os.SEEK_END)), os.SEEK_END)
-            lines = file.read().splitlines()
-    except OSError:
-        return {}
-    return next(filter(None, map(_object, reversed(lines))), {})
-
-
-def _object(line: bytes) -> dict[str, Any]:
-    """The object on a line of a JSON-lines file; empty where it is not whole."""
-    try:
-        value = json.loads(line.decode("utf-8", "replace"))
-    except (ValueError, RecursionError):
-        return {}
-    return value if isinstance(value, dict) else {}
 
 
 def replace_text(path: Path, text: str) -> None:

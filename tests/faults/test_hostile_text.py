@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from coteach import cli
+from coteach import cli, jsonl
 from coteach.commands.train import default_folder
 from coteach.config import Config
 from coteach.engines import GymnasiumTask
@@ -21,7 +21,7 @@ from coteach.grounding.base import Observation, Situation
 from coteach.grounding.minigrid import MiniGridGrounding
 from coteach.leading import draw
 from coteach.progress import Progress, _panel, line, print_table
-from coteach.run import Run, file_name, read_jsonl
+from coteach.run import Run, file_name
 from coteach.student.rollout import Collector
 from coteach.teacher.recorded import Record, RecordedTeacher, Recorder
 from coteach.teacher.scripted import UniformTeacher
@@ -181,6 +181,6 @@ def test_records_and_run_files_keep_the_words_and_nothing_else(tmp_path: Path) -
     answers = RecordedTeacher(run.folder).advise(situations)
     assert len(answers) == len(HOSTILE)
     run.write_jsonl("advice.jsonl", [{"situation": text} for text in HOSTILE])
-    kept = [row["situation"] for row in read_jsonl(run.folder / "advice.jsonl")]
+    kept = [row["situation"] for row in jsonl.read(run.folder / "advice.jsonl")]
     assert kept == HOSTILE
     assert json.loads((run.folder / "environment.json").read_text()) and not Path("/tmp/coteach-was-here").exists()

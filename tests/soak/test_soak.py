@@ -15,9 +15,10 @@ from typing import Any
 
 import pytest
 
+from coteach import jsonl
 from coteach.errors import CoteachError
 from coteach.loop import Loop
-from coteach.run import Run, intact, last_of_jsonl
+from coteach.run import Run, intact
 from coteach.rung import Rung
 from coteach.teacher import patience
 from coteach.teacher.patience import FAILURES
@@ -203,7 +204,7 @@ def test_two_million_steps(tmp_path: Path) -> None:
         seen = list[tuple[int, int, int]]()
         while process.poll() is None:
             time.sleep(2.0)
-            done = int(last_of_jsonl(run / "metrics.jsonl").get("steps", 0))
+            done = int(jsonl.last(run / "metrics.jsonl").get("steps", 0))
             try:
                 pages = int(Path(f"/proc/{process.pid}/statm").read_text().split()[1])
                 seen.append((done, pages * os.sysconf("SC_PAGE_SIZE") // 2**20, len(os.listdir(f"/proc/{process.pid}/fd"))))

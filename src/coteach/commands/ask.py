@@ -11,12 +11,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from coteach import jsonl
 from coteach.commands.common import print_json
 from coteach.config import Config, load
 from coteach.errors import CoteachError, RunFailed, printable
 from coteach.experiments.arms import ARMS
 from coteach.progress import percent, print_table
-from coteach.run import Run, read_jsonl
+from coteach.run import Run
 
 if TYPE_CHECKING:
     from coteach.grounding.base import Situation
@@ -73,7 +74,7 @@ def _open(args: argparse.Namespace) -> tuple[Config, list[dict[str, Any]]]:
             f"--teacher {args.teacher}: {args.run_folder} has a teacher of its own; leave out the one or the other"
         )
     config = Run.open(args.run_folder).config
-    rows = sorted(read_jsonl(args.run_folder / "advice.jsonl"), key=lambda row: -sum(row["tries"]))
+    rows = sorted(jsonl.read(args.run_folder / "advice.jsonl"), key=lambda row: -sum(row["tries"]))
     return config, rows
 
 

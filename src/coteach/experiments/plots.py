@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from coteach.run import read_jsonl
+from coteach import jsonl
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -33,7 +33,7 @@ ORDER = ("student alone (greedy)", "first at 80 % and 95 %", "student-led in tra
 
 def plot_run(folder: Path) -> list[Path]:
     """Draw the run in `folder`; returns the files written, none where no round was logged."""
-    rounds = list(read_jsonl(folder / "metrics.jsonl"))
+    rounds = list(jsonl.read(folder / "metrics.jsonl"))
     if not rounds:
         return []
     # Rungs that are climbed side by side take turns.

@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from coteach import jsonl
 from coteach.experiments.compare import Job
 from coteach.lock import held
-from coteach.run import last_of_jsonl
 from coteach.signals import Signals
 
 PROGRAM = (sys.executable, "-m", "coteach")
@@ -151,7 +151,7 @@ def _last_words(job: Job) -> str:
 
 
 def _state(job: Job) -> State:
-    row = last_of_jsonl(job.folder / "metrics.jsonl")
+    row = jsonl.last(job.folder / "metrics.jsonl")
     steps = min(row.get("steps", 0), job.config.steps)
     # Rungs that are climbed side by side are about equally far.
     steps = steps * len(job.config.tasks) if job.config.together else row.get("rung", 0) * job.config.steps + steps

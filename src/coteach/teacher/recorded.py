@@ -18,9 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from coteach import jsonl
 from coteach.errors import CoteachError, RunFailed, printable
 from coteach.grounding.base import Situation
-from coteach.run import disk, read_jsonl, replace_text
+from coteach.run import disk, replace_text
 from coteach.teacher.base import Books, Lesson, Teacher, TuneReport
 from coteach.teacher.telling import NOTHING, Told, parse
 
@@ -47,7 +48,7 @@ class Record:
         self.said = said
         if self.path.exists():
             with disk(self.path):
-                replace_text(self.path, "".join(json.dumps(row) + "\n" for row in itertools.islice(read_jsonl(self.path), said)))
+                replace_text(self.path, "".join(json.dumps(row) + "\n" for row in itertools.islice(jsonl.read(self.path), said)))
 
 
 class Recorder:
@@ -128,7 +129,7 @@ class RecordedTeacher:
 
     def __init__(self, run: Path) -> None:
         self.name, self.books, self.said = f"recorded:{run}", Books(), 0
-        self._lines = list(read_jsonl(run / RECORD))
+        self._lines = list(jsonl.read(run / RECORD))
         if not self._lines:
             raise CoteachError(
                 f"teacher {self.name!r}: there is no {RECORD} in {run}; give the folder of a run that asked an LLM"
