@@ -245,7 +245,7 @@ class Loop:
                 if self.whole:
                     self.save()
                 else:
-                    note(f"the round under way is lost: resumed, the run goes on after round {self.saved[0]}")
+                    note(f"what was under way is lost: resumed, the run goes on after round {self.saved[0]}")
                 raise
             for rung in self.rungs:
                 write_video(self.run, self.players, rung)

@@ -62,7 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--teacher",
         metavar="SPEC",
-        help="smollm2, hf:<id or folder>, gguf:<file>, openai:<model>@<base url>, recorded:<run>, uniform, oracle",
+        help="smollm2, hf:<id or folder>, gguf:<file>, openai:<model>@<base url>, recorded:<run>, uniform, oracle, liar",
     )
     parser.add_argument(
         "--budget", metavar="LIMIT", help="what an openai: teacher may cost: 50000tokens, or 2.50usd (with prices)"
