@@ -68,7 +68,7 @@ PATIENCE = 5
 PRACTICE_LEVELS = 60
 """Levels on which it practises."""
 
-PRACTISED = 2000
+PRACTISED = 1000
 """Situations, counted anew in each practice, after which it is enough: where they hardly recur, these are minutes of asking."""
 
 FADING = 0.9
