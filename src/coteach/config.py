@@ -73,7 +73,8 @@ class TeacherConfig:
     """The LLM: which one, how often asked, how tuned."""
 
     spec: str = setting(
-        "smollm2", "smollm2 | hf:<id or folder> | gguf:<file> | openai:<model>@<base url> | recorded:<run> | uniform | oracle | liar"
+        "smollm2",
+        "smollm2 | hf:<id or folder> | gguf:<file> | openai:<model>@<base url> | recorded:<run> | uniform | oracle | liar",
     )
     temperature: float = setting(2.0, "of the softmax over calibrated option scores (local LLMs)", 0.01, 100.0)
     device: str = setting("auto", "auto, cpu or cuda", choices=("auto", "cpu", "cuda"))
