@@ -109,5 +109,5 @@ def _rounds_lost(folder: Path) -> int:
     latest, played = run.latest_checkpoint(), run.metrics()
     if latest is None:
         return len(played)
-    rung = json.loads((latest / "progress.json").read_text())["rung"]
+    (rung,) = json.loads((latest / "progress.json").read_text())["rungs"]
     return sum((row["rung"], row["round"]) > (rung["index"], rung["rounds"]) for row in played)

@@ -139,13 +139,13 @@ def test_a_dead_teacher_costs_no_speed(tmp_path: Path, monkeypatch: pytest.Monke
     pytest.importorskip("openai")
     spent = [0.0]
 
-    def attempt(loop: Loop, rung: Rung, played: Any = Loop.attempt) -> dict[str, Any]:
+    def timed(loop: Loop, rungs: list[Rung], played: Any = Loop.play_round) -> list[dict[str, Any]]:
         began = time.process_time()
-        metrics: dict[str, Any] = played(loop, rung)
+        metrics: list[dict[str, Any]] = played(loop, rungs)
         spent[0] += time.process_time() - began
         return metrics
 
-    monkeypatch.setattr(Loop, "attempt", attempt)
+    monkeypatch.setattr(Loop, "play_round", timed)
     monkeypatch.setattr(patience, "PAUSE", 2.0)
     living, dying = Server(), Server()
     living.reply = prefer
