@@ -16,6 +16,8 @@ Array = NDArray[np.float64]
 
 
 LEAST_HEED = 0.3
+FAILING = 0.05
+"""Success at which episodes count as failing: nothing is compared while all do."""
 AHEAD = 0.1
 """By so much of the led episodes' success must the student be above them to count as better: both are noisy."""
 
@@ -60,9 +62,9 @@ def heed(student: float | None, led: float | None) -> float:
     runs in circles, and a greedy student may.
     student, led: success of student-led and teacher-led episodes in [0, 1], None while no episode has ended.
     """
-    if student is None or led is None or max(student, led) <= 0.05:
+    if student is None or led is None or max(student, led) <= FAILING:
         return 1.0
-    behind = (led - student) / max(led, 0.05)
+    behind = (led - student) / max(led, FAILING)
     return float(np.clip(2.0 * behind, LEAST_HEED if behind >= -AHEAD else 0.0, 1.0))
 
 

@@ -71,11 +71,11 @@ PRACTICE_LEVELS = 60
 PRACTISED = 1000
 """Situations, counted anew in each practice, after which it is enough: where they hardly recur, these are minutes of asking."""
 
-FADING = 0.9
-"""Share of the outcomes of options without a controller that is kept from round to round."""
-
 SCHOOLED = 0.95
 """Success of the LLM alone at which it has learned enough."""
+
+FADING = 0.9
+"""Share of the outcomes of options without a controller that is kept from round to round."""
 
 
 class Players:
