@@ -12,8 +12,19 @@ from coteach.config import StudentConfig
 from coteach.errors import CoteachError
 from coteach.finite import NotFinite
 from coteach.grounding.base import Layout
+from coteach.student.fused import FusedStep
 from coteach.student.network import SetFeatures
-from coteach.student.ppo import Batch, Imitation, Learner, divergence, explained_variance, gae, ppo_loss
+from coteach.student.ppo import (
+    AutogradStep,
+    Batch,
+    Imitation,
+    Learner,
+    Rows,
+    divergence,
+    explained_variance,
+    gae,
+    ppo_loss,
+)
 
 sb3 = pytest.importorskip("stable_baselines3")
 FEATURES, ACTIONS = 40, 5
@@ -232,19 +243,54 @@ def some_habits():
     return np.random.default_rng(8).normal(size=(FEATURES, ACTIONS)).astype(np.float32) * 0.2
 
 
-def test_the_gradient_is_that_of_the_losses_sum():
-    """Of all terms at once: surrogate, entropy, guidance, imitation, and the critic's error on own and led rows."""
+def all_terms():
+    """A learner and the rows of one step in which every term of the loss matters."""
     student = learner(habits=some_habits(), epochs=1, minibatch=64, max_grad_norm=100.0, value_weight=0.7)
     batch, aside = some_batch(student, 64, weight=0.6, extra=30), some_batch(student, 50, seed=3)
     batch.logprobs += np.random.default_rng(5).normal(size=64).astype(np.float32) * 0.3  # so that ratios are clipped
     batch.weight[::3] = 0
-    replayed = Imitation(aside.features, aside.target, np.linspace(0, 2, 50, dtype=np.float32))
+    return student, batch, Imitation(aside.features, aside.target, np.linspace(0, 2, 50, dtype=np.float32))
+
+
+@pytest.mark.parametrize("stepper", [AutogradStep, FusedStep])
+def test_the_gradient_is_that_of_the_losses_sum(stepper):
+    """Of all terms at once: surrogate, entropy, guidance, imitation, and the critic's error on own and led rows."""
+    student, batch, replayed = all_terms()
     twin = learner(habits=some_habits()).network
     twin.load_state_dict(student.network.state_dict())
-    student.update(batch, lambda rows: replayed)
+    take = stepper(student.network, student.optimizer, student.config, Rows(batch, replayed, student.layout, student.device))
+    take(torch.arange(30), torch.arange(64), torch.arange(50))
     expected(twin, batch, replayed, student.config).backward()
-    for ours, theirs in zip(student.network.parameters(), twin.parameters(), strict=True):
-        torch.testing.assert_close(ours.grad, theirs.grad, atol=1e-6, rtol=1e-4)
+    theirs = [parameter.grad for parameter in twin.parameters()]
+    ours = [parameter.grad for parameter in student.network.parameters()]
+    if stepper is FusedStep:
+        ours = list(map(torch.from_numpy, take.gradients))
+        theirs[0] = theirs[0][take.active]
+    for mine, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(mine, other, atol=1e-6, rtol=1e-4)
+
+
+def test_compiled_steps_are_those_of_autograd():
+    """Ten updates by each: the same measures, the same weights; nothing depends on which of them a student learns by."""
+    (fused, batch, replayed), (plain, *_) = all_terms(), all_terms()
+    plain._stepper = AutogradStep
+    for count in range(10):
+        batch.value_features = batch.value_features if count % 2 else None
+        logged = [student.update(batch, (lambda rows: replayed) if count % 3 else None) for student in (fused, plain)]
+        assert logged[0] == pytest.approx(logged[1], abs=1e-4), count
+    for name, value in weights(plain).items():
+        torch.testing.assert_close(weights(fused)[name], value, atol=2e-4, rtol=0, msg=name)
+
+
+def test_moments_that_fade_away_become_nothing():
+    """Processors multiply numbers close to the smallest there are a hundred times slower."""
+    student = learner(epochs=1)
+    batch = some_batch(student)
+    student.update(batch)
+    batch.features[:, 3] = 0
+    for _ in range(900):
+        student.update(batch)
+    assert not student.optimizer.state[student.network.shared.weight]["exp_avg"][3].any()
 
 
 def expected(network, batch, replayed, config):

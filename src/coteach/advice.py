@@ -176,9 +176,10 @@ class Advice:
         """Judge those situations that were met for the first time, by the evaluator's opinion; returns which."""
         self.grow()
         new = numbers[~self.judged[numbers]]
-        self.judged[new] = True
-        self.evaluator.refresh(new)
-        self.reckon(new)
+        if len(new):
+            self.judged[new] = True
+            self.evaluator.refresh(new)
+            self.reckon(new)
         return new
 
     def witness(self, outcome: Outcome) -> None:

@@ -25,6 +25,7 @@ from torch.nn import functional as F
 from coteach import tensors
 from coteach.finite import NotFinite
 from coteach.grounding.base import Situations
+from coteach.machine import one_thread
 
 Array = NDArray[np.float64]
 
@@ -32,7 +33,7 @@ MEMBERS = 4
 """Networks that judge; the one after them echoes the LLM."""
 WIDTH = 16
 TABLE = 2**14
-"""Rows of the table of pairs, into which they are hashed."""
+"""Rows of the table of pairs, into which they are hashed; numbered as they are met, so that those in use come first."""
 ARTICLES = frozenset({"a", "an", "the"})
 LEARNING_RATE = 3e-3
 SEEN = 0.7
@@ -54,6 +55,12 @@ class Pairs:
         self.situations = situations
         self._options: list[list[NDArray[np.int64]]] = []
         self._known: dict[tuple[str, str], tuple[int, int]] = {}
+        self._rows: dict[int, int] = {}
+
+    @property
+    def used(self) -> int:
+        """Rows of the table in use: all below."""
+        return len(self._rows)
 
     def of(self, number: int) -> list[NDArray[np.int64]]:
         """The pairs of each option of a situation: rows of the table, without repetition."""
@@ -72,8 +79,12 @@ class Pairs:
     def _pair(self, option: str, clause: str) -> tuple[int, int]:
         key = (option, clause)
         if key not in self._known:
-            self._known[key] = (_hash(option, clause), _hash(*blank(option, clause)))
+            self._known[key] = (self._row(option, clause), self._row(*blank(option, clause)))
         return self._known[key]
+
+    def _row(self, option: str, clause: str) -> int:
+        hashed = zlib.crc32(f"{option}|{clause}".encode()) % TABLE
+        return self._rows.setdefault(hashed, len(self._rows))
 
 
 def blank(option: str, clause: str) -> tuple[str, str]:
@@ -82,10 +93,6 @@ def blank(option: str, clause: str) -> tuple[str, str]:
     shared = set(one) & set(other)
     blanked = [" ".join("*" if word in shared else word for word in words) for words in (one, other)]
     return blanked[0], blanked[1]
-
-
-def _hash(option: str, clause: str) -> int:
-    return zlib.crc32(f"{option}|{clause}".encode()) % TABLE
 
 
 class Networks(nn.Module):
@@ -98,10 +105,10 @@ class Networks(nn.Module):
         self.hidden = nn.Parameter(torch.zeros(count * WIDTH))
         self.out = nn.Parameter(torch.randn(count, WIDTH, generator=generator) * (2.0 / WIDTH) ** 0.5)
 
-    def forward(self, ids: Tensor, counts: Tensor) -> Tensor:
-        """ids (L,) int64, counts (B,) int64 with sum L -> logits (B, MEMBERS + 1)."""
+    def forward(self, ids: Tensor, counts: Tensor, table: Tensor | None = None) -> Tensor:
+        """ids (L,) int64, counts (B,) int64 with sum L -> logits (B, MEMBERS + 1). table: its rows in use."""
         starts = counts.cumsum(0) - counts
-        bag = F.embedding_bag(ids, self.table, starts, mode="sum") / counts.sqrt()[:, None]
+        bag = F.embedding_bag(ids, self.table if table is None else table, starts, mode="sum") / counts.sqrt()[:, None]
         hidden = torch.relu(bag + self.hidden).view(len(counts), -1, WIDTH)
         return (hidden * self.out).sum(-1)
 
@@ -118,7 +125,8 @@ class Evaluator:
         self._generator = torch.Generator().manual_seed(seed)
         self._rng = np.random.default_rng(seed)
         self.networks = Networks(self._generator)
-        self.optimizer = torch.optim.Adam(self.networks.parameters(), lr=LEARNING_RATE, fused=True)
+        self.moments = {name: _no_moments(parameter) for name, parameter in self.networks.named_parameters()}
+        """Adam's, of each parameter."""
         self.mean, self.doubt = np.zeros((0, max_options)), np.zeros((0, max_options))
         self.related = np.zeros(TABLE)
         """Outcomes of every relation between an option and the task, by row of the table."""
@@ -137,6 +145,7 @@ class Evaluator:
         """An option had an outcome: its relation to the task is no longer so new."""
         self.related[self.pairs.of(number)[slot][0]] += 1.0
 
+    @one_thread()
     def learn(self, worth: Array, tries: Array, visits: Array, prior: Array, answered: NDArray[np.bool_], steps: int) -> None:
         """A few optimiser steps: members towards `worth` (S, K) in [0, 1] where `tries` (S, K) > 0, the echo towards `prior`.
 
@@ -150,17 +159,33 @@ class Evaluator:
         chance = np.sqrt(np.minimum(tries[cells[:, 0], cells[:, 1]], 25.0))
         lately = chance * (visits[cells[:, 0]] >= 1.0)
         chance = chance / chance.sum() + lately / max(lately.sum(), 1e-9)
+        self.pairs.of(len(worth) - 1)
+        table, optimizer = self._in_use()
         for _ in range(steps):
             chosen = cells[self._rng.choice(len(cells), min(ROWS, len(cells)), p=chance / chance.sum())]
-            loss = self._judge_loss(chosen, worth[chosen[:, 0], chosen[:, 1]])
+            loss = self._judge_loss(chosen, worth[chosen[:, 0], chosen[:, 1]], table)
             if len(asked):
-                loss = loss + self._echo_loss(self._rng.choice(asked, min(ROWS // 8, len(asked)), replace=False), prior)
+                loss = loss + self._echo_loss(self._rng.choice(asked, min(ROWS // 8, len(asked)), replace=False), prior, table)
             if not torch.isfinite(loss):
                 raise NotFinite("evaluator: its loss is not finite; the weights are as before this step")
-            self.optimizer.zero_grad()
+            optimizer.zero_grad()
             torch.autograd.backward(loss)
-            self.optimizer.step()
+            optimizer.step()
 
+    def _in_use(self) -> tuple[Tensor, torch.optim.Adam]:
+        """The rows of the table in use, and Adam over these and the other parameters, all on the memory of the whole ones.
+
+        The others have neither gradient nor moments, and are most of the table: Adam would spend nearly all of its time on them.
+        """
+        leaves: dict[str, Tensor] = dict(self.networks.named_parameters())
+        leaves["table"] = self.networks.table.detach()[: self.pairs.used].requires_grad_()
+        optimizer = torch.optim.Adam(leaves.values(), lr=LEARNING_RATE, fused=True)
+        for name, leaf in leaves.items():
+            kept = self.moments[name]
+            optimizer.state[leaf] = {moment: value[: len(leaf)] if value.ndim else value for moment, value in kept.items()}
+        return leaves["table"], optimizer
+
+    @one_thread()
     @torch.no_grad()
     def refresh(self, chosen: NDArray[np.int64]) -> None:
         """Renew the opinions about the situations `chosen`."""
@@ -178,7 +203,8 @@ class Evaluator:
     def save(self, folder: Path) -> None:
         """Write networks, optimiser and generators into `folder`."""
         state = tensors.prefixed("network.", self.networks.state_dict())
-        state |= tensors.prefixed("optimizer.", tensors.moments(self.optimizer))
+        for name, moments in self.moments.items():
+            state |= tensors.prefixed(f"{name}.", moments)
         state["generator"] = self._generator.get_state()
         tensors.write(folder / FILE, state | {name: getattr(self, name) for name in OPINIONS})
         (folder / "generator.json").write_text(json.dumps(self._rng.bit_generator.state), encoding="utf-8")
@@ -187,22 +213,22 @@ class Evaluator:
         """Take up what `save` wrote."""
         state = tensors.read(folder / FILE)
         self.networks.load_state_dict(tensors.under("network.", state))
-        tensors.restore_moments(self.optimizer, tensors.under("optimizer.", state))
+        self.moments = {name: {m: state[f"{name}.{m}"].clone() for m in kept} for name, kept in self.moments.items()}
         self._generator.set_state(state["generator"])
         for name in OPINIONS:
             setattr(self, name, state[name].numpy().copy())
         self._rng.bit_generator.state = json.loads((folder / "generator.json").read_text(encoding="utf-8"))
 
-    def _judge_loss(self, chosen: NDArray[np.int64], worth: Array) -> Tensor:
+    def _judge_loss(self, chosen: NDArray[np.int64], worth: Array, table: Tensor) -> Tensor:
         """Cross-entropy of the members; each sees its own part of the rows, which keeps their opinions apart."""
-        logits = self.networks(*_bags([self.pairs.of(int(c))[int(o)] for c, o in chosen]))[:, :MEMBERS]
+        logits = self.networks(*_bags([self.pairs.of(int(c))[int(o)] for c, o in chosen]), table)[:, :MEMBERS]
         target = torch.from_numpy(worth.astype(np.float32))[:, None].expand_as(logits)
         seen = (torch.rand(logits.shape, generator=self._generator) < SEEN).float()
         return F.binary_cross_entropy_with_logits(logits, target, weight=seen, reduction="sum") / len(chosen)
 
-    def _echo_loss(self, chosen: NDArray[np.int64], prior: Array) -> Tensor:
+    def _echo_loss(self, chosen: NDArray[np.int64], prior: Array, table: Tensor) -> Tensor:
         bags, place, slot = self._all_options(chosen)
-        logits = _spread(self.networks(*bags)[:, MEMBERS], place, slot, (len(chosen), self.max_options))
+        logits = _spread(self.networks(*bags, table)[:, MEMBERS], place, slot, (len(chosen), self.max_options))
         return F.cross_entropy(logits, torch.from_numpy(prior[chosen].astype(np.float32)))
 
     def _all_options(self, chosen: NDArray[np.int64]) -> tuple[Bags, NDArray[np.int64], NDArray[np.int64]]:
@@ -212,6 +238,11 @@ class Evaluator:
         place = np.repeat(np.arange(len(chosen)), lengths)
         slot = np.concatenate([np.arange(length) for length in lengths])
         return _bags([bag for bags in options for bag in bags]), place, slot
+
+
+def _no_moments(parameter: Tensor) -> dict[str, Tensor]:
+    """Adam's state of a parameter before its first step."""
+    return {"step": torch.zeros(()), "exp_avg": torch.zeros_like(parameter), "exp_avg_sq": torch.zeros_like(parameter)}
 
 
 def _bags(bags: Sequence[NDArray[np.int64]]) -> Bags:

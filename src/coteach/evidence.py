@@ -12,6 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import numba
 import numpy as np
 from numpy.typing import NDArray
 
@@ -195,21 +196,33 @@ def reweigh(prior: Array, q: Array, lam: Array, steps: int = 50) -> Array:
     has no option). alpha is found by bisection between max(Q + lambda prior) and max(Q) + lambda
     (Grill et al. 2020, eq. 10 and appendix B.3).
     """
-    there = prior > 0
-    masked = np.where(there, q, -np.inf)
-    low = np.where(there, q + lam[:, None] * prior, -np.inf).max(axis=1, initial=-np.inf)
-    high = masked.max(axis=1, initial=-np.inf) + lam
-    empty = ~there.any(axis=1)
-    low[empty], high[empty] = 1.0, 1.0
-    for _ in range(steps):
-        alpha = (low + high) / 2
-        too_much = _posterior(prior, q, lam, alpha, there).sum(axis=1) > 1.0
-        low, high = np.where(too_much, alpha, low), np.where(too_much, high, alpha)
-    improved = _posterior(prior, q, lam, high, there)
-    normalised: Array = improved / np.maximum(improved.sum(axis=1, keepdims=True), 1e-12)
-    return normalised
+    improved = np.zeros_like(prior)
+    _bisect(prior, q, lam, steps, improved)
+    return improved
 
 
-def _posterior(prior: Array, q: Array, lam: Array, alpha: Array, there: NDArray[np.bool_]) -> Array:
-    gap = np.where(there, alpha[:, None] - q, 1.0)
-    return np.where(there, lam[:, None] * prior / np.maximum(gap, 1e-12), 0.0)
+@numba.njit(cache=True)  # type: ignore[untyped-decorator]
+def _bisect(prior: Array, q: Array, lam: Array, steps: int, out: Array) -> None:
+    """`reweigh`, into `out` (S, K)."""
+    slots = prior.shape[1]
+    for row in range(len(prior)):
+        low = high = -np.inf
+        for k in range(slots):
+            if prior[row, k] > 0:
+                low = max(low, q[row, k] + lam[row] * prior[row, k])
+                high = max(high, q[row, k] + lam[row])
+        if low == -np.inf:
+            continue
+        for _ in range(steps):
+            alpha, total = (low + high) / 2, 0.0
+            for k in range(slots):
+                if prior[row, k] > 0:
+                    total += lam[row] * prior[row, k] / max(alpha - q[row, k], 1e-12)
+            if total > 1.0:
+                low = alpha
+            else:
+                high = alpha
+        for k in range(slots):
+            if prior[row, k] > 0:
+                out[row, k] = lam[row] * prior[row, k] / max(high - q[row, k], 1e-12)
+        out[row] /= max(out[row].sum(), 1e-12)

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 KEEP = 3
 """Checkpoints kept, besides the best one."""
 
-FORMAT = 2
+FORMAT = 3
 """Of checkpoints. One of another format is refused, with the version that reads it."""
 
 _MANIFEST, _BEST, _LOCK = "manifest.json", "checkpoints/best.json", ".lock"

@@ -58,6 +58,12 @@ class SetFeatures:
         ones, starts = _picked(self.ones, self.starts, at)
         return SetFeatures(ones, starts, self.size)
 
+    def met(self) -> NDArray[np.bool_]:
+        """(F,) whether a feature is set in any row."""
+        met = np.zeros(self.size, dtype=np.bool_)
+        met[self.ones] = True
+        return met
+
     def transposed(self) -> SetFeatures:
         """By feature: the rows in which it is set."""
         rows, starts = _rows_by_feature(self.ones, self.starts, self.size)
@@ -122,7 +128,7 @@ class ActorCritic(nn.Module):
         """What habits add to the logits of B rows: (B, A), zeros where there are none."""
         if self.habits is None or not isinstance(features, SetFeatures):
             return torch.zeros(len(features), self.policy.out_features, device=self.policy.bias.device)
-        return _sum_rows(self.habits, features)
+        return sum_rows(self.habits, features)
 
     def policy_of(self, rows: Tensor) -> Tensor:
         """Logits (B, A) of rows (B, F) in a tensor, in plain products: for export."""
@@ -173,14 +179,14 @@ class _SparseProduct(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, features: SetFeatures, weight: Tensor) -> Tensor:
         ctx.features = features
-        return _sum_rows(weight, features)
+        return sum_rows(weight, features)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[None, Tensor]:
-        return None, _sum_rows(gradient.contiguous(), ctx.features.transposed())
+        return None, sum_rows(gradient.contiguous(), ctx.features.transposed())
 
 
-def _sum_rows(table: Tensor, lists: SetFeatures) -> Tensor:
+def sum_rows(table: Tensor, lists: SetFeatures) -> Tensor:
     """Sums of rows of `table` (R, H): row i of the answer is that of the rows in list i."""
     index, starts = (torch.from_numpy(array).to(table.device) for array in (lists.ones, lists.starts))
     return F.embedding_bag(index, table, starts, mode="sum", include_last_offset=True)
@@ -191,11 +197,18 @@ def _listed(features: NDArray[np.uint8], count: int) -> tuple[NDArray[np.int32],
     """The `count` features set in (B, F), row by row, and where each row's begin (B + 1)."""
     ones = np.empty(count + 1, dtype=np.int32)  # one more: every feature is written, and overwritten if not set
     starts = np.zeros(features.shape[0] + 1, dtype=np.int32)
-    n = 0
+    size, n = features.shape[1], 0
     for row in range(features.shape[0]):
-        for feature in range(features.shape[1]):
+        of_row = features[row]
+        eights = of_row[: size // 8 * 8].view(np.uint64)
+        for eight in range(len(eights)):
+            if eights[eight]:  # few are set: most of eight at a time are not
+                for feature in range(8 * eight, 8 * eight + 8):
+                    ones[n] = feature
+                    n += of_row[feature]
+        for feature in range(8 * len(eights), size):
             ones[n] = feature
-            n += features[row, feature]
+            n += of_row[feature]
         starts[row + 1] = n
     return ones[:count], starts
 

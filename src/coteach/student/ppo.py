@@ -7,9 +7,9 @@ needs it: value clipping, learning-rate schedules, early stopping on KL.
 
 from __future__ import annotations
 
-import contextlib
 import json
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,8 @@ from coteach.config import StudentConfig
 from coteach.errors import CoteachError
 from coteach.finite import NotFinite
 from coteach.grounding.base import Layout
-from coteach.machine import torch_device
+from coteach.machine import one_thread, torch_device
+from coteach.student.fused import MEASURES, FusedStep
 from coteach.student.network import ActorCritic, read
 
 WEIGHTS_FILE = "student.safetensors"
@@ -101,29 +102,18 @@ def ppo_loss(logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, clip: f
 
     Advantages are normalised within the minibatch, as in Stable-Baselines3 and CleanRL.
     """
-    loss, slope, measures = surrogate(logprobs.detach(), old_logprobs, advantages, clip)
-    return loss + (slope * (logprobs - logprobs.detach())).sum(), measures
-
-
-def surrogate(
-    logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, clip: float
-) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-    """`ppo_loss` without autograd: the loss, its derivative by each of `logprobs` (B,), and the measures."""
     if len(advantages) > 1:
         advantages = (advantages - advantages.mean()) / (advantages.std() + 1e-8)
     log_ratio = logprobs - old_logprobs
     ratio = log_ratio.exp()
-    free, held = advantages * ratio, advantages * ratio.clamp(1 - clip, 1 + clip)
-    slope = free * (free <= held) / -max(len(free), 1)
-    clipped = ((ratio - 1).abs() > clip).float()
-    return -_mean(torch.min(free, held)), slope, {"approx_kl": _mean(ratio - 1 - log_ratio), "clipfrac": _mean(clipped)}
+    loss = -_mean(torch.min(advantages * ratio, advantages * ratio.clamp(1 - clip, 1 + clip)))
+    with torch.no_grad():
+        clipped = ((ratio - 1).abs() > clip).float()
+        return loss, {"approx_kl": _mean(ratio - 1 - log_ratio), "clipfrac": _mean(clipped)}
 
 
 def divergence(log_policy: Tensor, target: Tensor) -> Tensor:
-    """KL(target || pi) of each row in nats, (B,): log_policy and target are (B, A).
-
-    Its derivative by the logits is pi - target, where the target's rows sum to 1.
-    """
+    """KL(target || pi) of each row in nats, (B,): log_policy and target are (B, A)."""
     return (torch.xlogy(target, target) - target * log_policy).sum(dim=-1)
 
 
@@ -131,17 +121,6 @@ def explained_variance(values: NDArray[np.float32], returns: NDArray[np.float32]
     """1 - Var(returns - values) / Var(returns): 1 is perfect, 0 no better than a constant; 0 where returns are constant."""
     variance = float(returns.var()) if len(returns) else 0.0
     return 1.0 - float((returns - values).var()) / variance if variance > 0 else 0.0
-
-
-@contextlib.contextmanager
-def _one_thread() -> Iterator[None]:
-    """So few rows gain little from more, and where cores are shared with others threads wait up to 50 ms for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 class Learner:
@@ -158,8 +137,9 @@ class Learner:
         self._generator = torch.Generator().manual_seed(seed)
         self.network = ActorCritic(layout, num_actions, config.hidden, self._generator, habits).to(self.device)
         self.optimizer = torch.optim.Adam(self.network.parameters(), lr=config.learning_rate, eps=1e-5, fused=True)
+        self._stepper = FusedStep if layout.binary and self.device.type == "cpu" else AutogradStep
 
-    @_one_thread()
+    @one_thread()
     def act(self, features: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.float32]]:
         """Sampled actions (N,) int64, their log-probabilities (N,) and the values (N,) float32 of features (N, F)."""
         logits, values = self._forward(features)
@@ -170,25 +150,25 @@ class Learner:
         chosen = logprobs.gather(1, actions[:, None])[:, 0]
         return actions.numpy(), chosen.numpy(), values.numpy()
 
-    @_one_thread()
+    @one_thread()
     def greedy(self, features: NDArray[Any]) -> NDArray[np.int64]:
         """The most probable action (N,) int64 of features (N, F)."""
         actions: NDArray[np.int64] = self._forward(features)[0].argmax(dim=-1).numpy()
         return actions
 
-    @_one_thread()
+    @one_thread()
     def probabilities(self, features: NDArray[Any]) -> NDArray[np.float32]:
         """The policy (N, A) float32 on features (N, F)."""
         policy: NDArray[np.float32] = self._forward(features)[0].softmax(dim=-1).numpy()
         return policy
 
-    @_one_thread()
+    @one_thread()
     def values(self, features: NDArray[Any]) -> NDArray[np.float32]:
         """The critic's values (N,) float32 of features (N, F)."""
         values: NDArray[np.float32] = self._forward(features)[1].numpy()
         return values
 
-    @_one_thread()
+    @one_thread()
     def update(self, batch: Batch, replay: Callable[[int], Imitation] | None = None) -> dict[str, float]:
         """Learn from one round: `epochs` passes of PPO with guidance, replayed rows distilled beside them in each step.
 
@@ -198,12 +178,12 @@ class Learner:
         Raises NotFinite, with the weights as they were before the step, where a loss or the gradient is not finite.
         """
         imitation = replay(self.config.epochs * len(batch.actions)) if replay else None
-        rows = _Rows(batch, imitation, self.layout, self.device)
-        seen: list[dict[str, Tensor]] = []
-        for led, own, replayed in self._minibatches(rows):
-            seen.append(self._step(rows, led, own, replayed))
+        rows = Rows(batch, imitation, self.layout, self.device)
+        take = self._stepper(self.network, self.optimizer, self.config, rows)
+        with take.alone():
+            seen = [_finite(take(*minibatch)) for minibatch in self._minibatches(rows)]
         self.network.adapt(batch.features)  # only now: the ratio is to the policy that took the actions
-        means = {name: float(torch.stack([step[name] for step in seen]).mean()) for name in seen[0]}
+        means = dict(zip(MEASURES, np.mean(seen, axis=0).tolist(), strict=True))
         return {**means, "explained_variance": explained_variance(batch.values, batch.returns)}
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -243,7 +223,7 @@ class Learner:
         parts = [self._forward(features[i : i + FORWARD_ROWS]) for i in range(0, len(features), FORWARD_ROWS)]
         return torch.cat([logits for logits, _ in parts]), torch.cat([values for _, values in parts])
 
-    def _minibatches(self, rows: _Rows) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    def _minibatches(self, rows: Rows) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """Indices of the led, own and replayed rows of each step: passes in random order, in shares as equal as can be."""
         parts = max(1, round(len(rows.actions) / self.config.minibatch))
         replayed = iter(torch.arange(rows.replayed).tensor_split(self.config.epochs * parts))
@@ -252,65 +232,63 @@ class Learner:
             led = torch.randperm(rows.led, generator=self._generator).tensor_split(parts)
             yield from zip(led, own, replayed, strict=False)  # the last goes on into the next pass
 
-    def _step(self, rows: _Rows, led: Tensor, own: Tensor, replayed: Tensor) -> dict[str, Tensor]:
-        """One optimiser step on these rows; what is logged of it."""
-        valued, guided = torch.cat([led, rows.led + own]), torch.cat([own, len(rows.actions) + replayed])
-        at = torch.cat([valued, rows.led + guided[len(own) :]]).numpy()
-        # One forward pass: led rows need no logits, replayed ones no values.
-        features = rows.features.rows(at)
-        logits, values = self.network(features, acting=slice(len(led), None), valued=slice(len(valued)))
-        with torch.no_grad():
-            learned = logits - self.network.habitual(features)[len(led) :]
-            policy_losses, by_logits, measures = self._policy_losses(
-                rows, own.to(self.device), guided.to(self.device), logits[: len(own)], learned
-            )
-            error = values - rows.returns[valued.to(self.device)]
-            losses = policy_losses | {"value_loss": _mean(error**2)}
-        self.optimizer.zero_grad()
-        # The gradient by logits and values is written out: autograd through losses of so few rows took a third of the time.
-        torch.autograd.backward([logits, values], [by_logits, error * (2 * self.config.value_weight / max(len(error), 1))])
-        return {**losses, **measures, "grad_norm": self._descend(losses)}
 
-    def _policy_losses(
-        self, rows: _Rows, own: Tensor, guided: Tensor, acted: Tensor, learned: Tensor
-    ) -> tuple[dict[str, Tensor], Tensor, dict[str, Tensor]]:
-        """Losses of the actor, the derivative of their weighted sum by its logits (own rows, then replayed ones), measures.
+class AutogradStep:
+    """Takes the optimiser steps of one update on `rows`, whatever the student sees and whatever it runs on."""
 
-        acted: logits of the own rows, habits included, from which actions were drawn: PPO's. learned: logits of own and replayed
-        rows without habits: advice is imitated by these, or who went in circles would learn from it to go on against the habit.
+    def __init__(self, network: ActorCritic, optimizer: torch.optim.Adam, config: StudentConfig, rows: Rows) -> None:
+        self.network, self.optimizer, self.config, self.rows = network, optimizer, config, rows
+
+    @staticmethod
+    def alone() -> AbstractContextManager[None]:
+        """A context for its calls: nothing to be seen to."""
+        return nullcontext()
+
+    def __call__(self, led: Tensor, own: Tensor, replayed: Tensor) -> NDArray[np.float64]:
+        """One step on these rows (indices among the led, own and replayed ones); the `MEASURES`.
+
+        Where one of them is not finite the weights stay as they were.
         """
-        count, replayed = len(own), len(guided) - len(own)
-        log_learned = F.log_softmax(learned, dim=-1)
-        target, weight = rows.target[guided], rows.weight[guided]
-        far = divergence(log_learned, target)
-        weight[:count] /= max(count, 1)
-        weight[count:] /= max(replayed, 1)
-        pull, slopes = weight * far, weight[:, None] * (log_learned.exp() - target)
-
-        log_own, actions = F.log_softmax(acted, dim=-1), rows.actions[own, None]
-        own_policy = log_own.exp()
-        loss, slope, measures = surrogate(
-            log_own.gather(1, actions)[:, 0], rows.logprobs[own], rows.advantages[own], self.config.clip
-        )
-        entropy = -(own_policy * log_own).sum(dim=-1, keepdim=True)
-        uncertain = self.config.entropy / max(count, 1) * (log_own + entropy)
-        slopes[:count] += own_policy * (uncertain - slope[:, None])
-        slopes[:count].scatter_add_(1, actions, slope[:, None])
-        losses = {"policy_loss": loss, "entropy": _mean(entropy)}
-        losses |= {"guidance_loss": pull[:count].sum(), "imitation_loss": pull[count:].sum()}
-        return losses, slopes, measures | {"guidance_kl": _mean(far[:count][rows.weight[own] > 0])}
-
-    def _descend(self, losses: dict[str, Tensor]) -> Tensor:
-        """The optimiser's step down the gradient, the norm of which before clipping is returned."""
+        loss, losses = self._losses(led, own, replayed)
+        self.optimizer.zero_grad()
+        torch.autograd.backward(loss)
         norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.config.max_grad_norm)
-        if not torch.isfinite(torch.stack([*losses.values(), norm]).sum()):
-            broken = [name for name, value in losses.items() if not torch.isfinite(value)] or ["the gradient"]
-            raise NotFinite(f"student: {', '.join(broken)} is not finite; the weights are as before this step")
-        self.optimizer.step()
-        return norm
+        measures = torch.stack([*(losses[name].detach() for name in MEASURES[:-1]), norm]).double().cpu().numpy()
+        if np.isfinite(measures).all():
+            self.optimizer.step()
+        return measures
+
+    def _losses(self, led: Tensor, own: Tensor, replayed: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Their weighted sum, and each of them."""
+        rows, config = self.rows, self.config
+        # One forward pass: led rows need no logits, replayed ones no values.
+        valued, guided = torch.cat([led, rows.led + own]), torch.cat([own, len(rows.actions) + replayed])
+        features = rows.features.rows(torch.cat([valued, rows.led + guided[len(own) :]]).numpy())
+        logits, values = self.network(features, acting=slice(len(led), None), valued=slice(len(valued)))
+        valued, guided, own = (at.to(logits.device) for at in (valued, guided, own))
+
+        log_policy = F.log_softmax(logits[: len(own)], dim=-1)
+        taken = log_policy.gather(1, rows.actions[own, None])[:, 0]
+        policy_loss, measures = ppo_loss(taken, rows.logprobs[own], rows.advantages[own], config.clip)
+        entropy = _mean(-(log_policy.exp() * log_policy).sum(dim=-1))
+        value_loss = _mean((values - rows.returns[valued]) ** 2)
+        # Imitated without the habits: who went in circles would learn from the advice to go on against the habit.
+        learned = F.log_softmax(logits - self.network.habitual(features)[len(led) :], dim=-1)
+        far, weight = divergence(learned, rows.target[guided]), rows.weight[guided]
+        guidance_loss, imitation_loss = (_mean(part) for part in torch.split(weight * far, [len(own), len(replayed)]))
+        losses = measures | {
+            "policy_loss": policy_loss,
+            "value_loss": value_loss,
+            "entropy": entropy,
+            "guidance_loss": guidance_loss,
+            "imitation_loss": imitation_loss,
+            "guidance_kl": _mean(far[: len(own)][weight[: len(own)] > 0]),
+        }
+        advised = guidance_loss + imitation_loss
+        return policy_loss + config.value_weight * value_loss - config.entropy * entropy + advised, losses
 
 
-class _Rows:
+class Rows:
     """The rows of one update, the led ones first, then the student's own, then the replayed ones.
 
     features: of all of them. returns: of led and own rows. target, weight: of own and replayed rows. actions, logprobs,
@@ -329,6 +307,16 @@ class _Rows:
         self.features = read(layout, *features)
         self.actions, self.logprobs, self.advantages = _tensors(device, batch.actions, batch.logprobs, batch.advantages)
         self.returns, self.target, self.weight = _tensors(device, *(np.concatenate(x) for x in (returns, target, weight)))
+
+
+def _finite(measures: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The `MEASURES` of a step; NotFinite where one of them is not, which then was not taken."""
+    if not np.isfinite(measures).all():
+        broken = [
+            name for name, value in zip(MEASURES, measures, strict=True) if name.endswith("_loss") and not np.isfinite(value)
+        ]
+        raise NotFinite(f"student: {', '.join(broken) or 'the gradient'} is not finite; the weights are as before this step")
+    return measures
 
 
 def _mean(x: Tensor) -> Tensor:
