@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import tempfile
 import warnings
@@ -61,7 +62,8 @@ class Adapter:
 
     def create(self, seed: int) -> None:
         """Put new LoRA layers into the model: they change nothing until they are trained."""
-        import peft
+        with _quietly():
+            import peft
 
         config = peft.LoraConfig(
             r=self.rank,
@@ -70,7 +72,7 @@ class Adapter:
             target_modules=_upper_projections(self.model, SHARE_OF_LAYERS),
             task_type="CAUSAL_LM",
         )
-        with torch.random.fork_rng(), _without_future_warnings():
+        with torch.random.fork_rng(), _quietly():
             torch.manual_seed(seed)
             self._peft = peft.get_peft_model(self.model, config)
         self._peft.eval()
@@ -102,7 +104,8 @@ class Adapter:
 
     def load(self, folder: Path) -> None:
         """Take up what `save` wrote; raises `CoteachError` where it is missing, damaged or made for another model."""
-        import peft
+        with _quietly():
+            import peft
 
         for name in (CONFIG, WEIGHTS):
             if not (folder / name).is_file():
@@ -112,7 +115,7 @@ class Adapter:
         self._require_plain(folder)
         self.remove()
         try:
-            with _without_future_warnings():
+            with _quietly():
                 self._peft = peft.PeftModel.from_pretrained(self.model, str(folder), is_trainable=True)
         except Exception as error:  # damage shows itself anywhere: json, safetensors, shapes
             reason = " ".join((str(error).splitlines() or [type(error).__name__])[:2])
@@ -135,11 +138,17 @@ class Adapter:
 
 
 @contextmanager
-def _without_future_warnings() -> Iterator[None]:
-    """PEFT still uses names that transformers will drop: nothing that a user could mend."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)
-        yield
+def _quietly() -> Iterator[None]:
+    """Without what no user could mend: PEFT uses names that will be dropped, and imports bitsandbytes, which misses a kernel."""
+    logger = logging.getLogger("bitsandbytes")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            yield
+    finally:
+        logger.setLevel(level)
 
 
 def _upper_projections(model: Any, share: float) -> list[str]:
