@@ -105,31 +105,48 @@ def _figures(result: Evaluation) -> Row:
 
 def _taught(players: Players, task: str, tuned_on: bool, synonyms: bool, episodes: int, seed: int) -> list[Row]:
     """The teacher on one task, before and after tuning; with synonyms, a row for each set of words that is renamed."""
-    from coteach.teacher.synonyms import WORDINGS
+    from coteach.teacher.synonyms import WORDINGS, asked_in
 
-    rows: list[Row] = []
+    teacher, rows = players.teacher, list[Row]()
     for name, words in [(None, {}), *(WORDINGS.items() if synonyms else ())]:
-        # Whoever fails plays every episode to its last step: this can take minutes, so say where it stands.
-        print(f"{task}, {name or 'nothing'} renamed: 2 x {episodes} episodes", file=sys.stderr, flush=True)
-        figures = _before_and_after(players, words, task, episodes, seed)
-        rows.append({"task": task, "tuned_on": tuned_on, "renamed": name} | figures)
+        read = _glossary(players, words) if words else {}
+        for glossary in ({}, read) if read else ({},):
+            # Whoever fails plays every episode to its last step: this can take minutes, so say where it stands.
+            told = ", told all names" if glossary else ""
+            print(f"{task}, {name or 'nothing'} renamed{told}: 2 x {episodes} episodes", file=sys.stderr, flush=True)
+            untuned, tuned = (asked_in(words, asked_in(glossary, ask)) for ask in (teacher.advise_untuned, teacher.advise))
+            figures = _before_and_after(players, untuned, tuned, task, episodes, seed)
+            rows.append({"task": task, "tuned_on": tuned_on, "renamed": name and name + told, "glossary": glossary} | figures)
     whole = rows[0]["success"]
     for row in rows:
         row["lost"] = 1.0 - row["success"] / whole if row["renamed"] and whole else None
     return rows
 
 
-def _before_and_after(players: Players, words: Mapping[str, str], task: str, episodes: int, seed: int) -> Row:
-    """What advice alone comes to, the untuned teacher's and today's, with `words` renamed in the options."""
+def _glossary(players: Players, words: Mapping[str, str]) -> Mapping[str, str]:
+    """What its LLM takes each new word for, told all options of the run as `words` rename them; nothing for other teachers."""
+    from coteach.grounding.base import Situation
+    from coteach.teacher.glossary import glossary
+    from coteach.teacher.local import LocalTeacher
+    from coteach.teacher.recorded import Recorder
+    from coteach.teacher.synonyms import renamed
+
+    teacher = players.teacher.teacher if isinstance(players.teacher, Recorder) else players.teacher
+    if not isinstance(teacher, LocalTeacher):
+        return {}
+    known = sorted({option for situation in players.situations for option in situation.options})
+    return glossary(known, renamed(Situation("", tuple(known)), words).options, teacher.meaning)
+
+
+def _before_and_after(players: Players, untuned: Advise, tuned: Advise, task: str, episodes: int, seed: int) -> Row:
+    """What advice alone comes to, the untuned teacher's and today's."""
     from coteach.evaluate import evaluate_teacher
-    from coteach.teacher.synonyms import asked_in
 
     def alone(advise: Advise) -> Row:
         patience, ground = players.config.collect.option_patience, partial(players.ground, task)
-        return _figures(evaluate_teacher(asked_in(words, advise), task, ground, patience, episodes, seed))
+        return _figures(evaluate_teacher(advise, task, ground, patience, episodes, seed))
 
-    before = {f"{key}_before": value for key, value in alone(players.teacher.advise_untuned).items()}
-    return before | alone(players.teacher.advise)
+    return {f"{key}_before": value for key, value in alone(untuned).items()} | alone(tuned)
 
 
 def _guard(players: Players) -> Row:

@@ -13,6 +13,7 @@ from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -28,6 +29,7 @@ from coteach.teacher.models import LoadedModel, load_model, weights_fingerprint
 from coteach.teacher.scoring import Scorer, reads_tries
 from coteach.teacher.telling import NOTHING, Told
 
+MEANING = " I will"  # before a phrase whose meaning is asked for
 LEAST = 1e-9  # probability that every option keeps
 _PROBE = Situation("Mission: go to the red ball. You see a red ball.", ("go to the red ball", "go to the box"))
 
@@ -143,6 +145,17 @@ class LocalTeacher:
         scores = self._scores([Situation("", (option,)) for option in unknown], tuned=False)
         self._bias.update({option: float(score[0]) for option, score in zip(unknown, scores, strict=True)})
         return np.array([self._bias[option] for option in options])
+
+    def meaning(self, phrases: Sequence[str]) -> NDArray[np.float32]:
+        """(P, D): what the untuned model's middle layer holds of each phrase, as something that somebody is about to do."""
+        lead = prompts.encode(self.tokenizer, MEANING)
+        held = []
+        with torch.inference_mode(), self.adapter.off():
+            for phrase in phrases:
+                ids = torch.tensor([[*lead, *prompts.encode(self.tokenizer, f" {phrase}")]], device=self.model.device)
+                states = self.model(input_ids=ids, use_cache=False, output_hidden_states=True).hidden_states
+                held.append(states[len(states) // 2][0, len(lead) :].float().mean(dim=0).cpu().numpy())
+        return np.stack(held)
 
     def snapshot(self) -> dict[str, Tensor]:
         """A copy of the LoRA weights, for `restore`; empty before any tuning."""

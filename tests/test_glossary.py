@@ -1,0 +1,47 @@
+"""Old words for new ones: matched one for one by meaning, and only where words went and others came."""
+
+import numpy as np
+
+import tiny_lm
+from coteach.config import TeacherConfig
+from coteach.teacher.glossary import glossary
+from coteach.teacher.local import LocalTeacher
+
+KNOWN = ("explore", "pick up the red key", "open the red door", "drop the red key")
+NEARBY = {"explore": 0, "look around": 1, "pick up": 10, "grab": 11, "open": 20, "unlatch": 24, "drop": 30, "put down": 26}
+
+
+def meaning(phrases):
+    """Phrases on a circle, forty steps around."""
+    angle = np.array([NEARBY[phrase] for phrase in phrases]) * 2 * np.pi / 40
+    return np.stack([np.cos(angle), np.sin(angle)], axis=1)
+
+
+def test_new_words_are_read_as_the_nearest_old_ones_one_for_one():
+    new = ("put down the red key", "unlatch the red door", "grab the red key", "look around")
+    found = glossary(KNOWN, new, meaning)
+    assert found == {"look around": "explore", "grab": "pick up", "unlatch": "open", "put down": "drop"}
+
+
+def test_words_that_stay_are_left_alone():
+    assert glossary(KNOWN, KNOWN, meaning) == {}
+    assert glossary(KNOWN, (*KNOWN, "unlatch the red box"), meaning) == {}, "nothing is gone that it could stand for"
+    found = glossary(KNOWN, ("explore", "grab the red key", "open the red door", "drop the red key"), meaning)
+    assert found == {"grab": "pick up"}
+
+
+def test_of_more_new_phrases_than_old_ones_some_stay_as_they_are():
+    found = glossary(("explore", "open the door"), ("look around", "unlatch the door", "grab the door"), meaning)
+    assert found == {"look around": "explore", "unlatch": "open"}
+
+
+def test_a_meaning_is_what_the_untuned_model_holds():
+    teacher = LocalTeacher(tiny_lm.loaded(), TeacherConfig(device="cpu"))
+    phrases = ["pick up", "explore the room", "pick up"]
+    before = teacher.meaning(phrases)
+    assert before.shape == (3, teacher.model.config.hidden_size) and np.isfinite(before).all()
+    assert np.array_equal(before[0], before[2]) and not np.allclose(before[0], before[1])
+    teacher.adapter.create(seed=0)
+    for weight in teacher.adapter.weights().values():
+        weight.data.add_(0.1)
+    assert np.allclose(teacher.meaning(phrases), before, atol=1e-5)
