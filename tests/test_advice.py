@@ -77,6 +77,32 @@ def test_a_situation_met_while_leading_is_judged_at_once_and_asked_about_while_t
     assert np.array_equal(advice.lead(met, bold), first) and len(teacher.asked) == 1
 
 
+def test_what_was_met_before_without_asking_is_asked_about_when_the_teacher_leads_there() -> None:
+    """An evaluation, or a student, may have come by first; then the calls may have been spent on others."""
+    advice, _, teacher = advice_of("no-share")
+    advice.calls = 0
+    advice.improve()
+    advice.calls = 1
+    shown = advice.lead(np.array([1, 1]), np.array([False, False]))
+    assert teacher.asked == ["Mission: leave. This is room 1."]
+    assert (shown.argmax(axis=1) == 1).all()
+
+
+def test_what_the_teacher_thinks_likely_is_tried_first_as_far_as_it_is_believed() -> None:
+    """Both were tried and led on to somewhere new: without the teacher's word what was never tried is more attractive."""
+    tried = [Outcome(0, 1, 1, duration=3)] * 3
+    boldest = {}
+    for arm, credit in (("no-llm", 1.0), ("no-share", 0.0), ("no-share", 1.0)):
+        advice, model, _ = advice_of(arm)
+        advice.ask()
+        for outcome in tried:
+            model.add(outcome)
+        advice.credit = credit
+        advice.improve()
+        boldest[arm, credit] = advice.q[0, :3].argmax()
+    assert boldest == {("no-llm", 1.0): 0, ("no-share", 0.0): 0, ("no-share", 1.0): 1}
+
+
 def test_until_the_teacher_answered_its_advice_is_uniform() -> None:
     advice, model, _ = advice_of("no-share")
     advice.improve()
@@ -108,6 +134,18 @@ def test_lessons_are_what_worked_where_the_teacher_is_wrong() -> None:
     lessons = advice.lessons(5, np.random.default_rng(0))
     assert [lesson.situation.text for lesson in lessons] == ["Mission: leave. This is room 2."], "failures alone teach nothing"
     assert lessons[0].target.argmax() == 2 and lessons[0].target.sum() == pytest.approx(1.0)
+
+
+def test_a_few_lessons_are_not_taught_by_heart_where_less_is_known_of_more() -> None:
+    advice, _, _ = advice_of("no-share", count=30)
+    advice.calls = 30
+    advice.ask()
+    for number in range(30):
+        for _ in range(12 if number < 3 else 3):
+            advice.model.add(Outcome(number, 2, TERMINAL, reward=0.9, duration=3))
+    advice.improve()
+    rng = np.random.default_rng(0)
+    assert len(advice.lessons(2, rng)) == 2 and len(advice.lessons(20, rng)) == 20
 
 
 def test_a_teacher_that_says_what_worked_is_not_taught() -> None:

@@ -32,8 +32,9 @@ LEAST_WEIGHT = 0.08
 LEAST_DISAGREEMENT = 0.1
 """Mean nats between what the teacher should say and its own advice: below it there is nothing to teach."""
 
-LEAST_OUTCOMES = 10
-"""In a situation, before the teacher is taught about it."""
+LEAST_OUTCOMES, FEWEST_OUTCOMES = 10, 2
+"""In a situation, before the teacher is taught about it; and where there are too few such situations for a tuning. A handful
+of lessons learned by heart spoils what the LLM knew of everything else."""
 
 SPREAD = 2.0
 """Standard deviations of the evaluator's opinion to what an option may be worth at best, and at worst."""
@@ -57,6 +58,9 @@ ENOUGH_ANSWERS = 32
 """Of the teacher, before the evaluator's echo of them stands in for those it was not asked for."""
 
 LEAST_ECHO = 1e-3
+
+FAITH = 0.5
+"""Power of how likely the teacher thinks an option, beside its first choice: hope in what was never tried is less by it."""
 
 CREDITS = (0.0, 0.25, 0.5, 0.75, 1.0)
 """Powers of the prior that are compared."""
@@ -163,13 +167,17 @@ class Advice:
         return np.arange(self.max_options) < counts[:, None]
 
     def lead(self, numbers: NDArray[np.int64], bold: NDArray[np.bool_]) -> Array:
-        """(N, K) by what the teacher leads in these situations; those met for the first time are judged at once.
+        """(N, K) by what the teacher leads in these situations; what it was not yet asked about it is asked now, as calls go.
 
         bold: (N,) True for what may turn out best, False for what the student is shown.
         """
-        new = self.acquaint(np.unique(numbers))
-        if len(new) and self.consult(self.worth_asking(new)):
-            self.reckon(new)
+        met = np.unique(numbers)
+        new = self.acquaint(met)
+        asked = self.worth_asking(met)
+        if self.consult(asked):
+            known = np.setdiff1d(asked, new)
+            self.reckon(np.intersect1d(asked, new))
+            self.reckon(known, self.q[known], self.worth[known])
         return np.where(bold[:, None], self.leading[numbers], self.shown[numbers])
 
     def acquaint(self, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -310,11 +318,21 @@ class Advice:
     def bounds(self, numbers: NDArray[np.int64]) -> tuple[Array, Array]:
         """(N, K) each: what an option never tried may be worth at best and at worst."""
         if not self.arm.share:
-            best, worst = np.ones((len(numbers), self.max_options)), np.zeros((len(numbers), self.max_options))
+            best, mean, worst = (np.full((len(numbers), self.max_options), value) for value in (1.0, 0.0, 0.0))
         else:
             mean, spread = self.evaluator.mean[numbers], SPREAD * self.evaluator.doubt[numbers]
             best, worst = np.minimum(mean + spread, 1.0), np.maximum(mean - spread, 0.0)
-        return (best if self.arm.hope else worst), worst
+        return (np.maximum(best * self.faith(numbers), mean) if self.arm.hope else worst), worst
+
+    def faith(self, numbers: NDArray[np.int64]) -> Array:
+        """(N, K) in [0, 1]: how much hope in an option never tried is left where the teacher, as far as it is believed,
+        thinks little of it: what it thinks likely is tried first.
+        """
+        if not self.arm.reweigh or self.arm.prior == "uniform":
+            return np.ones((len(numbers), self.max_options))
+        prior = self.expected(numbers)
+        likely: Array = prior / np.maximum(prior.max(axis=1, keepdims=True, initial=0.0), 1e-12)
+        return likely ** (FAITH * self.credit * (1.0 - self.known(numbers)))
 
     def known(self, numbers: NDArray[np.int64]) -> Array:
         """(N, K) how surely the evaluator knows an option, in [0, 1]."""
@@ -332,7 +350,9 @@ class Advice:
         everything = np.arange(len(self.prior))
         outcomes = self.outcomes(everything)
         often = np.sqrt(outcomes * (self.visits > 0) if met is None else met)
-        known = (self.value > LEAST_PROMISE) & ((self.prior > 0).sum(axis=1) > 1) & (outcomes >= LEAST_OUTCOMES) & (often > 0)
+        known = (self.value > LEAST_PROMISE) & ((self.prior > 0).sum(axis=1) > 1) & (outcomes >= FEWEST_OUTCOMES) & (often > 0)
+        if (known & (outcomes >= LEAST_OUTCOMES)).sum() >= limit:
+            known &= outcomes >= LEAST_OUTCOMES
         weight = np.where(known, often * (REHEARSAL + np.minimum(self.disagreement(), 1.0)), 0.0)
         count = min(limit, int(known.sum()))
         if count == 0:
