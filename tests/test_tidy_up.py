@@ -1,0 +1,44 @@
+"""The house: every thing has one place, what is new was never met, and only an episode without a mistake is rewarded."""
+
+import pytest
+
+from coteach.tidy_up import MET, NEW, PLACES, THINGS, TIDY_UP, TIDY_UP_NEW, TO_TIDY, House
+
+
+def place(thing):
+    return list(PLACES).index(THINGS[thing][1])
+
+
+def test_every_thing_has_one_place_and_is_either_met_or_new():
+    names = [thing for thing, _ in THINGS]
+    assert len(set(names)) == len(names) == 200
+    assert sorted(MET + NEW) == list(range(200)) and not set(MET) & set(NEW)
+    for things in (MET, NEW):
+        assert len({sum(THINGS[thing][1] == where for thing in things) for where in PLACES}) == 1, "no place is likelier"
+
+
+def test_four_things_in_their_places_are_rewarded_once():
+    house = House(MET)
+    thing, _ = house.reset(seed=3)
+    rewards = []
+    for count in range(TO_TIDY):
+        assert thing in MET
+        thing, reward, over, truncated, _ = house.step(place(thing))
+        rewards.append(reward)
+        assert over == (count == TO_TIDY - 1) and not truncated
+    assert rewards == [0, 0, 0, 1]
+
+
+def test_the_first_mistake_ends_the_episode():
+    house = House(NEW)
+    thing, _ = house.reset(seed=3)
+    assert thing in NEW
+    assert house.step((place(thing) + 1) % len(PLACES))[1:3] == (0.0, True)
+
+
+@pytest.mark.parametrize("task", [TIDY_UP, TIDY_UP_NEW])
+def test_the_text_names_the_thing_and_not_its_place(task):
+    for number, (thing, where) in enumerate(THINGS):
+        text = task.describe(number)
+        assert thing in text and where not in text
+        assert task.expert(number) == f"put it {where}" and task.expert(number) in task.actions
