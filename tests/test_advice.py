@@ -103,6 +103,21 @@ def test_what_the_teacher_thinks_likely_is_tried_first_as_far_as_it_is_believed(
     assert boldest == {("no-llm", 1.0): 0, ("no-share", 0.0): 0, ("no-share", 1.0): 1}
 
 
+def test_a_teacher_whose_first_choices_come_to_nothing_is_found_out_before_the_first_reward() -> None:
+    """Its first choice is option 1: that ends the episode without a reward, or fails; others lead on. Or the other way round."""
+    for bad, believed in ((1, False), (2, True)):
+        advice, _, _ = advice_of("no-share", count=12)
+        advice.calls = 12
+        advice.ask()
+        for number in range(12):
+            for slot in (1, 2):
+                vain = Outcome(number, slot, TERMINAL) if number % 2 else Outcome(number, slot, number, failed=True)
+                advice.model.add(vain if slot == bad else Outcome(number, slot, (number + 1) % 12, duration=2))
+        for _ in range(8):
+            advice.improve()
+        assert (advice.credit < 0.01, advice.credit == 1.0) == (not believed, believed)
+
+
 def test_until_the_teacher_answered_its_advice_is_uniform() -> None:
     advice, model, _ = advice_of("no-share")
     advice.improve()

@@ -53,6 +53,17 @@ def test_a_students_dawdling_does_not_make_an_option_look_slow() -> None:
     assert with_hindsight.discounts()[0, 0] == followed.discounts()[0, 0]
 
 
+def test_in_vain_is_what_failed_or_ended_without_a_reward() -> None:
+    model = model_of(
+        Outcome(0, 0, 1),
+        Outcome(0, 0, 0, failed=True),
+        Outcome(0, 1, TERMINAL),
+        Outcome(0, 1, TERMINAL, reward=1.0),
+        Outcome(0, 2, 1),
+    )
+    assert model.in_vain().tolist() == [[1, 1, 0], [0, 0, 0]]
+
+
 def test_counts_survive_a_checkpoint() -> None:
     model = model_of(Outcome(0, 1, 2, 0.5, 3), Outcome(0, 1, TERMINAL, 1.0, 3), Outcome(2, 0, 2, failed=True))
     restored = AbstractModel(3, 0.99)

@@ -74,6 +74,9 @@ LEAST_CREDIT = 0.25
 ENOUGH_JUDGED = 5
 """Situations in which the teacher's answers can be judged, before its credit changes."""
 
+CLEARLY = 2.0
+"""Standard errors of a difference that count as clear."""
+
 REHEARSAL = 0.5
 """Added to a lesson's disagreement (nats): what the teacher knows already is rehearsed, or it would be forgotten."""
 
@@ -294,17 +297,31 @@ class Advice:
     def give_credit(self, proven: Array) -> None:
         """How far the teacher's own answers are to be believed: the power under which they best foretell what was shown to work.
 
-        Judged on the situations met of late in which a way to a reward is known, without those that it was taught about.
+        Judged on the situations met of late in which a way to a reward is known, without those that it was taught about. While
+        there are too few of these, it loses credit where it misleads.
         """
         known = self.asked & ~self.taught & (self.visits >= 1.0) & (proven.max(axis=1, initial=0.0) > LEAST_PROMISE)
         numbers = np.flatnonzero(known & ((self.prior > 0).sum(axis=1) > 1))
         if len(numbers) < ENOUGH_JUDGED:
+            self.credit *= 1.0 - CREDIT_RATE * self.misleads()
             return
         prior = self.prior[numbers]
         weight = trust(self.outcomes(numbers), (prior > 0).sum(axis=1).astype(float), self.evidence.trust)
         target = reweigh(sharpen(prior, 0.0), proven[numbers], weight)
         likelihood = [(target * np.log(np.maximum(sharpen(prior, power), 1e-12))).sum() for power in CREDITS]
         self.credit += CREDIT_RATE * (CREDITS[int(np.argmax(likelihood))] - self.credit)
+
+    def misleads(self) -> bool:
+        """Whether the teacher's first choices clearly come to nothing more often than other options, where both were tried."""
+        asked = np.flatnonzero(self.asked & ~self.taught & ((self.prior > 0).sum(axis=1) > 1))
+        tries = self.model.tries[asked]
+        first = np.arange(self.max_options) == self.prior[asked].argmax(axis=1)[:, None]
+        vain = self.model.in_vain()[asked] / np.maximum(tries, 1.0)
+        chosen, others = vain[(tries > 0) & first], vain[(tries > 0) & ~first]
+        if min(len(chosen), len(others)) < ENOUGH_JUDGED:
+            return False
+        error = np.sqrt(chosen.var() / len(chosen) + others.var() / len(others))
+        return bool(chosen.mean() - others.mean() > CLEARLY * error)
 
     def expected(self, numbers: NDArray[np.int64]) -> Array:
         """(N, K) the teacher's own advice; where it was not asked, what it would say as far as the evaluator can tell."""

@@ -130,6 +130,14 @@ class AbstractModel:
         self._values[hopeful] = value[:-1].copy()
         return q
 
+    def in_vain(self) -> Array:
+        """(S, K): how many outcomes of an option failed, or ended the episode without a reward."""
+        size, slots = self.tries.shape
+        cell, following, counts, _ = self._linked(slots)
+        ended = np.bincount(cell, counts * (following == TERMINAL), size * slots).reshape(size, slots)
+        vain: Array = np.maximum(ended - self.successes, 0.0)
+        return vain
+
     def worth(self) -> Array:
         """(S, K): what tried options were worth on average, what followed valued as it was last solved without hope."""
         size, slots = self.tries.shape
