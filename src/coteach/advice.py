@@ -59,7 +59,7 @@ ENOUGH_ANSWERS = 32
 
 LEAST_ECHO = 1e-3
 
-FAITH = 0.5
+FAITH = 0.25
 """Power of how likely the teacher thinks an option, beside its first choice: hope in what was never tried is less by it."""
 
 CREDITS = (0.0, 0.25, 0.5, 0.75, 1.0)

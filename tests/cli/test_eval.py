@@ -66,7 +66,10 @@ def test_the_teacher_is_shown_before_and_after_on_tasks_told_apart(finished: Pat
 
 def test_renamed_options_have_rows_of_their_own(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows = answer(capsys, "eval", str(finished), "--who", "teacher", "--synonyms", "--episodes", "4")["rows"]
-    assert [row["renamed"] for row in rows] == [None, "verbs", "verbs and nouns"]
+    told = [name + also for name in ("verbs", "verbs and nouns") for also in ("", ", told all names")]
+    assert [row["renamed"] for row in rows] == [None, *told]
+    read = rows[2]["glossary"]
+    assert {"look around", "walk"} <= read.keys() and len(set(read.values())) == len(read), "one for one"
     assert rows[0]["lost"] is None
     for row in rows[1:]:
         whole = rows[0]["success"]
@@ -83,7 +86,7 @@ def test_a_table_for_people(finished: Path, capsys: pytest.CaptureFixture[str]) 
     assert cli.main(["eval", str(finished), "--who", "teacher", "--synonyms", "--guard", "--episodes", "1"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert re.split(" {2,}", lines[0]) == list(TEACHER_COLUMNS)
-    assert [line.split()[1] for line in lines[1:4]] == ["yes"] * 3 and "verbs and nouns" in lines[3]
+    assert [line.split()[1] for line in lines[1:6]] == ["yes"] * 5 and "verbs and nouns, told all names" in lines[5]
     assert lines[-2].startswith("perplexity of neutral prose") and "general questions right" in lines[-1]
     assert cli.main(["eval", str(finished), "--who", "teacher", "--task", OTHER, "--episodes", "1"]) == 0
     plain = capsys.readouterr().out
