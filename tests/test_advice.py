@@ -240,3 +240,14 @@ def test_what_a_teacher_was_taught_earns_it_no_credit() -> None:
     advice.credit = 1.0
     advice.improve()
     assert advice.credit == 1.0
+
+
+def test_where_nothing_was_tried_the_student_is_shown_what_is_expected_not_what_is_unknown() -> None:
+    advice, _, _ = advice_of("no-llm", count=1)
+    advice.grow()
+    advice.evaluator.mean[0, :3], advice.evaluator.doubt[0, :3] = [0.1, 0.4, 0.2], [0.5, 0.3, 0.05]
+    advice.reckon(np.array([0]))
+    assert advice.leading[0].argmax() != 2, "what may turn out best is tried"
+    assert advice.leading[0, 0] > 0.5 * advice.leading[0, 1]
+    assert advice.shown[0].argmax() == 1
+    assert advice.shown[0, 0] < advice.shown[0, 2]

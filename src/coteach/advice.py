@@ -45,7 +45,7 @@ DOUBTFUL = 0.2
 KNOWN = 10.0
 """Outcomes for which a sure opinion of the evaluator counts."""
 
-EVALUATOR_STEPS = 12
+EVALUATOR_STEPS = 48
 """Optimiser steps of the evaluator per round."""
 
 FORGOTTEN = 0.01
@@ -277,8 +277,8 @@ class Advice:
     def reckon(self, numbers: NDArray[np.int64], hopeful: Array | None = None, proven: Array | None = None) -> None:
         """Improve the advice for these situations by Q, (N, K) each; where there is none yet, by the evaluator's opinion.
 
-        While no way to a reward is known from a situation, novelty guides the student too; once one is, what was
-        shown to work. An arm that does not reweigh keeps the prior.
+        Once a way to a reward is known from a situation, the student is shown what was shown to work, before that a guess. An arm
+        that does not reweigh keeps the prior.
         """
         prior = self.expected(numbers)
         mask = prior > 0
@@ -290,9 +290,20 @@ class Advice:
         leading = reweigh(prior, hopeful, weight) if self.arm.reweigh else prior
         improved = reweigh(prior, proven, weight) if self.arm.reweigh else prior
         way = proven.max(axis=1, initial=0.0) > LEAST_PROMISE
-        shown = sharpen(np.where(way[:, None], improved, leading), self.sharpness)
+        guided = np.where(way[:, None], improved, self.guess(numbers, prior, weight, leading))
+        shown = sharpen(guided, self.sharpness)
         self.leading[numbers], self.proven[numbers], self.shown[numbers] = leading, improved, shown
         self.worth[numbers], self.value[numbers] = proven, (shown * proven).sum(axis=1)
+
+    def guess(self, numbers: NDArray[np.int64], prior: Array, weight: Array, leading: Array) -> Array:
+        """(N, K) what the student is shown where no way to a reward is known: where nothing was tried, what the evaluator expects
+        to be best, not what may turn out best, which is what it knows least about; elsewhere novelty guides the student too.
+        """
+        if not (self.arm.reweigh and self.arm.share):
+            return leading
+        untried = self.model.tries[numbers].sum(axis=1) == 0
+        expected = reweigh(prior, np.where(prior > 0, self.evaluator.mean[numbers], 0.0), weight)
+        return np.where(untried[:, None], expected, leading)
 
     def give_credit(self, proven: Array) -> None:
         """How far the teacher's own answers are to be believed: the power under which they best foretell what was shown to work.

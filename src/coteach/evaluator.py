@@ -3,9 +3,11 @@
 A table of outcomes knows nothing about a new situation; the words of a situation and an option say how it resembles others.
 Every clause of the text is compared with the option: once as it is, and once with the words they share blanked out, so that
 "go to the red ball" beside "Mission: go to the red ball" is the same pair as "pick up the key" beside "Mission: pick up the key".
-Several small networks are trained on these pairs; where they disagree the evaluator does not know (deep ensembles:
-Lakshminarayanan et al. 2017, arXiv 1612.01474), nor where an option's relation to the task, the text's first sentence, is
-new. One more network echoes the LLM's answers, until it can be asked.
+Beside the task, the text's first sentence, its shape counts too, which of their words the two share: "pick up the red ball"
+beside "Mission: pick up a ball" shares all but one, whatever the colour. Several small networks are trained on these
+pairs; where they disagree the evaluator does not know (deep ensembles: Lakshminarayanan et al. 2017, arXiv 1612.01474), nor
+where an option's relation to the task is new, as far as options of the same shape turned out differently. One more network
+echoes the LLM's answers, until it can be asked.
 """
 
 from __future__ import annotations
@@ -36,12 +38,16 @@ TABLE = 2**14
 """Rows of the table of pairs, into which they are hashed; numbered as they are met, so that those in use come first."""
 ARTICLES = frozenset({"a", "an", "the"})
 LEARNING_RATE = 3e-3
+FAINT = 0.3
+"""Standard deviation of the table before it is trained: enough to tell the members apart, little enough to be outweighed soon."""
 SEEN = 0.7
 """Share of the rows that a member sees."""
 ROWS = 256
 """Pairs of situation and option in one optimiser step."""
 FILE = "evaluator.safetensors"
-OPINIONS = ("mean", "doubt", "echo", "related")
+NEW = 0.5
+"""Doubt about an option whose relation to the task is new in words and in shape."""
+OPINIONS = ("mean", "doubt", "echo", "related", "unsure")
 """Arrays that a checkpoint keeps beside the networks: opinions are renewed for what is met, not for all at once."""
 
 Bags = tuple[Tensor, Tensor]
@@ -53,8 +59,11 @@ class Pairs:
 
     def __init__(self, situations: Situations) -> None:
         self.situations = situations
+        self.relations: list[list[tuple[int, int]]] = []
+        """Of each situation's options: the rows of its relation to the task, in words and as a shape."""
         self._options: list[list[NDArray[np.int64]]] = []
-        self._known: dict[tuple[str, str], tuple[int, int]] = {}
+        self._known: dict[tuple[str, str], tuple[int, int, int]] = {}
+        """Rows of a pair: its words, with those that both share blanked out, and its shape."""
         self._rows: dict[int, int] = {}
 
     @property
@@ -66,20 +75,23 @@ class Pairs:
         """The pairs of each option of a situation: rows of the table, without repetition."""
         while len(self._options) <= number:
             situation = self.situations[len(self._options)]
-            clauses = ["", *(clause for clause in re.split(r"[.,]\s*", situation.text) if clause)]
-            self._options.append([self._bag(option, clauses) for option in situation.options])
+            clauses = [clause for clause in re.split(r"[.,]\s*", situation.text) if clause]
+            task = clauses[0] if clauses else ""  # by convention
+            self.relations.append([self._pair(option, task)[1:] for option in situation.options])
+            self._options.append([self._bag(option, task, ["", *clauses]) for option in situation.options])
         return self._options[number]
 
-    def _bag(self, option: str, clauses: Sequence[str]) -> NDArray[np.int64]:
-        """Its first row says how the option relates to the first clause, which by convention is the task."""
-        relation = self._pair(option, clauses[1] if len(clauses) > 1 else "")[1]
-        bag = dict.fromkeys([relation, *(row for clause in clauses for row in self._pair(option, clause))])
+    def _bag(self, option: str, task: str, clauses: Sequence[str]) -> NDArray[np.int64]:
+        shape = self._pair(option, task)[2]
+        bag = dict.fromkeys([shape, *(row for clause in clauses for row in self._pair(option, clause)[:2])])
         return np.fromiter(bag, dtype=np.int64, count=len(bag))
 
-    def _pair(self, option: str, clause: str) -> tuple[int, int]:
+    def _pair(self, option: str, clause: str) -> tuple[int, int, int]:
         key = (option, clause)
         if key not in self._known:
-            self._known[key] = (self._row(option, clause), self._row(*blank(option, clause)))
+            blanked = blank(option, clause)
+            shape = (" ".join("*" if word == "*" else "?" for word in text.split()) for text in blanked)
+            self._known[key] = (self._row(option, clause), self._row(*blanked), self._row(*shape))
         return self._known[key]
 
     def _row(self, option: str, clause: str) -> int:
@@ -101,7 +113,7 @@ class Networks(nn.Module):
     def __init__(self, generator: torch.Generator) -> None:
         super().__init__()
         count = MEMBERS + 1
-        self.table = nn.Parameter(torch.randn(TABLE, count * WIDTH, generator=generator))
+        self.table = nn.Parameter(FAINT * torch.randn(TABLE, count * WIDTH, generator=generator))
         self.hidden = nn.Parameter(torch.zeros(count * WIDTH))
         self.out = nn.Parameter(torch.randn(count, WIDTH, generator=generator) * (2.0 / WIDTH) ** 0.5)
 
@@ -130,6 +142,8 @@ class Evaluator:
         self.mean, self.doubt = np.zeros((0, max_options)), np.zeros((0, max_options))
         self.related = np.zeros(TABLE)
         """Outcomes of every relation between an option and the task, by row of the table."""
+        self.unsure = np.full(TABLE, NEW)
+        """Standard deviation of what options were worth whose relations have the same shape, by row of the table."""
         self.echo = np.zeros((0, max_options))
         """(S, K) what the LLM would say, rows sum to 1; meaningless before `learn` has seen answers."""
 
@@ -143,7 +157,8 @@ class Evaluator:
 
     def witness(self, number: int, slot: int) -> None:
         """An option had an outcome: its relation to the task is no longer so new."""
-        self.related[self.pairs.of(number)[slot][0]] += 1.0
+        self.pairs.of(number)
+        self.related[self.pairs.relations[number][slot][0]] += 1.0
 
     @one_thread()
     def learn(self, worth: Array, tries: Array, visits: Array, prior: Array, answered: NDArray[np.bool_], steps: int) -> None:
@@ -160,6 +175,7 @@ class Evaluator:
         lately = chance * (visits[cells[:, 0]] >= 1.0)
         chance = chance / chance.sum() + lately / max(lately.sum(), 1e-9)
         self.pairs.of(len(worth) - 1)
+        self._compare(cells, tries[cells[:, 0], cells[:, 1]], worth[cells[:, 0], cells[:, 1]])
         table, optimizer = self._in_use()
         for _ in range(steps):
             chosen = cells[self._rng.choice(len(cells), min(ROWS, len(cells)), p=chance / chance.sum())]
@@ -171,6 +187,14 @@ class Evaluator:
             optimizer.zero_grad()
             torch.autograd.backward(loss)
             optimizer.step()
+
+    def _compare(self, cells: NDArray[np.int64], tries: Array, worth: Array) -> None:
+        """How much options of one shape differ in what they were worth."""
+        shape = np.array([self.pairs.relations[situation][slot][1] for situation, slot in cells.tolist()])
+        count, total, squares = (np.bincount(shape, weight, TABLE) for weight in (tries, tries * worth, tries * worth**2))
+        often = np.maximum(count, 1e-9)
+        spread = np.sqrt(np.maximum(squares / often - (total / often) ** 2, 0.0))
+        self.unsure = np.where(count > 0, np.minimum(spread + NEW / np.sqrt(1.0 + count), NEW), NEW)
 
     def _in_use(self) -> tuple[Tensor, torch.optim.Adam]:
         """The rows of the table in use, and Adam over these and the other parameters, all on the memory of the whole ones.
@@ -195,8 +219,8 @@ class Evaluator:
         logits = self.networks(*bags).double()
         value = logits[:, :MEMBERS].sigmoid().numpy()
         owner = chosen[place]
-        relation = bags[0].numpy()[bags[1].numpy().cumsum() - bags[1].numpy()]
-        new = 0.5 / np.sqrt(1.0 + self.related[relation])
+        relation, shape = np.array([rows for number in chosen for rows in self.pairs.relations[number]]).reshape(-1, 2).T
+        new = np.minimum(NEW / np.sqrt(1.0 + self.related[relation]), self.unsure[shape])
         self.mean[owner, slot], self.doubt[owner, slot] = value.mean(axis=1), np.maximum(value.std(axis=1), new)
         self.echo[chosen] = _spread(logits[:, MEMBERS], place, slot, self.echo[chosen].shape).softmax(dim=1).numpy()
 
