@@ -59,8 +59,7 @@ class Pairs:
 
     def __init__(self, situations: Situations) -> None:
         self.situations = situations
-        self.relations: list[list[tuple[int, int]]] = []
-        """Of each situation's options: the rows of its relation to the task, in words and as a shape."""
+        self._relations: list[list[tuple[int, int]]] = []
         self._options: list[list[NDArray[np.int64]]] = []
         self._known: dict[tuple[str, str], tuple[int, int, int]] = {}
         """Rows of a pair: its words, with those that both share blanked out, and its shape."""
@@ -73,13 +72,21 @@ class Pairs:
 
     def of(self, number: int) -> list[NDArray[np.int64]]:
         """The pairs of each option of a situation: rows of the table, without repetition."""
+        self._read(number)
+        return self._options[number]
+
+    def relations(self, number: int) -> list[tuple[int, int]]:
+        """How each option of a situation relates to the task: its row in words, and that of its shape."""
+        self._read(number)
+        return self._relations[number]
+
+    def _read(self, number: int) -> None:
         while len(self._options) <= number:
             situation = self.situations[len(self._options)]
             clauses = [clause for clause in re.split(r"[.,]\s*", situation.text) if clause]
             task = clauses[0] if clauses else ""  # by convention
-            self.relations.append([self._pair(option, task)[1:] for option in situation.options])
+            self._relations.append([self._pair(option, task)[1:] for option in situation.options])
             self._options.append([self._bag(option, task, ["", *clauses]) for option in situation.options])
-        return self._options[number]
 
     def _bag(self, option: str, task: str, clauses: Sequence[str]) -> NDArray[np.int64]:
         shape = self._pair(option, task)[2]
@@ -143,7 +150,8 @@ class Evaluator:
         self.related = np.zeros(TABLE)
         """Outcomes of every relation between an option and the task, by row of the table."""
         self.unsure = np.full(TABLE, NEW)
-        """Standard deviation of what options were worth whose relations have the same shape, by row of the table."""
+        """Standard deviation of what options were worth whose relations have the same shape, by row of the table; the fewer there
+        are, the more is added."""
         self.echo = np.zeros((0, max_options))
         """(S, K) what the LLM would say, rows sum to 1; meaningless before `learn` has seen answers."""
 
@@ -157,8 +165,7 @@ class Evaluator:
 
     def witness(self, number: int, slot: int) -> None:
         """An option had an outcome: its relation to the task is no longer so new."""
-        self.pairs.of(number)
-        self.related[self.pairs.relations[number][slot][0]] += 1.0
+        self.related[self.pairs.relations(number)[slot][0]] += 1.0
 
     @one_thread()
     def learn(self, worth: Array, tries: Array, visits: Array, prior: Array, answered: NDArray[np.bool_], steps: int) -> None:
@@ -190,11 +197,11 @@ class Evaluator:
 
     def _compare(self, cells: NDArray[np.int64], tries: Array, worth: Array) -> None:
         """How much options of one shape differ in what they were worth."""
-        shape = np.array([self.pairs.relations[situation][slot][1] for situation, slot in cells.tolist()])
+        shape = np.array([self.pairs.relations(situation)[slot][1] for situation, slot in cells.tolist()])
         count, total, squares = (np.bincount(shape, weight, TABLE) for weight in (tries, tries * worth, tries * worth**2))
         often = np.maximum(count, 1e-9)
         spread = np.sqrt(np.maximum(squares / often - (total / often) ** 2, 0.0))
-        self.unsure = np.where(count > 0, np.minimum(spread + NEW / np.sqrt(1.0 + count), NEW), NEW)
+        self.unsure = spread + NEW / np.sqrt(1.0 + count)
 
     def _in_use(self) -> tuple[Tensor, torch.optim.Adam]:
         """The rows of the table in use, and Adam over these and the other parameters, all on the memory of the whole ones.
@@ -219,7 +226,7 @@ class Evaluator:
         logits = self.networks(*bags).double()
         value = logits[:, :MEMBERS].sigmoid().numpy()
         owner = chosen[place]
-        relation, shape = np.array([rows for number in chosen for rows in self.pairs.relations[number]]).reshape(-1, 2).T
+        relation, shape = np.array([rows for number in chosen for rows in self.pairs.relations(number)]).reshape(-1, 2).T
         new = np.minimum(NEW / np.sqrt(1.0 + self.related[relation]), self.unsure[shape])
         self.mean[owner, slot], self.doubt[owner, slot] = value.mean(axis=1), np.maximum(value.std(axis=1), new)
         self.echo[chosen] = _spread(logits[:, MEMBERS], place, slot, self.echo[chosen].shape).softmax(dim=1).numpy()

@@ -37,7 +37,7 @@ def test_a_resumed_run_is_the_run_that_was_not_stopped(task: str, tmp_path: Path
 
 
 def test_also_where_it_was_stopped_while_the_llm_was_tuned_or_schooled(tmp_path: Path) -> None:
-    settings = (*TUNED, "teacher.tune_every=2", "steps=700", f"tasks={DOOR_KEY},{UNLOCK}", "fresh=teacher", "seed=0")
+    settings = (*TUNED, "teacher.tune_every=2", "steps=700", f"tasks={DOOR_KEY},{UNLOCK}", "fresh=teacher")
     with tiny_llm(tmp_path / "one"):
         whole = play(tmp_path / "whole", *settings)
     with tiny_llm(tmp_path / "other"):
@@ -80,7 +80,7 @@ def test_schooling_goes_on_with_the_practice_or_the_tuning_that_was_interrupted(
 
     monkeypatch.setattr(Players, "practise", worse)
     monkeypatch.setattr(Players, "tune", tuned)
-    settings = (*TUNED, "steps=600", f"tasks={UNLOCK}", "seed=0")
+    settings = (*TUNED, "steps=600", f"tasks={UNLOCK}")
     with tiny_llm(tmp_path / "one"):
         whole = play(tmp_path / "whole", *settings)
     assert done == ["practice", "tuning", "practice"]
