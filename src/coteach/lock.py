@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import fcntl
 import os
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
 from coteach.errors import CoteachError
+
+_GLANCES, _BETWEEN = 20, 0.1  # at who holds a file, and seconds before each
 
 
 @contextmanager
@@ -34,7 +37,10 @@ def held(path: Path, refusal: Callable[[str], str]) -> Iterator[IO[str]]:
 
 
 def _holder(file: IO[str]) -> str:
-    """Who holds it, as far as it says so: in the moment between taking the file and writing into it, it does not."""
-    file.seek(0)
-    number = file.read().strip()
-    return f"process {number}" if number.isdecimal() else "another process"
+    """Who holds it. One that has only just taken the file has not said so yet, and the one before still stands in it: wait."""
+    for _ in range(_GLANCES):
+        time.sleep(_BETWEEN)
+        file.seek(0)
+        if (number := file.read().strip()).isdecimal():
+            return f"process {number}"
+    return "another process"

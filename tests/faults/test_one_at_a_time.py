@@ -88,11 +88,17 @@ def test_of_two_programs_that_resume_a_run_at_once_one_trains_it(tmp_path: Path)
     assert refused.returncode == 2 and f"process {trains.pid} is training this run" in said
 
 
-def test_the_one_that_holds_a_lock_may_not_have_said_who_it_is_yet(tmp_path: Path) -> None:
-    with lock.held(tmp_path / "lock", str):
-        assert (tmp_path / "lock").read_text() == str(os.getpid())
-        (tmp_path / "lock").write_text("")
-        with pytest.raises(CoteachError, match="^another process$"), lock.held(tmp_path / "lock", str):
+@pytest.mark.parametrize(("said", "holder"), [("4711", "^process 4711$"), ("", "^another process$")])
+def test_who_has_only_just_taken_a_lock_says_who_it_is_a_moment_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: str, holder: str
+) -> None:
+    path = tmp_path / "lock"
+    with lock.held(path, str):
+        assert path.read_text() == str(os.getpid())
+        path.write_text("")
+        waits = iter((lambda: None, lambda: path.write_text(said)))
+        monkeypatch.setattr(time, "sleep", lambda seconds: next(waits, lambda: None)())
+        with pytest.raises(CoteachError, match=holder), lock.held(path, str):
             pass
-    with lock.held(tmp_path / "lock", str):
+    with lock.held(path, str):
         pass
