@@ -165,6 +165,28 @@ def test_a_locked_door_without_its_key_is_a_failure_not_a_completion() -> None:
     pytest.fail("the controller never tried the door")
 
 
+def test_a_closed_door_is_not_the_locked_one_of_its_colour() -> None:
+    """KeyCorridor has several doors, two of one colour among them: what is done to one says nothing about the other."""
+    done = set()
+    for seed in range(20):
+        world, rng = World("MiniGrid-KeyCorridorS3R3-v0", seed), np.random.default_rng(seed)
+        for _ in range(200):
+            closed, locked = (
+                next((o for o in world.situation.options if o.startswith(f"open the {state} ")), None)
+                for state in ("closed", "locked")
+            )
+            option = rng.choice([closed, locked]) if closed and locked else rng.choice(world.situation.options)
+            slots = (world.slot(closed), world.slot(locked)) if closed and locked else ()
+            planned = int(world.now.actions[0, world.slot(option)])
+            world.act(planned if planned >= 0 else int(rng.integers(3)))
+            if world.ended:
+                break
+            now = [(int(world.now.completed[0]) >> slot & 1, int(world.now.failed[0]) >> slot & 1) for slot in slots]
+            assert now in ([], [(0, 0), (0, 0)], [(1, 0), (0, 0)], [(0, 0), (0, 1)], [(0, 0), (1, 0)])
+            done |= {("closed", *now[0]), ("locked", *now[1])} if now else set()
+    assert {("closed", 1, 0), ("locked", 0, 1)} <= done
+
+
 def test_colours_are_only_names() -> None:
     """The same level with its colours permuted is the same situation, with the same options, at every step."""
     plain, permuted = Situations(), np.array([3, 5, 0, 4, 1, 2])

@@ -96,11 +96,12 @@ def _beside_any_state(plan: Plan, n: int, kind: int, colour: int, tag: int) -> i
 
 @compiled
 def _is(code: int, slot: NDArray[np.int8], real: NDArray[np.int64]) -> bool:
-    """Whether a cell code is of the slot's kind and colour (a door in any state)."""
+    """Whether a cell code is of the slot's kind and colour: a door in any state, but where it is to be opened or closed."""
     if code < THING:
         return False
     kind, colour = divmod(code - THING, COLOURS)
-    return bool(colour == real[slot[COLOUR]] and min(kind, OPEN) == min(slot[KIND], OPEN))
+    alike = kind == slot[KIND] if slot[ACT] in (OPEN_UP, CLOSE) else min(kind, OPEN) == min(slot[KIND], OPEN)
+    return bool(alike and colour == real[slot[COLOUR]])
 
 
 @compiled
