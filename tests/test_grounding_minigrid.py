@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
+
 import gymnasium
 import minigrid  # noqa: F401  (registers the levels)
 import numpy as np
 import pytest
 
 from coteach.grounding.base import Grounded, Observation, Situations
-from coteach.grounding.minigrid import MiniGridGrounding
+from coteach.grounding.minigrid import MiniGridGrounding, controllers
 from coteach.grounding.minigrid import encoding as e
 from coteach.grounding.minigrid.mission import read
 
@@ -185,6 +188,18 @@ def test_a_closed_door_is_not_the_locked_one_of_its_colour() -> None:
             assert now in ([], [(0, 0), (0, 0)], [(1, 0), (0, 0)], [(0, 0), (0, 1)], [(0, 0), (1, 0)])
             done |= {("closed", *now[0]), ("locked", *now[1])} if now else set()
     assert {("closed", 1, 0), ("locked", 0, 1)} <= done
+
+
+def test_compiled_code_is_kept_for_these_very_sources(tmp_path: Path) -> None:
+    """A change of one file must reach the compiled functions of another that call into it."""
+    folder = Path(controllers.__file__).parent
+    assert e.sources_hash(folder) in controllers.completed.stats.cache_path
+    for path in folder.glob("*.py"):
+        shutil.copy(path, tmp_path)
+    assert e.sources_hash(tmp_path) == e.sources_hash(folder)
+    with (tmp_path / "controllers.py").open("a") as file:
+        file.write("# changed")
+    assert e.sources_hash(tmp_path) != e.sources_hash(folder)
 
 
 def test_colours_are_only_names() -> None:

@@ -7,11 +7,13 @@ are those of `minigrid.core.constants`.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import numpy as np
-from numba import njit
+from numba import config, njit
 from numpy.typing import NDArray
 
 SIDE = 64
@@ -70,12 +72,26 @@ def _table() -> NDArray[np.uint8]:
 CODE_OF = _table()
 
 
+def sources_hash(folder: Path) -> str:
+    """Of all Python files in a folder."""
+    return hashlib.sha256(b"\0".join(path.read_bytes() for path in sorted(folder.glob("*.py")))).hexdigest()[:16]
+
+
+_CACHE = Path(config.CACHE_DIR or Path(__file__).parent / "__pycache__") / sources_hash(Path(__file__).parent)
+
+
 def compiled(function: F) -> F:
     """Compile with numba, kept on disk. Without reference counts, which took nine tenths of the time: such functions may
-    not allocate arrays, only work on those that Python gives them (and holds on to meanwhile). After an edit delete
-    `__pycache__`: numba notices changes of a function's own file only, not of the files it calls into.
+    not allocate arrays, only work on those that Python gives them (and holds on to meanwhile).
+
+    What is kept stands under the hash of all the sources here: numba itself notices changes of a function's own file only,
+    not of the files it calls into, and would go on with the old code after an update.
     """
-    return cast(F, njit(cache=True, _nrt=False)(function))
+    before, config.CACHE_DIR = config.CACHE_DIR, str(_CACHE)
+    try:
+        return cast(F, njit(cache=True, _nrt=False)(function))
+    finally:
+        config.CACHE_DIR = before
 
 
 @compiled
