@@ -221,11 +221,16 @@ class Advice:
 
         Left out is where the answer would not matter: one option only, or evidence that outweighs any prior.
         """
-        matters = ((self.prior[numbers] > 0).sum(axis=1) > 1) & ~self.asked[numbers]
+        matters = self.choice()[numbers] & ~self.asked[numbers]
         if self.arm.reweigh:
             matters &= self.weight[numbers] > LEAST_WEIGHT
         waiting: NDArray[np.int64] = numbers[matters]
         return waiting[np.argsort(-self.visits[waiting], kind="stable")][: max(self.calls - self.reserved, 0)]
+
+    def choice(self) -> NDArray[np.bool_]:
+        """(S,) whether a situation has more than one option."""
+        several: NDArray[np.bool_] = (self.prior > 0).sum(axis=1) > 1
+        return several
 
     def consult(self, chosen: NDArray[np.int64]) -> int:
         """Ask the teacher about these situations; returns how many it answered (the others are asked about again).
@@ -312,7 +317,7 @@ class Advice:
         there are too few of these, it loses credit where it misleads.
         """
         known = self.asked & ~self.taught & (self.visits >= 1.0) & (proven.max(axis=1, initial=0.0) > LEAST_PROMISE)
-        numbers = np.flatnonzero(known & ((self.prior > 0).sum(axis=1) > 1))
+        numbers = np.flatnonzero(known & self.choice())
         if len(numbers) < ENOUGH_JUDGED:
             self.credit *= 1.0 - CREDIT_RATE * self.misleads()
             return
@@ -324,7 +329,7 @@ class Advice:
 
     def misleads(self) -> bool:
         """Whether the teacher's first choices clearly come to nothing more often than other options, where both were tried."""
-        asked = np.flatnonzero(self.asked & ~self.taught & ((self.prior > 0).sum(axis=1) > 1))
+        asked = np.flatnonzero(self.asked & ~self.taught & self.choice())
         tries = self.model.tries[asked]
         first = np.arange(self.max_options) == self.prior[asked].argmax(axis=1)[:, None]
         vain = self.model.in_vain()[asked] / np.maximum(tries, 1.0)
@@ -378,7 +383,7 @@ class Advice:
         everything = np.arange(len(self.prior))
         outcomes = self.outcomes(everything)
         often = np.sqrt(outcomes * (self.visits > 0) if met is None else met)
-        known = (self.value > LEAST_PROMISE) & ((self.prior > 0).sum(axis=1) > 1) & (outcomes >= FEWEST_OUTCOMES) & (often > 0)
+        known = (self.value > LEAST_PROMISE) & self.choice() & (outcomes >= FEWEST_OUTCOMES) & (often > 0)
         if (known & (outcomes >= LEAST_OUTCOMES)).sum() >= limit:
             known &= outcomes >= LEAST_OUTCOMES
         weight = np.where(known, often * (REHEARSAL + np.minimum(self.disagreement(), 1.0)), 0.0)
@@ -396,7 +401,7 @@ class Advice:
 
     def experiences(self) -> list[Experience]:
         """What could be told: the situations met of late in which a way to a reward is known and there is a choice."""
-        numbers = np.flatnonzero((self.visits > FORGOTTEN) & (self.value > LEAST_PROMISE) & ((self.prior > 0).sum(axis=1) > 1))
+        numbers = np.flatnonzero((self.visits > FORGOTTEN) & (self.value > LEAST_PROMISE) & self.choice())
         return [self.experience(int(number)) for number in numbers]
 
     def experience(self, number: int) -> Experience:
