@@ -230,8 +230,19 @@ def test_the_teacher_gets_as_much_credit_as_its_answers_have_earned() -> None:
     right.allow(16)
     wrong.allow(16)
     assert right.calls > 10 and wrong.calls == 4, "who is wrong is asked less, but not never"
-    wrong.forget()
-    assert wrong.credit == 1.0, "new weights are judged anew"
+
+
+def test_new_weights_earn_their_credit_before_they_are_believed() -> None:
+    advice = lecture([0.01, 0.98, 0.01])
+    advice.forget()
+    assert advice.credit < 0.1
+    advice.teacher.answer = np.array([0.01, 0.01, 0.98])  # type: ignore[attr-defined]
+    for _ in range(6):
+        advice.allow(16)
+        advice.ask()
+        advice.visits[:] = 5.0
+        advice.improve()
+    assert advice.credit > 0.7
 
 
 def test_what_a_teacher_was_taught_earns_it_no_credit() -> None:

@@ -255,9 +255,11 @@ class Advice:
             note(f"teacher {self.teacher.name!r}: its advice is no distribution and is not heeded: {np.round(answer, 3)}")
 
     def forget(self) -> None:
-        """The teacher has new weights or was told something: all may be asked again (the old answers serve until then)."""
+        """The teacher has new weights or was told something: all may be asked again (the old answers serve until then).
+
+        Its credit it has to earn anew: a few lessons learned may have cost it what it knew.
+        """
         self.asked[:] = False
-        self.credit = 1.0
 
     def improve(self) -> None:
         """Learn from the evidence so far and reweigh the prior by it, in every situation."""
