@@ -89,6 +89,7 @@ def pupil(monkeypatch: pytest.MonkeyPatch) -> None:
         return Pupil() if spec == "smollm2" else make_teacher(spec, config)
 
     monkeypatch.setattr(coteach.players, "make_teacher", make)
+    monkeypatch.setattr(coteach.players, "EXAM_LEVELS", 4)
 
 
 class Played:
@@ -330,7 +331,8 @@ def test_the_summary_says_what_the_design_lists(arm: str, tmp_path: Path) -> Non
     assert list((run.folder / "videos").glob("*.gif"))
 
 
-def test_without_an_llm_the_student_learns_to_unlock_a_door(tmp_path: Path) -> None:
+def test_without_an_llm_the_student_learns_to_unlock_a_door(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(coteach.players, "EXAM_LEVELS", 100)
     config = load(None, [f"tasks={UNLOCK}", "arm=no-llm", "steps=60000", "threads=1", "episodes=50", "stop_at=0.97"])
     with Run.create(tmp_path / "run", config) as run:
         (summary,) = train(config, run)
