@@ -197,7 +197,7 @@ def test_the_board_has_a_row_for_each_run_under_way(monkeypatch: pytest.MonkeyPa
     standing = Standing([State(job, 50_000, 100_000, 0.5, 1000.0) for job in jobs[:2]], 3, 9, jobs[2:], 2)
     screen = io.StringIO()
     Console(file=screen, width=100).print(compare._board(standing))
-    assert "3 of 9 runs done, about 2m30s left" in screen.getvalue()
+    assert "3 of 9 runs done, at most 2m30s left" in screen.getvalue()
     assert all(f"{run}  {TASK}  50k of 100k" in screen.getvalue() for run in ("mutual-0", "no-llm-0"))
 
 

@@ -200,7 +200,7 @@ def _board(standing: Standing) -> Table:
 
 
 def _headline(standing: Standing) -> str:
-    left = f", about {duration(standing.seconds_left)} left" if standing.seconds_left is not None else ""
+    left = f", at most {duration(standing.seconds_left)} left" if standing.seconds_left is not None else ""
     return f"{standing.done} of {standing.total} runs done{left}"
 
 
