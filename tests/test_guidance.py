@@ -30,10 +30,14 @@ def test_sharp_advice_keeps_its_order_and_ignores_empty_slots() -> None:
 
 
 def test_the_student_stops_heeding_as_it_catches_up() -> None:
-    heeds = [guidance.heed(student, 0.8) for student in (0.0, 0.4, 0.6, 0.8, 0.9)]
+    heeds = [guidance.heed(student, 0.4) for student in (0.0, 0.2, 0.3, 0.4, 0.9)]
     assert heeds[0] == 1.0 and heeds[-1] == 0.0
     assert heeds == sorted(heeds, reverse=True)
     assert guidance.heed(None, None) == 1.0
+
+
+def test_a_student_that_is_better_still_heeds_advice_that_is_right_mostly() -> None:
+    assert guidance.heed(0.98, 0.82) == guidance.heed(0.8, 0.8) == guidance.LEAST_HEED
 
 
 def test_a_teacher_that_fails_is_followed_only_while_the_student_fails_as_well() -> None:

@@ -14,12 +14,11 @@ from coteach.config import CollectConfig
 
 Array = NDArray[np.float64]
 
-
 LEAST_HEED = 0.3
 FAILING = 0.05
 """Success at which episodes count as failing: nothing is compared while all do."""
-AHEAD = 0.1
-"""By so much of the led episodes' success must the student be above them to count as better: both are noisy."""
+OUTGROWN = 0.5
+"""Share of the student's success that the led episodes need for their advice to be heeded at all."""
 
 
 def sharpen(advice: Array, power: float) -> Array:
@@ -56,16 +55,16 @@ def shaped(rewards: NDArray[np.float32], potential: Array, terminated: NDArray[n
 
 
 def heed(student: float | None, led: float | None) -> float:
-    """How far the student still follows, in [0, 1]: 1 while it is far below the led ones or both fail, 0 once clearly above them.
+    """How far the student still follows, in [0, 1]: 1 while far below the led ones or both fail, 0 once it has outgrown them.
 
-    Between equals `LEAST_HEED` stays: success cannot tell them apart any more, but what the controllers do never
-    runs in circles, and a greedy student may.
+    In between `LEAST_HEED` stays, also where the student is better: what the controllers do never runs in circles, and a
+    greedy student may. Where the advice is wrong, the situation itself says so (`StudentSide.surpasses`).
     student, led: success of student-led and teacher-led episodes in [0, 1], None while no episode has ended.
     """
     if student is None or led is None or max(student, led) <= FAILING:
         return 1.0
     behind = (led - student) / max(led, FAILING)
-    return float(np.clip(2.0 * behind, LEAST_HEED if behind >= -AHEAD else 0.0, 1.0))
+    return float(np.clip(2.0 * behind, LEAST_HEED if led >= OUTGROWN * student else 0.0, 1.0))
 
 
 def led_share(config: CollectConfig, heed: float) -> float:
