@@ -29,6 +29,7 @@ from coteach.teacher.recorded import Recorder
 from coteach.teacher.telling import Told
 
 UNLOCK = "MiniGrid-Unlock-v0"
+EXAM_LEVELS = coteach.players.EXAM_LEVELS  # before the fixture makes them few
 SMALL = (f"tasks={UNLOCK}", "engine=minigrid", "threads=1", "collect.envs=16", "collect.horizon=64", "episodes=2", "stop_at=1.01")
 SCHOOLING = ("teacher.tune_every=2", "teacher.queries_per_round=5", "student.minibatch=256")
 SUMMARY = {
@@ -332,7 +333,7 @@ def test_the_summary_says_what_the_design_lists(arm: str, tmp_path: Path) -> Non
 
 
 def test_without_an_llm_the_student_learns_to_unlock_a_door(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(coteach.players, "EXAM_LEVELS", 100)
+    monkeypatch.setattr(coteach.players, "EXAM_LEVELS", EXAM_LEVELS)
     config = load(None, [f"tasks={UNLOCK}", "arm=no-llm", "steps=60000", "threads=1", "episodes=50", "stop_at=0.97"])
     with Run.create(tmp_path / "run", config) as run:
         (summary,) = train(config, run)
