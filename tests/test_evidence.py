@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from coteach.evidence import TERMINAL, AbstractModel, Outcome, reweigh, trust
+from coteach.evidence import GAP, TERMINAL, AbstractModel, Outcome, reweigh, trust, widened
 
 MASK = np.array([[True, True, True]] * 3)
 HOPE = np.ones((3, 3))
@@ -62,6 +62,12 @@ def test_in_vain_is_what_failed_or_ended_without_a_reward() -> None:
         Outcome(0, 2, 1),
     )
     assert model.in_vain().tolist() == [[1, 1, 0], [0, 0, 0]]
+
+
+def test_widened_worth_keeps_the_best_and_the_order_and_moves_the_others_away() -> None:
+    worth = np.array([[0.5, 0.45, 0.1, 0.9], [0.3, 0.2, 0.0, 0.0]])
+    tried = np.array([[True, True, True, False], [False, False, False, False]])
+    np.testing.assert_allclose(widened(worth, tried), [[0.5, 0.5 - GAP * 0.05, 0.0, 0.0], [0.0] * 4])
 
 
 def test_counts_survive_a_checkpoint() -> None:

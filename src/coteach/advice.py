@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from coteach.config import EvidenceConfig
 from coteach.errors import note
 from coteach.evaluator import Evaluator
-from coteach.evidence import AbstractModel, Outcome, reweigh, trust
+from coteach.evidence import AbstractModel, Outcome, reweigh, trust, widened
 from coteach.experiments.arms import Arm
 from coteach.grounding.base import Situations
 from coteach.guidance import sharpen
@@ -264,7 +264,7 @@ class Advice:
     def improve(self) -> None:
         """Learn from the evidence so far and reweigh the prior by it, in every situation."""
         self.grow()
-        worth = np.clip(self.model.worth(), 0.0, 1.0)
+        worth = widened(np.clip(self.model.worth(), 0.0, 1.0), self.model.tries > 0)
         self.evaluator.learn(worth, self.model.tries, self.visits, self.prior, self.answered, EVALUATOR_STEPS)
         self.evaluator.refresh(np.flatnonzero(self.visits >= 1.0))
         self.reconsider()

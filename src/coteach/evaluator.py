@@ -135,7 +135,7 @@ class Networks(nn.Module):
 class Evaluator:
     """Opinions for every situation met, as arrays to look up; K columns.
 
-    mean, doubt: (S, K) what the members expect an option to return, and how far they disagree (standard deviation).
+    mean, doubt: (S, K) what the members expect an option to be worth, and how far they disagree (standard deviation).
     """
 
     def __init__(self, situations: Situations, max_options: int, seed: int) -> None:

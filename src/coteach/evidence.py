@@ -24,6 +24,9 @@ TERMINAL = -1
 DECISION_DISCOUNT = 0.95
 """While exploring, each further option costs this factor beside the time it takes: novelty far away attracts less."""
 
+GAP = 6.0
+"""How many times it counts that one option is worth less than another, where this has to be guessed from words."""
+
 TYPICAL_DURATION = 8.0
 """Steps assumed for an option that was never followed to its end by a controller."""
 
@@ -187,6 +190,17 @@ class AbstractModel:
             ):
                 array[c, o] = value
         self._values = {hopeful == "1": np.array(value) for hopeful, value in state["solved"].items()}
+
+
+def widened(worth: Array, tried: NDArray[np.bool_]) -> Array:
+    """`worth` (S, K) in [0, 1] with every tried option's distance from the best tried one of its situation taken `GAP` times.
+
+    A mistake that can be made good again costs hardly more than a factor of gamma, which is less than a guess from words errs by.
+    The best stays as it is, the order too (action gap: Bellemare et al. 2016, arXiv 1512.04860). Options never tried become 0.
+    """
+    best = np.where(tried, worth, 0.0).max(axis=1, keepdims=True, initial=0.0)
+    wide: Array = np.where(tried, np.maximum(best - GAP * (best - worth), 0.0), 0.0)
+    return wide
 
 
 def trust(evidence: Array, options: Array, scale: float) -> Array:
