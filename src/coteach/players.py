@@ -56,19 +56,19 @@ LESSONS = 4
 EXAM_LEVELS, EXAM_SEED = 100, 2_000_000
 """How many levels are kept for exams, and which: the same for every run of a task, so that exams can be compared."""
 
-SCHOOL_LESSONS = 8
+SCHOOL_LESSONS = 40
 """... when a rung is over."""
 
 SCHOOLING = 10
 """Tunings when a rung is over, at most: the first ones make the LLM's advice worse before it gets better."""
 
-PATIENCE = 5
+PATIENCE = 3
 """... and so many in a row that make it no better."""
 
 PRACTICE_LEVELS = 60
 """Levels on which it practises."""
 
-PRACTISED = 1000
+PRACTISED = 1500
 """Situations, counted anew in each practice, after which it is enough: where they hardly recur, these are minutes of asking."""
 
 SCHOOLED = 0.95

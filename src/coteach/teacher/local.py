@@ -130,7 +130,8 @@ class LocalTeacher:
         The report is over the lessons that were drawn. Where the numbers stop being finite the weights stay as they were.
         """
         begun, asking = time.perf_counter(), self.books.seconds
-        plan = tuning.draw(lessons, self.config.tune_steps, self.config.tune_situations, np.random.default_rng(seed))
+        steps = tuning.steps_for(len(lessons), self.config)
+        plan = tuning.draw(lessons, steps, self.config.tune_situations, np.random.default_rng(seed))
         if not self.adapter.exists:
             self.adapter.create(seed)
         used = tuning.used(plan)

@@ -6,6 +6,7 @@ Loss of a lesson: that of the method + anchor KL(untuned || p), p the teacher's 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -23,6 +24,8 @@ from coteach.teacher.scoring import Scorer, in_packs
 
 NEAR_ENOUGH = 0.01  # nats: a step whose lessons are this close to their targets ends the tuning
 MAX_GRAD_NORM = 1.0
+PASSES = 2.5
+"""How often a lesson is seen in a tuning, on average, where `teacher.tune_steps` would not do."""
 DPO_BETA = 1.0  # per nat of p's log-odds, which are those of the tokens divided by the teacher's temperature
 
 Plan = list[list[tuple[int, float]]]
@@ -40,6 +43,19 @@ class Case:
     said: NDArray[np.float64]
     worth: NDArray[np.float64]
     weight: float
+
+
+def steps_for(lessons: int, config: TeacherConfig) -> int:
+    """Optimiser steps of a tuning: as many as are configured, and more where there are more lessons than these could see."""
+    return max(config.tune_steps, math.ceil(PASSES * lessons / config.tune_situations))
+
+
+def rate(step: int, steps: int, config: TeacherConfig) -> float:
+    """Learning rate of a step, counted from 0: towards zero, for a new AdamW's first steps are large and blind and its last ones
+    should settle; a tuning that is longer than configured takes smaller ones.
+    """
+    longer = max(1.0, steps / config.tune_steps)
+    return float(config.lora_learning_rate * longer**-0.25 * (1.0 - step / steps))
 
 
 def draw(lessons: Sequence[Lesson], steps: int, situations: int, rng: np.random.Generator) -> Plan:
@@ -96,8 +112,7 @@ def descend(scorer: Scorer, weights: Mapping[str, Tensor], cases: Sequence[Case]
     optimiser = torch.optim.AdamW(leaves, lr=config.lora_learning_rate, weight_decay=0.0)
     steps = 0
     for number, step in enumerate(plan):
-        # Towards zero: a new AdamW's first steps are large and blind, its last ones should settle.
-        optimiser.param_groups[0]["lr"] = config.lora_learning_rate * (1.0 - number / len(plan))
+        optimiser.param_groups[0]["lr"] = rate(number, len(plan), config)
         optimiser.zero_grad(set_to_none=True)
         shares = [weight for _, weight in step]
         distance = accumulate(scorer, leaves, [cases[index] for index, _ in step], shares, config, budget)
