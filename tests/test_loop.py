@@ -394,6 +394,12 @@ def test_a_teacher_at_school_is_taught_where_it_went_and_keeps_its_best_weights(
     assert not played.players.advice.asked.any(), "what other weights said is to be asked again"
 
 
+def test_without_schooling_the_teacher_stays_as_the_rounds_left_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    played = Played(tmp_path, "mutual", "teacher.tune_every=100", "teacher.schooling=0", rounds=2)
+    monkeypatch.setattr(coteach.players.Players, "practise", pytest.fail)
+    assert not played.players.school([UNLOCK])
+
+
 def test_practice_is_the_teachers_advice_alone(tmp_path: Path) -> None:
     players = Played(tmp_path, "mutual", rounds=1).players
     success, met = players.practise([UNLOCK])

@@ -94,9 +94,12 @@ class TeacherConfig:
         choices=TELL,
     )
     tell_tokens: int = setting(512, "tokens that may take, at most", 0, 100_000)
-    tune_every: int = setting(10, "rounds between tunings, and tellings (one more tuning comes when a rung is over)", 1, 100_000)
+    tune_every: int = setting(10, "rounds between tunings, and tellings", 1, 100_000)
     tune_steps: int = setting(12, "optimiser steps per tuning; more where there are many lessons", 1, 10_000)
     tune_situations: int = setting(6, "situations per optimiser step", 1, 1024)
+    schooling: int = setting(
+        10, "tunings when a rung is over, at most: the LLM plays alone and is taught where that leads it; 0: none", 0, 1000
+    )
     tune_method: str = setting(
         "distill", "distill (towards the improved advice), pg (policy gradient) or dpo (preferences)", choices=TUNE_METHODS
     )

@@ -59,11 +59,8 @@ EXAM_LEVELS, EXAM_SEED = 100, 2_000_000
 SCHOOL_LESSONS = 40
 """... when a rung is over."""
 
-SCHOOLING = 10
-"""Tunings when a rung is over, at most: the first ones make the LLM's advice worse before it gets better."""
-
 PATIENCE = 3
-"""... and so many in a row that make it no better."""
+"""Tunings in a row that make the LLM's advice no better, after which it is enough: the first ones make it worse."""
 
 PRACTICE_LEVELS = 60
 """Levels on which it practises."""
@@ -221,13 +218,14 @@ class Players:
         everyone passes through decides; which one that is shows only where the LLM itself goes, now and before (DAgger: Ross et
         al. 2011, arXiv 1011.0686). Its best weights are kept: those with which it does best on all of the tasks `climbed`.
         """
-        if not (self.arm.tune and self.teacher.tunable):
+        limit = self.config.teacher.schooling
+        if not (limit and self.arm.tune and self.teacher.tunable):
             return False
         school = self.schooling = self.schooling or School(self.teacher.snapshot())
         if not school.practised:
             school.practice(*self.practise(climbed), self.teacher.snapshot())
             return True
-        enough = school.best >= SCHOOLED or school.tunings == SCHOOLING or school.in_vain == PATIENCE or school.asked >= PRACTISED
+        enough = school.best >= SCHOOLED or school.tunings >= limit or school.in_vain == PATIENCE or school.asked >= PRACTISED
         if not enough and self.tune(school.met):
             school.tuned()
             return True
