@@ -20,6 +20,13 @@ def test_the_time_left_counts_this_rung_and_those_after_it() -> None:
     assert NOW.seconds_left == pytest.approx(75 + 100)
     assert replace(NOW, rung=2, steps=100_000).seconds_left == 0
     assert replace(NOW, steps_per_second=0.0).seconds_left is None
+    assert replace(NOW, over=True).seconds_left == pytest.approx(100)
+    assert replace(NOW, over=True, rung=2).seconds_left is None, "schooling takes as long as it takes"
+
+
+def test_a_phase_may_say_more() -> None:
+    said = line(replace(NOW, phase="school", detail="the LLM alone 85 % after 1 tuning"))
+    assert ", school (the LLM alone 85 % after 1 tuning), " in said
 
 
 def test_a_line_says_everything_in_words() -> None:
@@ -64,7 +71,7 @@ def test_the_time_left_for_tasks_trained_on_together_is_that_of_the_last_to_end(
     other = BOTH.beside[0]
     assert replace(BOTH, over=True).seconds_left == pytest.approx(40)
     assert replace(BOTH, beside=(replace(other, steps_per_second=0.0),)).seconds_left is None
-    assert replace(BOTH, over=True, beside=(replace(other, over=True),)).seconds_left == 0
+    assert replace(BOTH, over=True, beside=(replace(other, over=True),)).seconds_left is None
 
 
 def test_in_a_pipe_there_is_a_line_per_rung_and_then_one_every_few_seconds() -> None:

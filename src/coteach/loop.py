@@ -217,7 +217,7 @@ class Loop:
         self.save()
         more = True
         while more:
-            self.tell("tune")
+            self.tell("school", self.players.schooling.standing() if self.players.schooling else "")
             began = time.perf_counter()
             self.whole = False
             more = self.players.school([rung.task for rung in self.rungs])
@@ -315,11 +315,11 @@ class Loop:
         self.log_calls(rung)
         self.run.log(round_metrics(rung, self.players, time.perf_counter() - self.began) | metrics)
 
-    def tell(self, phase: str) -> None:
+    def tell(self, phase: str, detail: str = "") -> None:
         """Show where the run stands."""
         if self.report is not None:
             books, seconds = self.players.teacher.books, time.perf_counter() - self.began
-            self.report(progress(self.rungs, self.config, books, phase, seconds))
+            self.report(progress(self.rungs, self.config, books, phase, seconds, detail))
 
 
 def train(

@@ -29,7 +29,8 @@ class Progress:
     """Where a run stands. `rung` counts from 0; `steps` of `total_steps` are this rung's; times in seconds.
 
     `success_student` and `success_teacher` are the shares of recent student-led and teacher-led episodes
-    that succeeded, None before the first has ended. `phase` is one word: collect, advise, tune, evaluate...
+    that succeeded, None before the first has ended. `phase` is one word: collect, advise, tune, evaluate, school; `detail` says
+    more about it, where there is more to say.
     `over`: the rung is. `beside`: the other rungs, where several are climbed side by side; only what is their own counts.
     """
 
@@ -47,6 +48,7 @@ class Progress:
     llm_tokens: int = 0
     llm_money: float = 0.0
     llm_failures: int = 0
+    detail: str = ""
     over: bool = False
     beside: tuple[Progress, ...] = ()
 
@@ -57,12 +59,15 @@ class Progress:
 
     @property
     def seconds_left(self) -> float | None:
-        """At most this long, at the present rate (a rung may end early); None while there is no rate."""
+        """At most this long, at the present rate (a rung may end early), without schooling and evaluations.
+
+        None while there is no rate, and where no steps are left.
+        """
         climbed = [progress for progress in self.climbed if not progress.over]
-        if any(progress.steps_per_second <= 0 for progress in climbed):
+        later = self.rungs - self.rung - len(self.climbed)
+        if any(progress.steps_per_second <= 0 for progress in climbed) or not (climbed or later):
             return None
         left = [max(progress.total_steps - progress.steps, 0) / progress.steps_per_second for progress in climbed]
-        later = self.rungs - self.rung - len(self.climbed)
         return max(left, default=0.0) + (later * self.total_steps / self.steps_per_second if later else 0.0)
 
 
@@ -144,7 +149,7 @@ def line(progress: Progress) -> str:
     left = f", at most {duration(progress.seconds_left)} left" if progress.seconds_left is not None else ""
     said = "; ".join(_standing(one) for one in progress.climbed)
     return (
-        f"{_title(progress)}{':' if progress.beside else ''} {said}, {progress.phase}, "
+        f"{_title(progress)}{':' if progress.beside else ''} {said}, {_now(progress)}, "
         f"{progress.llm_queries:,} LLM queries{_cost(progress)}, {_rate(progress):,.0f} steps/s, "
         f"{duration(progress.seconds_elapsed)}{left}"
     )
@@ -160,6 +165,11 @@ def _standing(progress: Progress) -> str:
         f"{printable(progress.task)}: {progress.steps:,}/{progress.total_steps:,} steps, "
         f"student {percent(progress.success_student)}, teacher {percent(progress.success_teacher)}"
     )
+
+
+def _now(progress: Progress) -> str:
+    """What is going on."""
+    return f"{progress.phase} ({progress.detail})" if progress.detail else progress.phase
 
 
 def _rate(progress: Progress) -> float:
@@ -191,7 +201,7 @@ def _panel(progress: Progress) -> Panel:
         grid.add_row("student", f"[green]{percent(one.success_student)}[/green] of its recent episodes succeeded")
         grid.add_row("teacher", f"[cyan]{percent(one.success_teacher)}[/cyan] of those that it led lately")
     grid.add_row("LLM", f"{progress.llm_queries:,} queries{_cost(progress)}")
-    grid.add_row("now", progress.phase)
+    grid.add_row("now", _now(progress))
     grid.add_row("time", duration(progress.seconds_elapsed) + left)
     return Panel(grid, title=f"coteach: {_title(progress)}", title_align="left", expand=False)
 

@@ -42,7 +42,7 @@ def round_metrics(rung: Rung, players: Players, seconds: float) -> dict[str, Any
     }
 
 
-def progress(rungs: Sequence[Rung], config: Config, books: Books, phase: str, seconds: float) -> Progress:
+def progress(rungs: Sequence[Rung], config: Config, books: Books, phase: str, seconds: float, detail: str = "") -> Progress:
     """Where the run stands: the first of the rungs being climbed, with the others beside it."""
     first, *beside = (
         Progress(
@@ -60,6 +60,7 @@ def progress(rungs: Sequence[Rung], config: Config, books: Books, phase: str, se
             books.tokens,
             books.money,
             books.failures,
+            detail=detail,
             over=rung.over,
         )
         for rung in rungs

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from coteach import tensors
+from coteach.progress import percent
 
 FILE, WEIGHTS = "school.json", "school.safetensors"
 
@@ -52,6 +53,11 @@ class School:
     def tuned(self) -> None:
         """It has new weights."""
         self.tunings, self.in_vain, self.practised = self.tunings + 1, self.in_vain + 1, False
+
+    def standing(self) -> str:
+        """How far it has come, in a few words."""
+        tunings = f"after {self.tunings} tuning{'s'[: self.tunings != 1]}"
+        return f"the LLM alone {percent(self.success)} {tunings}" if self.practised else f"practice {tunings}"
 
     def save(self, folder: Path) -> None:
         """Write it into `folder`."""

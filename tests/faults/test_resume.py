@@ -97,7 +97,7 @@ def test_a_rung_that_was_done_when_the_run_stopped_is_not_trained_on(tmp_path: P
     """`held` is in the checkpoint: the student had passed, only the last evaluation was missing."""
     settings = ("arm=student-only", f"tasks={UNLOCK}", "steps=100000", "stop_at=0.0")
     with pytest.raises(KeyboardInterrupt):
-        play(tmp_path / "run", *settings, display=interrupting([("tune", 1)]))
+        play(tmp_path / "run", *settings, display=interrupting([("school", 1)]))
     before = rounds(tmp_path / "run")
     assert before[-1]["steps"] < 100_000
     play(tmp_path / "run")
