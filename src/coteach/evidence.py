@@ -196,7 +196,8 @@ def widened(worth: Array, tried: NDArray[np.bool_]) -> Array:
     """`worth` (S, K) in [0, 1] with every tried option's distance from the best tried one of its situation taken `GAP` times.
 
     A mistake that can be made good again costs hardly more than a factor of gamma, which is less than a guess from words errs by.
-    The best stays as it is, the order too (action gap: Bellemare et al. 2016, arXiv 1512.04860). Options never tried become 0.
+    The best stays as it is, and so does the order (action gap: Bellemare et al. 2016, arXiv 1512.04860), but for what falls to 0.
+    Options never tried are 0.
     """
     best = np.where(tried, worth, 0.0).max(axis=1, keepdims=True, initial=0.0)
     wide: Array = np.where(tried, np.maximum(best - GAP * (best - worth), 0.0), 0.0)
