@@ -104,7 +104,7 @@ def test_a_worth_that_is_not_one_number_for_each_option_is_refused(worth: list[f
         teacher("pg").tune([replace(LESSONS[0], worth=np.array(worth))], seed=0)
 
 
-def test_many_lessons_take_more_steps_and_smaller_ones():
+def test_many_lessons_take_more_steps_and_smaller_ones() -> None:
     config = TeacherConfig(tune_steps=12, tune_situations=6, lora_learning_rate=1e-3)
     assert [tuning.steps_for(lessons, config) for lessons in (1, 24, 240)] == [12, 12, 100]
     assert tuning.rate(0, 12, config) == 1e-3

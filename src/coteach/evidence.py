@@ -199,8 +199,9 @@ def widened(worth: Array, tried: NDArray[np.bool_]) -> Array:
     The best stays as it is, and so does the order (action gap: Bellemare et al. 2016, arXiv 1512.04860), but for what falls to 0.
     Options never tried are 0.
     """
-    best = np.where(tried, worth, 0.0).max(axis=1, keepdims=True, initial=0.0)
-    wide: Array = np.where(tried, np.maximum(best - GAP * (best - worth), 0.0), 0.0)
+    known = np.where(tried, worth, 0.0)
+    best = known.max(axis=1, keepdims=True, initial=0.0)
+    wide: Array = np.maximum(best - GAP * (best - known), 0.0)
     return wide
 
 

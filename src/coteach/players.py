@@ -50,14 +50,11 @@ from coteach.teacher.scripted import OracleTeacher
 
 Who = Literal["student", "teacher"]
 
-LESSONS = 4
-"""Situations taught in one tuning, for each that an optimiser step sees."""
+LESSONS, SCHOOL_LESSONS = 4, 40
+"""Situations taught in one tuning, for each that an optimiser step sees: between rounds, and when a rung is over."""
 
 EXAM_LEVELS, EXAM_SEED = 100, 2_000_000
 """How many levels are kept for exams, and which: the same for every run of a task, so that exams can be compared."""
-
-SCHOOL_LESSONS = 40
-"""... when a rung is over."""
 
 PATIENCE = 3
 """Tunings in a row that make the LLM's advice no better, after which it is enough: the first ones make it worse."""

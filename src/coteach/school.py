@@ -56,7 +56,7 @@ class School:
 
     def standing(self) -> str:
         """How far it has come, in a few words."""
-        tunings = f"after {self.tunings} tuning{'s'[: self.tunings != 1]}"
+        tunings = f"after {self.tunings} tuning{'' if self.tunings == 1 else 's'}"
         return f"the LLM alone {percent(self.success)} {tunings}" if self.practised else f"practice {tunings}"
 
     def save(self, folder: Path) -> None:

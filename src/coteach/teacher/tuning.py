@@ -26,6 +26,8 @@ NEAR_ENOUGH = 0.01  # nats: a step whose lessons are this close to their targets
 MAX_GRAD_NORM = 1.0
 PASSES = 2.5
 """How often a lesson is seen in a tuning, on average, where `teacher.tune_steps` would not do."""
+LENGTH_DECAY = 0.25
+"""How fast the learning rate falls with a tuning's length: a hundred steps instead of 12 set out from 0.6 of it."""
 DPO_BETA = 1.0  # per nat of p's log-odds, which are those of the tokens divided by the teacher's temperature
 
 Plan = list[list[tuple[int, float]]]
@@ -55,7 +57,7 @@ def rate(step: int, steps: int, config: TeacherConfig) -> float:
     should settle; a tuning that is longer than configured takes smaller ones.
     """
     longer = max(1.0, steps / config.tune_steps)
-    return float(config.lora_learning_rate * longer**-0.25 * (1.0 - step / steps))
+    return float(config.lora_learning_rate * longer**-LENGTH_DECAY * (1.0 - step / steps))
 
 
 def draw(lessons: Sequence[Lesson], steps: int, situations: int, rng: np.random.Generator) -> Plan:
