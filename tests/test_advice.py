@@ -232,6 +232,18 @@ def test_the_teacher_gets_as_much_credit_as_its_answers_have_earned() -> None:
     assert right.calls > 10 and wrong.calls == 4, "who is wrong is asked less, but not never"
 
 
+def test_answers_that_are_right_no_more_often_than_wrong_earn_no_credit() -> None:
+    """Where the mean gain is above nothing, but within what chance does, as on KeyCorridorS3R3 (docs/experiments.md)."""
+    advice = lecture([0.05, 0.05, 0.9])
+    for number in range(30):  # leaning to the right option in every second situation, as far to a wrong one in the others
+        advice.prior[number, :3] = [0.25, 0.25, 0.5] if number % 2 else [0.5, 0.25, 0.25]
+    advice.credit = 0.25
+    for _ in range(10):
+        advice.visits[:] = 5.0
+        advice.improve()
+    assert advice.credit < 0.01
+
+
 def test_new_weights_earn_their_credit_before_they_are_believed() -> None:
     advice = lecture([0.01, 0.98, 0.01])
     advice.forget()

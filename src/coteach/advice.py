@@ -63,7 +63,7 @@ FAITH = 0.25
 """Power of how likely the teacher thinks an option, beside its first choice: hope in what was never tried is less by it."""
 
 CREDITS = (0.0, 0.25, 0.5, 0.75, 1.0)
-"""Powers of the prior that are compared."""
+"""Powers of the prior that are compared, no prior at all first."""
 
 CREDIT_RATE = 0.5
 """How fast the credit follows what they say."""
@@ -313,10 +313,11 @@ class Advice:
         return np.where(untried[:, None], expected, leading)
 
     def give_credit(self, proven: Array) -> None:
-        """How far the teacher's own answers are to be believed: the power under which they best foretell what was shown to work.
+        """How far the teacher's own answers are to be believed: the power under which they surely foretell best what was shown to work.
 
-        Judged on the situations met of late in which a way to a reward is known, without those that it was taught about. While
-        there are too few of these, it loses credit where it misleads.
+        Judged on the situations met of late in which a way to a reward is known, without those that it was taught about: what a
+        power gains over no prior at all counts less two standard errors. While there are too few of these, the teacher loses
+        credit where it misleads.
         """
         known = self.asked & ~self.taught & (self.visits >= 1.0) & (proven.max(axis=1, initial=0.0) > LEAST_PROMISE)
         numbers = np.flatnonzero(known & self.choice())
@@ -326,8 +327,10 @@ class Advice:
         prior = self.prior[numbers]
         weight = trust(self.outcomes(numbers), (prior > 0).sum(axis=1).astype(float), self.evidence.trust)
         target = reweigh(sharpen(prior, 0.0), proven[numbers], weight)
-        likelihood = [(target * np.log(np.maximum(sharpen(prior, power), 1e-12))).sum() for power in CREDITS]
-        self.credit += CREDIT_RATE * (CREDITS[int(np.argmax(likelihood))] - self.credit)
+        likelihood = np.array([(target * np.log(np.maximum(sharpen(prior, power), 1e-12))).sum(axis=1) for power in CREDITS])
+        gain = likelihood - likelihood[0]
+        surely = gain.mean(axis=1) - CLEARLY * gain.std(axis=1) / np.sqrt(len(numbers))
+        self.credit += CREDIT_RATE * (CREDITS[int(np.argmax(surely))] - self.credit)
 
     def misleads(self) -> bool:
         """Whether the teacher's first choices clearly come to nothing more often than other options, where both were tried."""
