@@ -313,7 +313,7 @@ class Advice:
         return np.where(untried[:, None], expected, leading)
 
     def give_credit(self, proven: Array) -> None:
-        """How far the teacher's own answers are to be believed: the power that surely makes them foretell best what was shown to work.
+        """How far the teacher's own answers are to be believed: the power under which they foretell best what was shown to work.
 
         Judged on the situations met of late in which a way to a reward is known, without those that it was taught about: what a
         power gains over no prior at all counts less two standard errors. While there are too few of these, the teacher loses
