@@ -81,8 +81,8 @@ def test_only_the_long_budget_is_cut_short_and_the_table_says_so(study: Study) -
     short, long = lines(hurried)
     assert (short.iterations, short.stopped) == ((1,), False)
     assert (long.iterations, long.stopped) == ((1,), True)
-    assert cells(short)[2] == "1"
-    assert cells(long)[2] == "1 of 4"
+    assert cells(short)[3] == "1"
+    assert cells(long)[3] == "1 of 4"
     text = markdown(hurried)
     assert "1 of 4 iterations done" in text
     assert "coteach case-study --seeds 1" in text
@@ -108,16 +108,16 @@ def test_the_loops_arms_play_rounds_of_one_iteration_with_the_budgets_steps(tmp_
         assert config.tasks == ["BabyAI-GoToRedBallNoDists-v0"]
 
 
-def test_a_line_needs_all_its_seeds_and_shows_how_far_they_lie_apart(tmp_path: Path) -> None:
+def test_a_line_names_its_seeds_and_shows_how_far_they_lie_apart(tmp_path: Path) -> None:
     study = Study(arms=("mutual",), budgets=(40, 2100), seeds=(0, 1), results=tmp_path)
     write(study, 40, "mutual", 0, success=0.9)
-    assert lines(study) == []
+    assert cells(lines(study)[0])[:5] == ("mutual", "40", "0", "40", "90 %")
     write(study, 40, "mutual", 1, success=1.0)
     write(study, 2100, "mutual", 0, steps=25_600, success=1.0)
     write(study, 2100, "mutual", 1, steps=51_200, success=1.0)
     short, long = map(cells, lines(study))
-    assert short == ("mutual", "40", "40", "95 % [90 %, 100 %]", "0.40", "1m00s", "1,000")
-    assert long[2:4] == ("150 of 2,100", "100 %")
+    assert short == ("mutual", "40", "0, 1", "40", "95 % [90 %, 100 %]", "0.40", "1m00s", "1,000")
+    assert long[3:5] == ("150 of 2,100", "100 %")
     assert any("has held 95 %" in note for note in notes(study, lines(study)))
 
 

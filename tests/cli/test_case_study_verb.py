@@ -65,6 +65,18 @@ def test_it_makes_what_is_missing_once_and_ends_with_a_table(
     assert [line["arm"] for line in answer["lines"]] == ["mutual", "student-only"]
 
 
+def test_redraw_shows_what_there_is_and_makes_nothing(
+    made: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["case-study", "--redraw"]) == 2
+    assert "no finished run in results/case-study" in capsys.readouterr().err
+    assert cli.main(["case-study", "--budgets", "1", "--seeds", "1", "--arms", "mutual"]) == 0
+    (tmp_path / "results/case-study/table.md").unlink()
+    assert cli.main(["case-study", "--budgets", "1", "--redraw"]) == 0
+    assert made == ["mutual-0"]
+    assert "| mutual | 1 | 0 |" in (tmp_path / "results/case-study/table.md").read_text()
+
+
 def test_glam_is_an_arm_among_the_others(
     made: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -25,6 +25,7 @@ EXAMPLE = """\
 examples:
   coteach case-study
   coteach case-study --budgets 40 --arms mutual,glam --seeds 1
+  coteach case-study --redraw
 
 BabyAI-GoToRedBallNoDists-v0, iterations of 256 environment steps. glam: the LLM itself chooses among the primitive actions and is
 tuned by PPO. Interrupted, the same command goes on with the first run that has not finished.
@@ -39,6 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--glam-minutes", metavar="M", help="glam stops after so long beyond 40 iterations (default: 60)")
     parser.add_argument("--teacher", metavar="SPEC", default="smollm2", help="the LLM: smollm2, hf:<id or folder>, gguf:<file>")
     parser.add_argument("--jobs", metavar="N", help="runs of the loop at once, one thread each (default: a run per core)")
+    parser.add_argument("--redraw", action="store_true", help="only the table, from the results that there are")
     parser.add_argument("--results", metavar="DIR", type=Path, default=Path("results"), help="finished runs' summaries")
     parser.add_argument("--runs", metavar="DIR", type=Path, default=Path("runs"), help="the runs themselves")
     parser.epilog = EXAMPLE
@@ -49,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
     from coteach.experiments import case_study
 
     study = _study(args)
-    failed = _make_runs(study, whole("--jobs", args.jobs, 0, 1, 1024))
+    failed = _redraw(study) if args.redraw else _make_runs(study, whole("--jobs", args.jobs, 0, 1, 1024))
     found = case_study.lines(study)
     if args.json:
         print_json({"lines": case_study.plain(found), "notes": case_study.notes(study, found), "table": str(_table(study))})
@@ -90,6 +92,17 @@ def _minutes(text: str | None) -> float:
 
 def _table(study: Study) -> Path:
     return study.folder / "table.md"
+
+
+def _redraw(study: Study) -> int:
+    """Write the table anew; no run fails."""
+    from coteach.experiments import case_study
+    from coteach.run import replace_text
+
+    if not case_study.lines(study):
+        raise CoteachError(f"no finished run in {study.folder}: leave out --redraw, and runs are made")
+    replace_text(_table(study), case_study.markdown(study))
+    return 0
 
 
 def _make_runs(study: Study, workers: int) -> int:

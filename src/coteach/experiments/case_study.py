@@ -43,7 +43,7 @@ IN_FULL = 40
 
 STOP_AT = 0.95
 
-COLUMNS = ("arm", "budget", "iterations", "success", "return", "wall", "LLM tokens")
+COLUMNS = ("arm", "budget", "seeds", "iterations", "success", "return", "wall", "LLM tokens")
 
 
 @dataclass(frozen=True)
@@ -94,10 +94,11 @@ class Study:
 
 @dataclass(frozen=True)
 class Line:
-    """One line of the table: runs of an arm under a budget, one entry for each seed."""
+    """One line of the table: runs of an arm under a budget, one entry for each of `seeds`."""
 
     arm: str
     budget: int
+    seeds: tuple[int, ...]
     iterations: tuple[int, ...]
     success: tuple[float, ...]
     returns: tuple[float, ...]
@@ -189,23 +190,25 @@ def _words(study: Study, budget: int, seed: int) -> list[str]:
 
 
 def lines(study: Study) -> list[Line]:
-    """The table: every arm and budget of which all seeds are finished."""
+    """The table: every arm and budget of which a seed is finished; it says which are."""
     found = []
     for budget, arm in product(study.budgets, study.arms):
-        paths = [study.result(budget, arm, seed) for seed in study.seeds]
-        if all(path.is_file() for path in paths):
-            found.append(_line(arm, budget, [_read(path)["summary"] for path in paths]))
+        paths = {seed: study.result(budget, arm, seed) for seed in study.seeds}
+        summaries = {seed: _read(path)["summary"] for seed, path in paths.items() if path.is_file()}
+        if summaries:
+            found.append(_line(arm, budget, tuple(summaries), list(summaries.values())))
     return found
 
 
-def _line(arm: str, budget: int, summaries: Sequence[dict[str, Any]]) -> Line:
+def _line(arm: str, budget: int, seeds: tuple[int, ...], summaries: Sequence[dict[str, Any]]) -> Line:
     def each(name: str) -> tuple[Any, ...]:
         return tuple(summary[name] for summary in summaries)
 
     steps = each("steps")
     iterations = tuple(min(count // ITERATION, budget) for count in steps)
     stopped = any(count < budget * ITERATION for count in steps)
-    return Line(arm, budget, iterations, each("success"), each("return"), each("wall_seconds"), each("llm_tokens"), stopped)
+    measured = (each("success"), each("return"), each("wall_seconds"), each("llm_tokens"))
+    return Line(arm, budget, seeds, iterations, *measured, stopped)
 
 
 def cells(line: Line) -> tuple[str, ...]:
@@ -214,6 +217,7 @@ def cells(line: Line) -> tuple[str, ...]:
     return (
         line.arm,
         f"{line.budget:,}",
+        ", ".join(map(str, line.seeds)),
         f"{_mean(line.iterations):,.0f}{ended}",
         _spread(line.success, percent),
         _spread(line.returns, lambda value: f"{value:.2f}"),
@@ -224,9 +228,8 @@ def cells(line: Line) -> tuple[str, ...]:
 
 def notes(study: Study, found: Sequence[Line]) -> list[str]:
     """How to read the table, and what was not done in full."""
-    seeds = ", ".join(map(str, study.seeds))
     said = [
-        f"{TASK}, of seeds {seeds} the means, with the lowest and the highest in brackets. An iteration is "
+        f"{TASK}: means over the seeds, with the lowest and the highest in brackets. An iteration is "
         f"{ITERATION} environment steps. Success and return: greedy, {study.episodes} fixed-seed episodes. Tokens: computed "
         "while training; answers remembered from earlier runs cost none."
     ]
