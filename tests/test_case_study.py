@@ -15,6 +15,7 @@ from coteach.errors import CoteachError
 from coteach.experiments import case_study
 from coteach.experiments.case_study import Study, cells, learn_glam, lines, markdown, notes
 from coteach.experiments.glam import GlamConfig
+from coteach.progress import percent
 
 
 @pytest.fixture
@@ -85,6 +86,7 @@ def test_only_the_long_budget_is_cut_short_and_the_table_says_so(study: Study) -
     assert cells(long)[3] == "1 of 4"
     text = markdown(hurried)
     assert "1 of 4 iterations done" in text
+    assert f"with the most probable ones its success is {percent(short.greedy[0])} after 1 iterations" in text
     assert "coteach case-study --seeds 1" in text
 
 

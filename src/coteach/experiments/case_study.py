@@ -104,6 +104,8 @@ class Line:
     returns: tuple[float, ...]
     wall_seconds: tuple[float, ...]
     tokens: tuple[int, ...]
+    greedy: tuple[float, ...]
+    """Success of `glam` with the most probable action at each step; empty for students, whose success is that already."""
     stopped: bool
     """A run ended by time or by success, before the budget was spent."""
 
@@ -152,7 +154,7 @@ def _glam_settings(study: Study, seed: int) -> dict[str, Any]:
 def _keep(study: Study, budget: int, glam: Glam, curve: list[dict[str, Any]]) -> Path:
     """Evaluate the baseline as it is now, and write the result."""
     began = time.perf_counter()
-    outcome = glam.evaluate(study.episodes)
+    drawn, greedy = glam.evaluate(study.episodes), glam.evaluate(study.episodes, greedy=True)
     summary = {
         "task": TASK,
         "arm": GLAM,
@@ -162,8 +164,9 @@ def _keep(study: Study, budget: int, glam: Glam, curve: list[dict[str, Any]]) ->
         "budget": budget * ITERATION,
         "steps": glam.steps,
         "minutes": None if budget <= IN_FULL else study.glam_minutes,
-        "success": outcome.success,
-        "return": outcome.mean_return,
+        "success": drawn.success,
+        "return": drawn.mean_return,
+        "success_greedy": greedy.success,
         "llm_tokens": glam.tokens,
         "train_seconds": round(glam.seconds, 3),
         "wall_seconds": round(glam.seconds + time.perf_counter() - began, 3),
@@ -207,7 +210,8 @@ def _line(arm: str, budget: int, seeds: tuple[int, ...], summaries: Sequence[dic
     steps = each("steps")
     iterations = tuple(min(count // ITERATION, budget) for count in steps)
     stopped = any(count < budget * ITERATION for count in steps)
-    measured = (each("success"), each("return"), each("wall_seconds"), each("llm_tokens"))
+    greedy = each("success_greedy") if arm == GLAM else ()
+    measured = (each("success"), each("return"), each("wall_seconds"), each("llm_tokens"), greedy)
     return Line(arm, budget, seeds, iterations, *measured, stopped)
 
 
@@ -230,11 +234,14 @@ def notes(study: Study, found: Sequence[Line]) -> list[str]:
     """How to read the table, and what was not done in full."""
     said = [
         f"{TASK}: means over the seeds, with the lowest and the highest in brackets. An iteration is "
-        f"{ITERATION} environment steps. Success and return: greedy, {study.episodes} fixed-seed episodes. Tokens: computed "
-        "while training; answers remembered from earlier runs cost none."
+        f"{ITERATION} environment steps. Success and return: {study.episodes} fixed-seed episodes, students greedy. Tokens: "
+        "computed while training; answers remembered from earlier runs cost none."
     ]
     if any(line.stopped and line.arm != GLAM for line in found):
         said.append(f"Beyond {IN_FULL} iterations a run of the loop ends once its student has held {percent(STOP_AT)}.")
+    greedy = [f"{_spread(line.greedy, percent)} after {_mean(line.iterations):,.0f} iterations" for line in found if line.greedy]
+    if greedy:
+        said.append(f"glam draws its actions, as in training; with the most probable ones its success is {', '.join(greedy)}.")
     for line in found:
         if line.stopped and line.arm == GLAM:
             took, done = _mean(line.wall_seconds), _mean(line.iterations)

@@ -211,9 +211,9 @@ class Glam:
         self.policy.changed()
         return {name: float(np.mean([measures[name] for measures in seen])) for name in seen[0]}
 
-    def evaluate(self, episodes: int) -> Evaluation:
-        """The most probable action at each step, over the fixed-seed reference episodes that all players play."""
-        return evaluate_teacher(self._advise, self.config.task, self.ground, 1, episodes)
+    def evaluate(self, episodes: int, greedy: bool = False) -> Evaluation:
+        """Actions drawn, as in training (greedy: the most probable), over the fixed-seed reference episodes of all players."""
+        return evaluate_teacher(self._advise, self.config.task, self.ground, 1, episodes, sample=not greedy)
 
     def close(self) -> None:
         """Let go of the environments."""
