@@ -49,10 +49,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Make the runs that are missing, then print the table."""
     from coteach.experiments import case_study
+    from coteach.run import replace_text
 
     study = _study(args)
-    failed = _redraw(study) if args.redraw else _make_runs(study, whole("--jobs", args.jobs, 0, 1, 1024))
+    failed = 0 if args.redraw else _make_runs(study, whole("--jobs", args.jobs, 0, 1, 1024))
     found = case_study.lines(study)
+    if args.redraw:
+        if not found:
+            raise CoteachError(f"no finished run in {study.folder}: leave out --redraw, and runs are made")
+        replace_text(_table(study), case_study.markdown(study))
     if args.json:
         print_json({"lines": case_study.plain(found), "notes": case_study.notes(study, found), "table": str(_table(study))})
     else:
@@ -92,17 +97,6 @@ def _minutes(text: str | None) -> float:
 
 def _table(study: Study) -> Path:
     return study.folder / "table.md"
-
-
-def _redraw(study: Study) -> int:
-    """Write the table anew; no run fails."""
-    from coteach.experiments import case_study
-    from coteach.run import replace_text
-
-    if not case_study.lines(study):
-        raise CoteachError(f"no finished run in {study.folder}: leave out --redraw, and runs are made")
-    replace_text(_table(study), case_study.markdown(study))
-    return 0
 
 
 def _make_runs(study: Study, workers: int) -> int:

@@ -199,20 +199,22 @@ def lines(study: Study) -> list[Line]:
         paths = {seed: study.result(budget, arm, seed) for seed in study.seeds}
         summaries = {seed: _read(path)["summary"] for seed, path in paths.items() if path.is_file()}
         if summaries:
-            found.append(_line(arm, budget, tuple(summaries), list(summaries.values())))
+            found.append(_line(arm, budget, summaries))
     return found
 
 
-def _line(arm: str, budget: int, seeds: tuple[int, ...], summaries: Sequence[dict[str, Any]]) -> Line:
+def _line(arm: str, budget: int, summaries: dict[int, dict[str, Any]]) -> Line:
+    """summaries: by seed, at least one."""
+
     def each(name: str) -> tuple[Any, ...]:
-        return tuple(summary[name] for summary in summaries)
+        return tuple(summary[name] for summary in summaries.values())
 
     steps = each("steps")
     iterations = tuple(min(count // ITERATION, budget) for count in steps)
     stopped = any(count < budget * ITERATION for count in steps)
     greedy = each("success_greedy") if arm == GLAM else ()
     measured = (each("success"), each("return"), each("wall_seconds"), each("llm_tokens"), greedy)
-    return Line(arm, budget, seeds, iterations, *measured, stopped)
+    return Line(arm, budget, tuple(summaries), iterations, *measured, stopped)
 
 
 def cells(line: Line) -> tuple[str, ...]:
