@@ -85,7 +85,7 @@ def test_the_guard_finds_the_llm_changed_by_tuning(finished: Path, capsys: pytes
 def test_a_table_for_people(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["eval", str(finished), "--who", "teacher", "--synonyms", "--guard", "--episodes", "1"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert re.split(" {2,}", lines[0]) == list(TEACHER_COLUMNS)
+    assert re.split(" {2,}", lines[0]) == [name for name in TEACHER_COLUMNS if name != "by chance"]
     assert [line.split()[1] for line in lines[1:6]] == ["yes"] * 5 and "verbs and nouns, told all names" in lines[5]
     assert lines[-2].startswith("perplexity of neutral prose") and "general questions right" in lines[-1]
     assert cli.main(["eval", str(finished), "--who", "teacher", "--task", OTHER, "--episodes", "1"]) == 0
@@ -98,7 +98,21 @@ def test_the_student_too_takes_several_tasks(finished: Path, capsys: pytest.Capt
     assert [row["task"] for row in found["rows"]] == [OTHER, TUNED]
 
 
-@pytest.mark.parametrize("flag", ["--synonyms", "--guard"])
+def test_options_drawn_are_shown_beside_chance(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["eval", str(finished), "--who", "teacher", "--episodes", "4"]
+    drawn, greedy = answer(capsys, *words, "--sample"), answer(capsys, *words)
+    assert drawn["sample"] and not greedy["sample"] and greedy["chance"] is None
+    # The red ball is the only thing there to go to, and there is time to come by it at random.
+    assert drawn["chance"] == 1.0
+    # The tiny LLM's first choices are not all it ever draws.
+    assert (greedy["length"], greedy["length_before"]) != (drawn["length"], drawn["length_before"])
+    assert answer(capsys, *words, "--sample") == drawn, "episodes are drawn from the same seeds"
+    assert cli.main([*words, "--sample"]) == 0
+    table = capsys.readouterr().out
+    assert re.split(" {2,}", table.splitlines()[0])[2] == "by chance" and "options drawn from its advice" in table
+
+
+@pytest.mark.parametrize("flag", ["--sample", "--synonyms", "--guard"])
 def test_what_is_the_teachers_is_not_asked_of_the_student(finished: Path, flag: str, capsys: pytest.CaptureFixture[str]) -> None:
     said = refusal(capsys, "eval", str(finished), flag)
     assert f"{flag} looks at the teacher: expected --who teacher, not --who student" in said

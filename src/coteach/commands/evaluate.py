@@ -1,7 +1,7 @@
 """`coteach eval`: fixed-seed episodes of a run's student, or of its teacher's advice, on the reference environments.
 
 The teacher is shown as it was before any tuning and as it is now, on any tasks, those it was tuned on told apart; on
-demand also with its options renamed by synonyms, and with a guard for what the LLM knew before.
+demand also with its options drawn, renamed by synonyms, and with a guard for what the LLM knew before.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import argparse
 import json
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +33,7 @@ examples:
   coteach eval runs/together --task MiniGrid-Unlock-v0               (of several students, the one of this task)
   coteach eval runs/demo --who teacher --task MiniGrid-UnlockPickup-v0 --task MiniGrid-BlockedUnlockPickup-v0
   coteach eval runs/demo --who teacher --synonyms --guard
+  coteach eval runs/demo --who teacher --sample                      (options drawn from its advice, as where it leads)
 """
 
 Row = dict[str, Any]
@@ -45,6 +47,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--task", metavar="ID", action="append", help="repeat it for several; default: the run's last rung, or all together"
     )
     parser.add_argument("--episodes", metavar="N", help="how many on each task (default: 200)")
+    parser.add_argument(
+        "--sample", action="store_true", help="the teacher's options drawn, as where it leads, instead of the most probable ones"
+    )
     parser.add_argument("--synonyms", action="store_true", help="the teacher's options renamed too: verbs, then verbs and nouns")
     parser.add_argument(
         "--guard", action="store_true", help="perplexity on neutral prose and general questions, before and after tuning"
@@ -69,11 +74,15 @@ def run(args: argparse.Namespace) -> int:
     if args.who == "student":
         rows = [{"task": name} | _figures(players.evaluate("student", name, episodes, seed)) for name in names]
     else:
-        rows = [row for name in names for row in _taught(players, name, name in tuned_on, args.synonyms, episodes, seed)]
+        exam = Exam(players, episodes, seed, args.sample)
+        rows = [row for name in names for row in _taught(exam, name, name in tuned_on, args.synonyms)]
     if args.json:
-        _print_json(rows, guarded, {"run": str(args.run_folder), "who": args.who, "seed": seed, "episodes": episodes})
+        head = {"run": str(args.run_folder), "who": args.who, "seed": seed, "episodes": episodes}
+        _print_json(rows, guarded, head | ({"sample": args.sample} if args.who == "teacher" else {}))
+    elif args.who == "student":
+        _show_student(rows, episodes)
     else:
-        (_show_student if args.who == "student" else _show_teacher)(rows, episodes)
+        _show_teacher(rows, exam)
         _show_guard(guarded)
     return 0
 
@@ -81,7 +90,7 @@ def run(args: argparse.Namespace) -> int:
 def _check_flags(args: argparse.Namespace) -> None:
     if args.who not in WHO:
         raise unknown("--who", args.who, WHO)
-    for flag in ("synonyms", "guard"):
+    for flag in ("sample", "synonyms", "guard"):
         if getattr(args, flag) and args.who != "teacher":
             raise CoteachError(f"--{flag} looks at the teacher: expected --who teacher, not --who {args.who}")
 
@@ -103,20 +112,43 @@ def _figures(result: Evaluation) -> Row:
     return {"success": result.success, "return": result.mean_return, "length": result.mean_length}
 
 
-def _taught(players: Players, task: str, tuned_on: bool, synonyms: bool, episodes: int, seed: int) -> list[Row]:
+@dataclass(frozen=True)
+class Exam:
+    """The teacher alone: how many episodes, from which seed on, and whether its options are drawn (`evaluate_teacher`)."""
+
+    players: Players
+    episodes: int
+    seed: int
+    sample: bool
+
+    def grade(self, advise: Advise, task: str) -> Row:
+        """What `advise` alone comes to."""
+        from coteach.evaluate import evaluate_teacher
+
+        patience, ground = self.players.config.collect.option_patience, partial(self.players.ground, task)
+        return _figures(evaluate_teacher(advise, task, ground, patience, self.episodes, self.seed, self.sample))
+
+    def chance(self, task: str) -> float | None:
+        """Success of options drawn without any advice, where they are drawn: what can be undone, chance does in the end."""
+        return float(self.grade(lambda situations: [None] * len(situations), task)["success"]) if self.sample else None
+
+
+def _taught(exam: Exam, task: str, tuned_on: bool, synonyms: bool) -> list[Row]:
     """The teacher on one task, before and after tuning; with synonyms, a row for each set of words that is renamed."""
     from coteach.teacher.synonyms import WORDINGS, asked_in
 
-    teacher, rows = players.teacher, list[Row]()
+    players, chance, rows = exam.players, exam.chance(task), list[Row]()
+    teacher = players.teacher
     for name, words in [(None, {}), *(WORDINGS.items() if synonyms else ())]:
         read = _glossary(players, words) if words else {}
         for glossary in ({}, read) if read else ({},):
             # Whoever fails plays every episode to its last step: this can take minutes, so say where it stands.
             told = ", told all names" if glossary else ""
-            print(f"{task}, {name or 'nothing'} renamed{told}: 2 x {episodes} episodes", file=sys.stderr, flush=True)
+            print(f"{task}, {name or 'nothing'} renamed{told}: 2 x {exam.episodes} episodes", file=sys.stderr, flush=True)
             untuned, tuned = (asked_in(words, asked_in(glossary, ask)) for ask in (teacher.advise_untuned, teacher.advise))
-            figures = _before_and_after(players, untuned, tuned, task, episodes, seed)
-            rows.append({"task": task, "tuned_on": tuned_on, "renamed": name and name + told, "glossary": glossary} | figures)
+            head = {"task": task, "tuned_on": tuned_on, "renamed": name and name + told, "glossary": glossary, "chance": chance}
+            before = {f"{key}_before": value for key, value in exam.grade(untuned, task).items()}
+            rows.append(head | before | exam.grade(tuned, task))
     whole = rows[0]["success"]
     for row in rows:
         row["lost"] = 1.0 - row["success"] / whole if row["renamed"] and whole else None
@@ -136,17 +168,6 @@ def _glossary(players: Players, words: Mapping[str, str]) -> Mapping[str, str]:
         return {}
     known = sorted({option for situation in players.situations for option in situation.options})
     return glossary(known, renamed(Situation("", tuple(known)), words).options, teacher.meaning)
-
-
-def _before_and_after(players: Players, untuned: Advise, tuned: Advise, task: str, episodes: int, seed: int) -> Row:
-    """What advice alone comes to, the untuned teacher's and today's."""
-    from coteach.evaluate import evaluate_teacher
-
-    def alone(advise: Advise) -> Row:
-        patience, ground = players.config.collect.option_patience, partial(players.ground, task)
-        return _figures(evaluate_teacher(advise, task, ground, patience, episodes, seed))
-
-    return {f"{key}_before": value for key, value in alone(untuned).items()} | alone(tuned)
 
 
 def _guard(players: Players) -> Row:
@@ -175,22 +196,28 @@ def _show_student(rows: Sequence[Row], episodes: int) -> None:
     print_table(("task", "who", "success", "return", "length", "episodes"), cells, left=2)
 
 
-TEACHER_COLUMNS = ("task", "tuned on", "renamed", "before", "after", "return before", "return after", "lost")
+TEACHER_COLUMNS = ("task", "tuned on", "renamed", "by chance", "before", "after", "return before", "return after", "lost")
 
 
-def _show_teacher(rows: Sequence[Row], episodes: int) -> None:
-    """Success before and after tuning, and returns; without renamed options their two columns are left out."""
-    kept = [name for name in TEACHER_COLUMNS if name not in ("renamed", "lost") or any(row["renamed"] for row in rows)]
+def _show_teacher(rows: Sequence[Row], exam: Exam) -> None:
+    """Success before and after tuning, and returns; columns about what was not asked for are left out."""
+    empty = set() if exam.sample else {"by chance"}
+    if not any(row["renamed"] for row in rows):
+        empty |= {"renamed", "lost"}
+    kept = [name for name in TEACHER_COLUMNS if name not in empty]
     cells = [dict(zip(TEACHER_COLUMNS, _teacher_cells(row), strict=True)) for row in rows]
-    print_table(kept, [[cell[name] for name in kept] for cell in cells], left=kept.index("before"))
-    print(f"\nthe teacher alone, success in {episodes} episodes; before: untuned; after: as it is now")
+    words = sum(name in ("task", "tuned on", "renamed") for name in kept)
+    print_table(kept, [[cell[name] for name in kept] for cell in cells], left=words)
+    drawn = ", options drawn from its advice (by chance: without any)" if exam.sample else ""
+    print(f"\nthe teacher alone{drawn}, success in {exam.episodes} episodes; before: untuned; after: as it is now")
 
 
 def _teacher_cells(row: Mapping[str, Any]) -> tuple[str, ...]:
     tuned_on = "yes" if row["tuned_on"] else "no"
     success = (percent(row["success_before"]), percent(row["success"]))
     returns = (f"{row['return_before']:.3f}", f"{row['return']:.3f}")
-    return (row["task"], tuned_on, row["renamed"] or "nothing", *success, *returns, percent(row["lost"]))
+    chance = percent(row["chance"])
+    return (row["task"], tuned_on, row["renamed"] or "nothing", chance, *success, *returns, percent(row["lost"]))
 
 
 def _show_guard(guarded: Row | None) -> None:
