@@ -84,7 +84,7 @@ def test_only_the_long_budget_is_cut_short_and_the_table_says_so(study: Study) -
     assert (long.iterations, long.stopped) == ((1,), True)
     assert cells(short)[3] == "1"
     assert cells(long)[3] == "1 of 4"
-    text = markdown(hurried)
+    text = markdown(hurried, lines(hurried))
     assert "1 of 4 iterations done" in text
     assert f"with the most probable ones its success is {percent(short.greedy[0])} after 1 iterations" in text
     assert "coteach case-study --seeds 1" in text

@@ -74,6 +74,8 @@ def test_redraw_shows_what_there_is_and_makes_nothing(
     (tmp_path / "results/case-study/table.md").unlink()
     assert cli.main(["case-study", "--budgets", "1", "--redraw"]) == 0
     assert made == ["mutual-0"]
+    assert cli.main(["case-study", "--redraw", "--jobs", "2"]) == 2
+    assert "--redraw makes no runs: leave out --jobs" in capsys.readouterr().err
     assert "| mutual | 1 | 0 |" in (tmp_path / "results/case-study/table.md").read_text()
 
 

@@ -51,13 +51,15 @@ def run(args: argparse.Namespace) -> int:
     from coteach.experiments import case_study
     from coteach.run import replace_text
 
+    if args.redraw and args.jobs:
+        raise CoteachError("--redraw makes no runs: leave out --jobs")
     study = _study(args)
     failed = 0 if args.redraw else _make_runs(study, whole("--jobs", args.jobs, 0, 1, 1024))
     found = case_study.lines(study)
     if args.redraw:
         if not found:
             raise CoteachError(f"no finished run in {study.folder}: leave out --redraw, and runs are made")
-        replace_text(_table(study), case_study.markdown(study))
+        replace_text(_table(study), case_study.markdown(study, found))
     if args.json:
         print_json({"lines": case_study.plain(found), "notes": case_study.notes(study, found), "table": str(_table(study))})
     else:
@@ -124,7 +126,7 @@ def _make_runs(study: Study, workers: int) -> int:
             written(f"{end.job.label}: {end.error or 'finished'}")
 
         def written(message: str) -> None:
-            replace_text(_table(study), case_study.markdown(study))
+            replace_text(_table(study), case_study.markdown(study, case_study.lines(study)))
             display.say(message)
 
         todo = [job for job in jobs if not job.finished()]

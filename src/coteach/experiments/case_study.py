@@ -254,9 +254,8 @@ def notes(study: Study, found: Sequence[Line]) -> list[str]:
     return said
 
 
-def markdown(study: Study) -> str:
+def markdown(study: Study, found: Sequence[Line]) -> str:
     """The table as GitHub shows it, with its notes and the command that makes it."""
-    found = lines(study)
     rule = [":--", *["--:"] * (len(COLUMNS) - 1)]
     table = "\n".join(f"| {' | '.join(row)} |" for row in (COLUMNS, rule, *map(cells, found)))
     command = f"```\ncoteach case-study --seeds {len(study.seeds)} --glam-minutes {study.glam_minutes:g}\n```"
