@@ -74,15 +74,15 @@ def run(args: argparse.Namespace) -> int:
     if args.who == "student":
         rows = [{"task": name} | _figures(players.evaluate("student", name, episodes, seed)) for name in names]
     else:
-        exam = Exam(players, episodes, seed, args.sample)
-        rows = [row for name in names for row in _taught(exam, name, name in tuned_on, args.synonyms)]
+        alone = Episodes(players, episodes, seed, args.sample)
+        rows = [row for name in names for row in _taught(alone, name, name in tuned_on, args.synonyms)]
     if args.json:
         head = {"run": str(args.run_folder), "who": args.who, "seed": seed, "episodes": episodes}
         _print_json(rows, guarded, head | ({"sample": args.sample} if args.who == "teacher" else {}))
     elif args.who == "student":
         _show_student(rows, episodes)
     else:
-        _show_teacher(rows, exam)
+        _show_teacher(rows, alone)
         _show_guard(guarded)
     return 0
 
@@ -113,11 +113,11 @@ def _figures(result: Evaluation) -> Row:
 
 
 @dataclass(frozen=True)
-class Exam:
-    """The teacher alone: how many episodes, from which seed on, and whether its options are drawn (`evaluate_teacher`)."""
+class Episodes:
+    """What a teacher alone plays: so many, from this seed on; sample: its options drawn (`evaluate_teacher`)."""
 
     players: Players
-    episodes: int
+    count: int
     seed: int
     sample: bool
 
@@ -126,29 +126,29 @@ class Exam:
         from coteach.evaluate import evaluate_teacher
 
         patience, ground = self.players.config.collect.option_patience, partial(self.players.ground, task)
-        return _figures(evaluate_teacher(advise, task, ground, patience, self.episodes, self.seed, self.sample))
+        return _figures(evaluate_teacher(advise, task, ground, patience, self.count, self.seed, self.sample))
 
     def chance(self, task: str) -> float | None:
         """Success of options drawn without any advice, where they are drawn: what can be undone, chance does in the end."""
         return float(self.grade(lambda situations: [None] * len(situations), task)["success"]) if self.sample else None
 
 
-def _taught(exam: Exam, task: str, tuned_on: bool, synonyms: bool) -> list[Row]:
+def _taught(alone: Episodes, task: str, tuned_on: bool, synonyms: bool) -> list[Row]:
     """The teacher on one task, before and after tuning; with synonyms, a row for each set of words that is renamed."""
     from coteach.teacher.synonyms import WORDINGS, asked_in
 
-    players, chance, rows = exam.players, exam.chance(task), list[Row]()
+    players, chance, rows = alone.players, alone.chance(task), list[Row]()
     teacher = players.teacher
     for name, words in [(None, {}), *(WORDINGS.items() if synonyms else ())]:
         read = _glossary(players, words) if words else {}
         for glossary in ({}, read) if read else ({},):
             # Whoever fails plays every episode to its last step: this can take minutes, so say where it stands.
             told = ", told all names" if glossary else ""
-            print(f"{task}, {name or 'nothing'} renamed{told}: 2 x {exam.episodes} episodes", file=sys.stderr, flush=True)
+            print(f"{task}, {name or 'nothing'} renamed{told}: 2 x {alone.count} episodes", file=sys.stderr, flush=True)
             untuned, tuned = (asked_in(words, asked_in(glossary, ask)) for ask in (teacher.advise_untuned, teacher.advise))
             head = {"task": task, "tuned_on": tuned_on, "renamed": name and name + told, "glossary": glossary, "chance": chance}
-            before = {f"{key}_before": value for key, value in exam.grade(untuned, task).items()}
-            rows.append(head | before | exam.grade(tuned, task))
+            before = {f"{key}_before": value for key, value in alone.grade(untuned, task).items()}
+            rows.append(head | before | alone.grade(tuned, task))
     whole = rows[0]["success"]
     for row in rows:
         row["lost"] = 1.0 - row["success"] / whole if row["renamed"] and whole else None
@@ -199,17 +199,17 @@ def _show_student(rows: Sequence[Row], episodes: int) -> None:
 TEACHER_COLUMNS = ("task", "tuned on", "renamed", "by chance", "before", "after", "return before", "return after", "lost")
 
 
-def _show_teacher(rows: Sequence[Row], exam: Exam) -> None:
+def _show_teacher(rows: Sequence[Row], alone: Episodes) -> None:
     """Success before and after tuning, and returns; columns about what was not asked for are left out."""
-    empty = set() if exam.sample else {"by chance"}
+    empty = set() if alone.sample else {"by chance"}
     if not any(row["renamed"] for row in rows):
         empty |= {"renamed", "lost"}
     kept = [name for name in TEACHER_COLUMNS if name not in empty]
     cells = [dict(zip(TEACHER_COLUMNS, _teacher_cells(row), strict=True)) for row in rows]
     words = sum(name in ("task", "tuned on", "renamed") for name in kept)
     print_table(kept, [[cell[name] for name in kept] for cell in cells], left=words)
-    drawn = ", options drawn from its advice (by chance: without any)" if exam.sample else ""
-    print(f"\nthe teacher alone{drawn}, success in {exam.episodes} episodes; before: untuned; after: as it is now")
+    drawn = ", options drawn from its advice (by chance: without any)" if alone.sample else ""
+    print(f"\nthe teacher alone{drawn}, success in {alone.count} episodes; before: untuned; after: as it is now")
 
 
 def _teacher_cells(row: Mapping[str, Any]) -> tuple[str, ...]:
