@@ -77,7 +77,7 @@ def test_exact_resume(tmp_path: Path) -> None:
             torn = tmp_path / f"torn-{number}"
             for phase in chance.sample(["collect", "advise", "tune", "evaluate", "school"], 3):
                 try:
-                    play(torn, *settings, display=interrupting([(phase, chance.randint(1, 4))]))
+                    play(torn, *settings, display=interrupting([(phase, chance.randint(1, 2))]))
                 except KeyboardInterrupt:
                     stops += 1
             play(torn, *settings)
