@@ -77,8 +77,8 @@ def run(args: argparse.Namespace) -> int:
         alone = Episodes(players, episodes, seed, args.sample)
         rows = [row for name in names for row in _taught(alone, name, name in tuned_on, args.synonyms)]
     if args.json:
-        head = {"run": str(args.run_folder), "who": args.who, "seed": seed, "episodes": episodes}
-        _print_json(rows, guarded, head | ({"sample": args.sample} if args.who == "teacher" else {}))
+        head = {"run": str(args.run_folder), "who": args.who, "seed": seed, "episodes": episodes, "sample": args.sample}
+        _print_json(rows, guarded, head)
     elif args.who == "student":
         _show_student(rows, episodes)
     else:
@@ -137,10 +137,10 @@ def _taught(alone: Episodes, task: str, tuned_on: bool, synonyms: bool) -> list[
     """The teacher on one task, before and after tuning; with synonyms, a row for each set of words that is renamed."""
     from coteach.teacher.synonyms import WORDINGS, asked_in
 
-    players, chance, rows = alone.players, alone.chance(task), list[Row]()
-    teacher = players.teacher
+    chance, rows = alone.chance(task), list[Row]()
+    teacher = alone.players.teacher
     for name, words in [(None, {}), *(WORDINGS.items() if synonyms else ())]:
-        read = _glossary(players, words) if words else {}
+        read = _glossary(alone.players, words) if words else {}
         for glossary in ({}, read) if read else ({},):
             # Whoever fails plays every episode to its last step: this can take minutes, so say where it stands.
             told = ", told all names" if glossary else ""
