@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from coteach.advice import Advice
+from coteach.arms import ARMS
 from coteach.config import EvidenceConfig
 from coteach.evaluator import Evaluator
 from coteach.evidence import TERMINAL, AbstractModel, Outcome
-from coteach.experiments.arms import ARMS
 from coteach.grounding.base import Situation, Situations
 from coteach.teacher.base import Books, Lesson, TuneReport
 

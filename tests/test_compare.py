@@ -14,10 +14,10 @@ import pytest
 
 from comparisons import keep, learner, result
 from coteach import cli
+from coteach.arms import ARMS
 from coteach.commands.train import resolve
 from coteach.errors import CoteachError
 from coteach.experiments import compare, figures, tables
-from coteach.experiments.arms import ARMS
 from coteach.experiments.compare import DEFAULT_ARMS, Plan
 from coteach.experiments.pool import Standing, State
 

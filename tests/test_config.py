@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from coteach import config as configuration
+from coteach.arms import ARMS
 from coteach.config import CollectConfig, Config, dump, load, loads, validate
 from coteach.errors import CoteachError
-from coteach.experiments.arms import ARMS
 
 
 def write(folder: Path, text: str) -> Path:

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 import coteach.players
+from coteach.arms import ARMS
 from coteach.config import Config, TeacherConfig, load
-from coteach.experiments.arms import ARMS
 from coteach.grounding.base import Situation
 from coteach.loop import Loop, train
 from coteach.run import Run

@@ -11,6 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from coteach.errors import CoteachError, RunFailed
+from coteach.version import __version__
 
 if TYPE_CHECKING:
     from coteach.config import Config, load
@@ -19,8 +20,19 @@ if TYPE_CHECKING:
     from coteach.loop import train
     from coteach.run import Run
 
-__version__ = "0.1.0"
-__all__ = ["Config", "CoteachError", "Environment", "Option", "Run", "RunFailed", "add", "load", "register", "train"]
+__all__ = [
+    "Config",
+    "CoteachError",
+    "Environment",
+    "Option",
+    "Run",
+    "RunFailed",
+    "__version__",
+    "add",
+    "load",
+    "register",
+    "train",
+]
 
 _HOMES = {
     "Config": "coteach.config",

@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from coteach.arms import Arm
 from coteach.config import EvidenceConfig
 from coteach.errors import note
 from coteach.evaluator import Evaluator
 from coteach.evidence import AbstractModel, Outcome, reweigh, trust, widened
-from coteach.experiments.arms import Arm
 from coteach.grounding.base import Situations
 from coteach.guidance import sharpen
 from coteach.teacher.base import Lesson, Teacher

@@ -15,11 +15,11 @@ from collections.abc import Sequence
 from types import ModuleType
 from typing import Any, NoReturn, TextIO
 
-import coteach
 from coteach.commands import ask, bench, case_study, compare, doctor, evaluate, export, ladder, memory, tasks, train, watch
 from coteach.commands.common import seed_of
 from coteach.errors import CoteachError, Note, RunFailed, printable, unknown
 from coteach.signals import INTERRUPTED, TERMINATED
+from coteach.version import __version__
 
 VERBS: dict[str, ModuleType] = {
     "train": train,
@@ -114,7 +114,7 @@ def _parse(words: list[str]) -> argparse.Namespace:
     if words and not words[0].startswith("-") and words[0] not in VERBS:
         raise unknown("verb", words[0], VERBS)
     parser = _Parser(prog="coteach", description=DESCRIPTION, epilog=EXAMPLE)
-    parser.add_argument("--version", action="version", version=f"coteach {coteach.__version__}")
+    parser.add_argument("--version", action="version", version=f"coteach {__version__}")
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
     known = {name: _add_verb(verbs, name) for name in VERBS}
     args, rest = parser.parse_known_args(words)

@@ -14,8 +14,8 @@ from dataclasses import Field, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, get_type_hints
 
+from coteach.arms import ARMS
 from coteach.errors import CoteachError, unknown
-from coteach.experiments.arms import ARMS
 
 Table = dict[str, Any]
 

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from coteach import tasks, tensors
 from coteach.advice import Advice
+from coteach.arms import ARMS
 from coteach.config import Config
 from coteach.evaluate import (
     SEED,
@@ -34,7 +35,6 @@ from coteach.evaluate import (
 )
 from coteach.evaluator import Evaluator
 from coteach.evidence import AbstractModel, Outcome
-from coteach.experiments.arms import ARMS
 from coteach.grounding.base import Grounding, Situation, Situations
 from coteach.guidance import action_targets
 from coteach.machine import cores

@@ -22,13 +22,13 @@ from typing import TYPE_CHECKING, Any, Self
 
 from safetensors import SafetensorError
 
-import coteach
 from coteach import config as configuration
 from coteach import jsonl
 from coteach.config import Config
 from coteach.errors import CoteachError, RunFailed, note
 from coteach.lock import held
 from coteach.machine import environment
+from coteach.version import __version__
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -81,7 +81,7 @@ class Run:
             return cls(folder, configuration.load(path))
         except CoteachError as error:
             version = _made_by(folder)
-            if version is None or version.startswith(coteach.__version__):
+            if version is None or version.startswith(__version__):
                 raise
             raise CoteachError(f"{error} (the run was made by coteach {version}: use that version)") from error
 
@@ -250,7 +250,7 @@ class Run:
         made = json.loads((checkpoint / _MANIFEST).read_text(encoding="utf-8"))
         if made["format"] != FORMAT:
             raise CoteachError(
-                f"{checkpoint}: its format is {made['format']}, this is coteach {coteach.__version__} and reads format {FORMAT}; "
+                f"{checkpoint}: its format is {made['format']}, this is coteach {__version__} and reads format {FORMAT}; "
                 f"use coteach {made.get('coteach') or _made_by(self.folder)}, which made it"
             )
 
@@ -325,7 +325,7 @@ def disk(path: Path) -> Iterator[None]:
 
 def _seal(folder: Path) -> None:
     """Write the manifest and force everything in `folder` to the disk."""
-    manifest = {"format": FORMAT, "coteach": coteach.__version__, "files": _sums(folder)}
+    manifest = {"format": FORMAT, "coteach": __version__, "files": _sums(folder)}
     replace_text(folder / _MANIFEST, _json(manifest, indent=2) + "\n")
     for path in [*folder.rglob("*"), folder]:
         _sync(path)

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from coteach import jsonl
+from coteach.arms import ARMS
 from coteach.commands.common import print_json
 from coteach.config import Config, load
 from coteach.errors import CoteachError, RunFailed, printable
-from coteach.experiments.arms import ARMS
 from coteach.progress import percent, print_table
 from coteach.run import Run
 

@@ -13,10 +13,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from coteach.arms import ARMS
 from coteach.commands.common import HIGHEST_SEED, print_json, seed_of, whole
 from coteach.errors import CoteachError, RunFailed, unknown
 from coteach.experiments import compare
-from coteach.experiments.arms import ARMS
 from coteach.experiments.compare import DEFAULT_ARMS, Job, Plan
 from coteach.progress import duration, percent, print_table
 

@@ -11,12 +11,12 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import coteach
 from coteach import machine
 from coteach.commands import grounding
 from coteach.commands.common import print_json
 from coteach.errors import CoteachError, printable
 from coteach.progress import print_table
+from coteach.version import __version__
 
 HELP = "check this installation, or a grounding of your own, and say what to do where something is wrong"
 
@@ -74,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
 
 def report(checks: Iterable[Check]) -> str:
     """The same for somebody else to read: plain text, the paths below the home folder without its name."""
-    lines = [f"coteach {coteach.__version__} (revision {machine.revision() or 'unknown'}) on {platform.platform()}"]
+    lines = [f"coteach {__version__} (revision {machine.revision() or 'unknown'}) on {platform.platform()}"]
     lines += [f"{check.name}: {check.state}, {check.detail}" for check in checks]
     return "\n".join(printable(line).replace(str(Path.home()), "~") for line in lines)
 

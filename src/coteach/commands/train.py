@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from coteach import config as configuration
+from coteach.arms import ARMS
 from coteach.commands.common import print_json
 from coteach.config import Config, TeacherConfig
 from coteach.errors import CoteachError, RunFailed
-from coteach.experiments.arms import ARMS
 from coteach.progress import COLUMNS, duration, make_display, print_table, summary_rows
 from coteach.run import Run, disk, file_name
 

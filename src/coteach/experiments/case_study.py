@@ -18,7 +18,6 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-import coteach
 from coteach import config as configuration
 from coteach.errors import CoteachError
 from coteach.experiments.compare import Job, Result, source_revision
@@ -27,6 +26,7 @@ from coteach.machine import environment
 from coteach.progress import duration, percent
 from coteach.run import replace_text
 from coteach.teacher.models import load_model
+from coteach.version import __version__
 
 TASK = "BabyAI-GoToRedBallNoDists-v0"
 BUDGETS = (40, 2100)
@@ -175,7 +175,7 @@ def _keep(study: Study, budget: int, glam: Glam, curve: list[dict[str, Any]]) ->
     result = {
         "command": shlex.join(["coteach", "case-study", *_words(study, budget, glam.config.seed)]),
         "revision": source_revision(),
-        "version": coteach.__version__,
+        "version": __version__,
         "machine": environment(configuration.Config()),
         "config": _glam_settings(study, glam.config.seed),
         "summary": summary,

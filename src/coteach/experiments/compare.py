@@ -18,12 +18,12 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-import coteach
 from coteach import config as configuration
+from coteach.arms import ARMS
 from coteach.config import Config
 from coteach.errors import CoteachError
-from coteach.experiments.arms import ARMS
 from coteach.run import Run, replace_text
+from coteach.version import __version__
 
 DEFAULT_ARMS = ("mutual", "one-way", "no-llm", "uniform", "student-only", "oracle")
 
@@ -116,7 +116,7 @@ class Job:
         result = {
             "command": shlex.join(["coteach", *self._first()]),
             "revision": revision,
-            "version": coteach.__version__,
+            "version": __version__,
             "machine": json.loads((self.folder / "environment.json").read_text(encoding="utf-8")),
             "config": dataclasses.asdict(Run.open(self.folder).config),
             "summary": json.loads((self.folder / "summary.json").read_text(encoding="utf-8")),

@@ -6,10 +6,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import coteach
 from coteach import config as configuration
 from coteach.config import Config
 from coteach.progress import percent
+from coteach.version import __version__
 
 if TYPE_CHECKING:
     from coteach.players import Players
@@ -86,7 +86,7 @@ def model_card(origin: Origin, config: Config, summary: dict[str, Any]) -> str:
 # {_title(origin)}
 
 Told the situation of a planning task in words, it says which of the options at hand is best. Made with coteach
-{coteach.__version__}, in which an LLM guides an RL agent and is tuned on what that agent finds out (after arXiv 2401.06603).
+{__version__}, in which an LLM guides an RL agent and is tuned on what that agent finds out (after arXiv 2401.06603).
 Weights are float32.
 
 ## Task and data

@@ -19,11 +19,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-import coteach
+from coteach.arms import ARMS
 from coteach.config import Config
 from coteach.errors import CoteachError
-from coteach.experiments.arms import ARMS
 from coteach.progress import percent
+from coteach.version import __version__
 
 if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto
@@ -90,7 +90,7 @@ def _described(players: Players, sizes: dict[str, Any], summary: dict[str, Any])
         "steps": sum(rung["steps"] for rung in rungs),
         "arm": config.arm,
         "seed": config.seed,
-        "coteach": coteach.__version__,
+        "coteach": __version__,
     }
 
 
