@@ -9,9 +9,11 @@ from coteach.advice import Advice
 from coteach.arms import ARMS
 from coteach.config import EvidenceConfig
 from coteach.evaluator import Evaluator
-from coteach.evidence import TERMINAL, AbstractModel, Outcome
+from coteach.evidence import AbstractModel
 from coteach.grounding.base import Situation, Situations
-from coteach.teacher.base import Books, Lesson, TuneReport
+from coteach.grounding.outcomes import TERMINAL, Outcome
+from coteach.teacher.base import Lesson, TuneReport
+from coteach.teacher.costs import Books
 
 OPTIONS = ("explore", "drop the key", "open the door")
 

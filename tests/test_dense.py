@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 from coteach.config import StudentConfig
 from coteach.errors import CoteachError
 from coteach.grounding.base import Layout
+from coteach.student.batch import Batch
 from coteach.student.dense import DenseFeatures, RunningScale
+from coteach.student.learner import Learner
 from coteach.student.network import ActorCritic, SetFeatures, read
-from coteach.student.ppo import Batch, Learner
 
 NUMBERS = Layout(flags=2, numbers=3, centre=(0.0, 0.0, 0.0), spread=(1.0, 1.0, 1.0))
 PICTURES = [Layout(pictures=((3, 40, 36),)), Layout(pictures=((1, 7, 5),)), Layout(flags=4, pictures=((2, 3, 3), (3, 36, 36)))]

@@ -5,7 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from coteach.evidence import GAP, TERMINAL, AbstractModel, Outcome, reweigh, trust, widened
+from coteach.evidence import GAP, AbstractModel, reweigh, trust, widened
+from coteach.grounding.outcomes import TERMINAL, Outcome
 
 MASK = np.array([[True, True, True]] * 3)
 HOPE = np.ones((3, 3))

@@ -30,8 +30,8 @@ from coteach.export import card, student
 from coteach.grounding.base import Layout, Situation
 from coteach.players import Players
 from coteach.run import Run
+from coteach.student.learner import Learner
 from coteach.student.network import ActorCritic, SetFeatures, read
-from coteach.student.ppo import Learner
 from coteach.teacher import make_teacher
 
 ROOT = Path(__file__).parents[1]

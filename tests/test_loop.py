@@ -21,10 +21,11 @@ from coteach.grounding.base import Situation
 from coteach.loop import Loop, train
 from coteach.run import Run
 from coteach.rung import Rung
-from coteach.student.ppo import Batch
+from coteach.student.batch import Batch
 from coteach.student.rollout import Rollout
 from coteach.teacher import make_teacher
-from coteach.teacher.base import Books, Lesson, TuneReport
+from coteach.teacher.base import Lesson, TuneReport
+from coteach.teacher.costs import Books
 from coteach.teacher.recorded import Recorder
 from coteach.teacher.telling import Told
 

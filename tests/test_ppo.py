@@ -9,22 +9,13 @@ import torch
 from torch.nn import functional as F
 
 from coteach.config import StudentConfig
-from coteach.errors import CoteachError
-from coteach.finite import NotFinite
+from coteach.errors import CoteachError, NotFinite
 from coteach.grounding.base import Layout
+from coteach.student.batch import Batch, Imitation, Rows
 from coteach.student.fused import FusedStep
+from coteach.student.learner import AutogradStep, Learner
 from coteach.student.network import SetFeatures
-from coteach.student.ppo import (
-    AutogradStep,
-    Batch,
-    Imitation,
-    Learner,
-    Rows,
-    divergence,
-    explained_variance,
-    gae,
-    ppo_loss,
-)
+from coteach.student.ppo import divergence, explained_variance, gae, ppo_loss
 
 sb3 = pytest.importorskip("stable_baselines3")
 FEATURES, ACTIONS = 40, 5

@@ -12,9 +12,9 @@ import pytest
 from numpy.typing import NDArray
 
 from coteach import levels, tasks
-from coteach.evidence import TERMINAL
 from coteach.grounding.base import Grounded, Observation, Situations
 from coteach.grounding.minigrid import MiniGridGrounding
+from coteach.grounding.outcomes import TERMINAL
 from coteach.leading import Outcome as End
 from coteach.student.rollout import Collector, Episode, Rollout
 from coteach.teacher.scripted import OracleTeacher

@@ -18,8 +18,9 @@ from coteach.arms import Arm
 from coteach.config import EvidenceConfig
 from coteach.errors import note
 from coteach.evaluator import Evaluator
-from coteach.evidence import AbstractModel, Outcome, reweigh, trust, widened
+from coteach.evidence import AbstractModel, reweigh, trust, widened
 from coteach.grounding.base import Situations
+from coteach.grounding.outcomes import Outcome
 from coteach.guidance import sharpen
 from coteach.teacher.base import Lesson, Teacher
 from coteach.teacher.telling import Experience

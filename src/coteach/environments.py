@@ -21,10 +21,10 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from coteach.errors import CoteachError
-from coteach.evidence import TYPICAL_DURATION
 from coteach.grounding import actions as primitive
 from coteach.grounding.base import Family, Ground, Situations
 from coteach.grounding.options import MOST_OPTIONS, Expert, Option, OptionGrounding
+from coteach.grounding.outcomes import TYPICAL_DURATION
 from coteach.grounding.spaces import Encoder
 
 ENTRY_POINTS = "coteach.tasks"

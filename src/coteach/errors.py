@@ -9,6 +9,10 @@ from __future__ import annotations
 import difflib
 import warnings
 from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 
 class CoteachError(Exception):
@@ -44,3 +48,17 @@ def unknown(what: str, value: str, known: Iterable[str], way_out: str = "") -> C
     hint = f": did you mean '{near[0]}'?" if near else ""
     listing = way_out or (f"one of: {', '.join(names)}" if len(names) <= 20 else "")
     return CoteachError(f"unknown {what} {value!r}{hint}" + (f" ({listing})" if listing else ""))
+
+
+class NotFinite(RunFailed):
+    """Numbers that are not finite; nothing was learned from them."""
+
+
+def require_finite(**arrays: NDArray[Any]) -> None:
+    """Raise `NotFinite` naming the arrays that have entries which are not finite, and how many; integers always are."""
+    import numpy as np  # the command line starts without it
+
+    broken = {name: int(array.size - np.isfinite(array).sum()) for name, array in arrays.items() if array.dtype.kind == "f"}
+    found = [f"{name} ({count} of {arrays[name].size})" for name, count in broken.items() if count]
+    if found:
+        raise NotFinite(f"not finite: {', '.join(found)}")

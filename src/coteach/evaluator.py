@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from coteach import tensors
-from coteach.finite import NotFinite
+from coteach.errors import NotFinite
 from coteach.grounding.base import Situations
 from coteach.machine import one_thread
 

@@ -9,43 +9,22 @@ counts into `Q(c, o)` before the first reward is seen. `reweigh` lets that evide
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from coteach.grounding.outcomes import TERMINAL, TYPICAL_DURATION, Outcome
+
 Array = NDArray[np.float64]
 
-TERMINAL = -1
-"""In place of the next situation: the episode ended, or the option could not be carried out."""
 
 DECISION_DISCOUNT = 0.95
 """While exploring, each further option costs this factor beside the time it takes: novelty far away attracts less."""
 
 GAP = 6.0
 """How many times it counts that one option is worth less than another, where this has to be guessed from words."""
-
-TYPICAL_DURATION = 8.0
-"""Steps assumed for an option that was never followed to its end by a controller."""
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What became of an option.
-
-    situation, slot: the option; following: the situation it led to, or `TERMINAL`;
-    reward: collected on the way; duration: in steps, or None where nobody set out to do it
-    (a student's dawdling says nothing about the option).
-    """
-
-    situation: int
-    slot: int
-    following: int
-    reward: float = 0.0
-    duration: int | None = None
-    failed: bool = False
 
 
 class AbstractModel:

@@ -16,17 +16,17 @@ from typing import Any
 
 import numpy as np
 
-from coteach import finite, guidance
+from coteach import guidance
 from coteach.config import Config
-from coteach.errors import note
-from coteach.finite import NotFinite
+from coteach.errors import NotFinite, note, require_finite
 from coteach.players import Players
 from coteach.progress import Progress
 from coteach.report import progress, round_metrics, rung_summaries, write_artifacts, write_video
 from coteach.run import Run, understood
 from coteach.rung import Rung, Turn, blamed, failed
 from coteach.signals import Signals
-from coteach.student.ppo import Batch, Imitation, gae
+from coteach.student.batch import Batch, Imitation
+from coteach.student.ppo import gae
 from coteach.teacher.recorded import RECORD
 
 CHECKPOINT_ROUNDS, CHECKPOINT_SECONDS = 20, 30.0
@@ -132,11 +132,11 @@ class Loop:
         advantages, returns = gae(
             rewards, rollout.values, rollout.terminated, rollout.truncated, rollout.valid, config.gamma, config.gae_lambda
         )
-        finite.require(advantages=advantages, returns=returns)
+        require_finite(advantages=advantages, returns=returns)
         own, led = rollout.valid & ~rollout.led, rollout.valid & rollout.led
         student.observe_returns(rollout.situation[:-1][own], (returns + potential[:-1])[own], len(players.situations))
         target, heeded = players.targets(student, rollout.situation[:-1][own], rollout.controls[:-1][own])
-        finite.require(advice=target)
+        require_finite(advice=target)
         batch = Batch(
             features=rollout.features[:-1][own],
             actions=rollout.actions[own],
@@ -158,7 +158,7 @@ class Loop:
         student, replay = turn.rung.student, turn.rung.student.replay
         at = replay.sample(round(rows * self.config.guidance.replay), self.players.rng)
         target, heeded = self.players.targets(student, replay.situation[at], replay.controls[at])
-        finite.require(advice=target)
+        require_finite(advice=target)
         return Imitation(replay.features[at], target, (turn.weight * heeded).astype(np.float32))
 
     def examine(self, rung: Rung) -> dict[str, float]:

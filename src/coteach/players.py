@@ -34,8 +34,9 @@ from coteach.evaluate import (
     record_teacher,
 )
 from coteach.evaluator import Evaluator
-from coteach.evidence import AbstractModel, Outcome
+from coteach.evidence import AbstractModel
 from coteach.grounding.base import Grounding, Situation, Situations
+from coteach.grounding.outcomes import Outcome
 from coteach.guidance import action_targets
 from coteach.machine import cores
 from coteach.school import School
@@ -43,7 +44,8 @@ from coteach.student.executor import LearnedControllers
 from coteach.student.hints import Hinted
 from coteach.student.side import StudentSide
 from coteach.teacher import make_teacher, telling
-from coteach.teacher.base import Books, Teacher
+from coteach.teacher.base import Teacher
+from coteach.teacher.costs import Books
 from coteach.teacher.memory import AdviceMemory
 from coteach.teacher.recorded import Record, Recorder
 from coteach.teacher.scripted import OracleTeacher

@@ -15,8 +15,9 @@ from coteach.errors import CoteachError
 from coteach.evaluate import write_gif
 from coteach.players import Players
 from coteach.progress import Progress
-from coteach.run import Run, disk, file_name
-from coteach.teacher.base import Books
+from coteach.run import Run
+from coteach.runs.files import disk, file_name
+from coteach.teacher.costs import Books
 
 if TYPE_CHECKING:
     from coteach.rung import Rung

@@ -11,7 +11,6 @@ import hashlib
 import json
 import math
 import os
-import re
 import shutil
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -20,20 +19,19 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from safetensors import SafetensorError
-
 from coteach import config as configuration
 from coteach import jsonl
 from coteach.config import Config
-from coteach.errors import CoteachError, RunFailed, note
+from coteach.errors import CoteachError, note
 from coteach.lock import held
 from coteach.machine import environment
+from coteach.runs.files import ESCAPE, disk, replace_text, sync
 from coteach.version import __version__
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
-    from coteach.teacher.base import Call
+    from coteach.teacher.costs import Call
 
 KEEP = 3
 """Checkpoints kept, besides the best one."""
@@ -42,8 +40,6 @@ FORMAT = 3
 """Of checkpoints. One of another format is refused, with the version that reads it."""
 
 _MANIFEST, _BEST, _LOCK = "manifest.json", "checkpoints/best.json", ".lock"
-_ESCAPE = "backslashreplace"
-"""What UTF-8 cannot say (half a surrogate pair, in the words of a task or a model) is escaped, as JSON does."""
 
 
 class Run:
@@ -124,7 +120,7 @@ class Run:
         `metrics` has at least `rung` and `steps`. What is not finite is written as null.
         """
         path = self.folder / "metrics.jsonl"
-        with disk(path), path.open("a", encoding="utf-8", errors=_ESCAPE) as file:
+        with disk(path), path.open("a", encoding="utf-8", errors=ESCAPE) as file:
             file.write(_json(metrics) + "\n")
         with disk(self.folder):
             board = self._open_board()
@@ -201,7 +197,7 @@ class Run:
                 if target.exists():
                     _discard(target)
                 os.replace(partial, target)
-                _sync(target.parent)
+                sync(target.parent)
             finally:
                 shutil.rmtree(partial, ignore_errors=True)
         if best:
@@ -257,7 +253,7 @@ class Run:
     def _sync_metrics(self) -> None:
         """A checkpoint's rounds must not be lost when the machine fails right after it."""
         if (self.folder / "metrics.jsonl").exists():
-            _sync(self.folder / "metrics.jsonl")
+            sync(self.folder / "metrics.jsonl")
 
     def _checkpoints(self) -> list[Path]:
         return sorted((self.folder / "checkpoints").glob("step-*"))
@@ -292,43 +288,12 @@ def understood(checkpoint: Path) -> Iterator[None]:
         raise CoteachError(f"{checkpoint}: cannot be understood ({reason}); was it made by another version?") from error
 
 
-def replace_text(path: Path, text: str) -> None:
-    """Write a file through a temporary one beside it, on the disk before it takes the name."""
-    partial = path.with_name(f".{path.name}-{uuid.uuid4().hex}")
-    try:
-        with partial.open("w", encoding="utf-8", errors=_ESCAPE) as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def file_name(text: str) -> str:
-    """`text` as the name of one file or folder: what could lead elsewhere, or out of a shell's word, becomes a dash."""
-    return re.sub(r"[^\w.+=-]", "-", text, flags=re.ASCII).lstrip(".-") or "_"
-
-
-@contextmanager
-def disk(path: Path) -> Iterator[None]:
-    """Turn the operating system's refusal into the run's failure."""
-    try:
-        yield
-    except OSError as error:
-        raise RunFailed(
-            f"cannot write {error.filename or path}: {error.strerror or error}; mend that and use --resume"
-        ) from error
-    except SafetensorError as error:  # how PEFT's files fail
-        raise RunFailed(f"cannot write {path}: {error}; mend that and use --resume") from error
-
-
 def _seal(folder: Path) -> None:
     """Write the manifest and force everything in `folder` to the disk."""
     manifest = {"format": FORMAT, "coteach": __version__, "files": _sums(folder)}
     replace_text(folder / _MANIFEST, _json(manifest, indent=2) + "\n")
     for path in [*folder.rglob("*"), folder]:
-        _sync(path)
+        sync(path)
 
 
 def _made_by(folder: Path) -> str | None:
@@ -352,14 +317,6 @@ def _sums(folder: Path) -> dict[str, str]:
     """Path within `folder` -> SHA-256 of the file, the manifest itself left out."""
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / _MANIFEST)
     return {path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _is_number(value: Any) -> bool:

@@ -15,11 +15,10 @@ from typing import Any
 from coteach import tasks
 from coteach.config import Config
 from coteach.curve import Curve
-from coteach.errors import RunFailed, note
-from coteach.finite import NotFinite
+from coteach.errors import NotFinite, RunFailed, note
 from coteach.players import Players
 from coteach.student.rollout import Collector, Rollout
-from coteach.teacher.base import Books
+from coteach.teacher.costs import Books
 
 
 class Rung:

@@ -21,7 +21,8 @@ from coteach.grounding.base import Observation, Situation
 from coteach.grounding.minigrid import MiniGridGrounding
 from coteach.leading import draw
 from coteach.progress import Progress, _panel, line, print_table
-from coteach.run import Run, file_name
+from coteach.run import Run
+from coteach.runs.files import file_name
 from coteach.student.rollout import Collector
 from coteach.teacher.recorded import Record, RecordedTeacher, Recorder
 from coteach.teacher.scripted import UniformTeacher

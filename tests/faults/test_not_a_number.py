@@ -13,12 +13,12 @@ import torch
 
 from coteach import loop as loop_module
 from coteach.errors import Note, RunFailed
-from coteach.evidence import Outcome
+from coteach.grounding.outcomes import Outcome
 from coteach.loop import Loop
 from coteach.run import Run
 from coteach.rung import Rung
 from coteach.student import fused
-from coteach.student.ppo import Learner
+from coteach.student.learner import Learner
 from coteach.student.rollout import Rollout
 from coteach.teacher import tuning
 from whole_runs import DOOR_KEY, TUNED, config, tiny_llm

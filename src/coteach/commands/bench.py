@@ -14,7 +14,7 @@ from coteach.config import Config
 from coteach.errors import CoteachError
 from coteach.machine import environment
 from coteach.progress import print_table
-from coteach.run import replace_text
+from coteach.runs.files import replace_text
 
 HELP = "measure this machine's speed: training, the LLM, grounding"
 

@@ -49,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Make the runs that are missing, then print the table."""
     from coteach.experiments import case_study
-    from coteach.run import replace_text
+    from coteach.runs.files import replace_text
 
     if args.redraw and args.jobs:
         raise CoteachError("--redraw makes no runs: leave out --jobs")
@@ -108,7 +108,7 @@ def _make_runs(study: Study, workers: int) -> int:
     from coteach.experiments import case_study
     from coteach.experiments.compare import source_revision
     from coteach.experiments.pool import Pool, locked
-    from coteach.run import replace_text
+    from coteach.runs.files import replace_text
 
     revision, failed, jobs, runs = source_revision(), 0, study.jobs(), study.runs / "case-study"
     for folder, flag in ((study.folder, "--results"), (runs, "--runs")):

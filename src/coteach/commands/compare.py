@@ -218,7 +218,7 @@ def _run(job: Job) -> str:
 def _show(plan: Plan, as_json: bool) -> None:
     """Print the tables; leave them, and the figures, with the results."""
     from coteach.experiments import figures, tables
-    from coteach.run import replace_text
+    from coteach.runs.files import replace_text
 
     groups = compare.group(compare.read_results(plan.folder), plan.tasks, plan.arms, plan.seeds, plan.name)
     verdicts, command = tables.judge(groups), compare.command_of(groups, plan.name)

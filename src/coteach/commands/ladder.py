@@ -44,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Make the climbs that are missing, then show every rung of all of them."""
-    from coteach.run import replace_text
+    from coteach.runs.files import replace_text
 
     if args.fresh not in FRESH:
         raise unknown("--fresh", args.fresh, FRESH)

@@ -20,10 +20,11 @@ from coteach.commands.common import print_json
 from coteach.config import Config, TeacherConfig
 from coteach.errors import CoteachError, RunFailed
 from coteach.progress import COLUMNS, duration, make_display, print_table, summary_rows
-from coteach.run import Run, disk, file_name
+from coteach.run import Run
+from coteach.runs.files import disk, file_name
 
 if TYPE_CHECKING:
-    from coteach.teacher.base import Books
+    from coteach.teacher.costs import Books
 
 HELP = "teach a student, rung by rung"
 
@@ -163,7 +164,7 @@ def _train(run: Run, resume: bool, made: Sequence[Path]) -> list[dict[str, Any]]
 
 def _report(run: Run, summaries: Sequence[Mapping[str, Any]], as_json: bool) -> None:
     from coteach.experiments.plots import plot_run
-    from coteach.teacher.base import Books
+    from coteach.teacher.costs import Books
 
     with disk(run.folder / "plots"):
         plots = plot_run(run.folder)

@@ -24,7 +24,7 @@ from coteach.experiments.compare import Job, Result, source_revision
 from coteach.experiments.glam import Glam, GlamConfig
 from coteach.machine import environment
 from coteach.progress import duration, percent
-from coteach.run import replace_text
+from coteach.runs.files import replace_text
 from coteach.teacher.models import load_model
 from coteach.version import __version__
 

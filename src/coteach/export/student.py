@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 
     from coteach.grounding.base import Layout
     from coteach.players import Players
+    from coteach.student.learner import Learner
     from coteach.student.network import ActorCritic
-    from coteach.student.ppo import Learner
 
 OPSET = 18
 """The oldest that PyTorch's exporter writes by itself."""

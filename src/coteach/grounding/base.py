@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from coteach.evidence import TYPICAL_DURATION
+from coteach.grounding.outcomes import TYPICAL_DURATION
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from coteach.config import StudentConfig
 from coteach.student.network import ActorCritic, ColumnSum, SetFeatures, sum_rows
 
 if TYPE_CHECKING:
-    from coteach.student.ppo import Rows
+    from coteach.student.batch import Rows
 
 Array = NDArray[np.float32]
 

@@ -14,10 +14,10 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from coteach import finite
 from coteach.engines import Step, VectorTask
-from coteach.evidence import TERMINAL, Outcome
+from coteach.errors import require_finite
 from coteach.grounding.base import Grounded, Grounding, Layout
+from coteach.grounding.outcomes import TERMINAL, Outcome
 from coteach.leading import Leader
 from coteach.leading import Outcome as End
 
@@ -149,7 +149,7 @@ class Collector:
             self._account(rollout, t, step, before)
         self._record(rollout, steps, self._now)
         rollout.values[steps] = student.act(self._now.features)[2]
-        finite.require(
+        require_finite(
             observations=rollout.features, rewards=rollout.rewards, values=rollout.values, log_probabilities=rollout.logprobs
         )
         return rollout

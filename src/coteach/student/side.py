@@ -15,7 +15,7 @@ from coteach.config import Config
 from coteach.grounding.base import Family, Situations
 from coteach.student.executor import Executor
 from coteach.student.hints import hint_size
-from coteach.student.ppo import Learner
+from coteach.student.learner import Learner
 from coteach.student.replay import Replay
 
 MARGIN = 0.05

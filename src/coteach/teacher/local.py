@@ -23,7 +23,8 @@ from coteach.grounding.base import Situation
 from coteach.teacher import generation, telling, tuning
 from coteach.teacher import prompt as prompts
 from coteach.teacher.adapter import CONFIG, WEIGHTS, Adapter
-from coteach.teacher.base import Books, Call, Explanation, Lesson, TuneReport
+from coteach.teacher.base import Explanation, Lesson, TuneReport
+from coteach.teacher.costs import Books, Call
 from coteach.teacher.memory import AdviceMemory, memory_key
 from coteach.teacher.models import LoadedModel, load_model, weights_fingerprint
 from coteach.teacher.scoring import Scorer, reads_tries

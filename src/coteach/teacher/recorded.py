@@ -21,8 +21,9 @@ from torch import Tensor
 from coteach import jsonl
 from coteach.errors import CoteachError, RunFailed, printable
 from coteach.grounding.base import Situation
-from coteach.run import disk, replace_text
-from coteach.teacher.base import Books, Lesson, Teacher, TuneReport
+from coteach.runs.files import disk, replace_text
+from coteach.teacher.base import Lesson, Teacher, TuneReport
+from coteach.teacher.costs import Books
 from coteach.teacher.telling import NOTHING, Told, parse
 
 RECORD = "answers.jsonl"

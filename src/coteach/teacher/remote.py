@@ -24,7 +24,8 @@ from coteach.errors import CoteachError, RunFailed
 from coteach.grounding.base import Situation
 from coteach.teacher import prompt as prompts
 from coteach.teacher import replies, telling
-from coteach.teacher.base import Books, Call, Explanation, FixedTeacher, uniform
+from coteach.teacher.base import Explanation, FixedTeacher, uniform
+from coteach.teacher.costs import Books, Call
 from coteach.teacher.endpoint import KEY, Denied, Endpoint, Failed, Missing, Refused, parse
 from coteach.teacher.memory import AdviceMemory, memory_key
 from coteach.teacher.patience import Patience

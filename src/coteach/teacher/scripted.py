@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coteach.grounding.base import Situation
-from coteach.teacher.base import Books, FixedTeacher, uniform
+from coteach.teacher.base import FixedTeacher, uniform
+from coteach.teacher.costs import Books
 
 DOUBT = 0.02  # what the oracle leaves to the options other than the expert's
 

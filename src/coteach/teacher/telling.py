@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from coteach.errors import CoteachError
 from coteach.grounding.base import Situation
-from coteach.run import replace_text
+from coteach.runs.files import replace_text
 
 Array = NDArray[np.float64]
 
