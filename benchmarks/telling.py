@@ -24,7 +24,7 @@ from coteach.config import load
 from coteach.grounding.base import Situation, Situations
 from coteach.grounding.minigrid import MiniGridGrounding
 from coteach.players import Players
-from coteach.run import Run
+from coteach.runs.run_folder import Run
 from coteach.teacher import Teacher, telling
 from coteach.teacher.telling import Experience, Told
 

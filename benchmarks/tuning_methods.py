@@ -17,7 +17,7 @@ import numpy as np
 from telling import first_choices, players_of
 
 from coteach.config import TUNE_METHODS
-from coteach.run import Run
+from coteach.runs.run_folder import Run
 
 LESSONS, TUNINGS, EPISODES = 24, 4, 100
 

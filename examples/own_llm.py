@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from coteach import cli
-from coteach.machine import cores
+from coteach.runs.machine import cores
 from coteach.teacher.embedded import source
 
 TRAIN = ["train", "--task", "MiniGrid-UnlockPickup-v0", "--steps", "20000", "--out", "runs/own-llm", "episodes=20"]

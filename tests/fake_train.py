@@ -15,7 +15,7 @@ from types import FrameType
 from comparisons import learner, summary
 from coteach import cli
 from coteach.commands.train import resolve
-from coteach.run import Run
+from coteach.runs.run_folder import Run
 
 
 def main() -> int:

@@ -17,7 +17,7 @@ from unittest import mock
 import numpy as np
 
 from coteach import loop
-from coteach.run import Run, intact
+from coteach.runs.run_folder import Run, intact
 from coteach.teacher.memory import AdviceMemory
 from whole_runs import play
 

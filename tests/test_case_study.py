@@ -15,7 +15,7 @@ from coteach.errors import CoteachError
 from coteach.experiments import case_study
 from coteach.experiments.case_study import Study, cells, learn_glam, lines, markdown, notes
 from coteach.experiments.glam import GlamConfig
-from coteach.progress import percent
+from coteach.runs.progress import percent
 
 
 @pytest.fixture

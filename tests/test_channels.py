@@ -16,8 +16,8 @@ from coteach.grounding.base import Grounded, Layout, Situations
 from coteach.guidance import shaped
 from coteach.loop import Loop
 from coteach.players import Players
-from coteach.run import Run
 from coteach.rung import Rung
+from coteach.runs.run_folder import Run
 from coteach.student.hints import Hinted, forget_hints
 from coteach.student.network import ActorCritic, read
 

@@ -77,7 +77,7 @@ def test_a_result_of_other_settings_is_refused_with_a_way_out(plan: Plan, settin
 
 
 def test_a_run_begun_with_other_settings_is_refused_too(plan: Plan) -> None:
-    from coteach.run import Run
+    from coteach.runs.run_folder import Run
 
     ours, theirs = plan.jobs()[0], replace(plan, overrides=(*SETTINGS, "student.epochs=9")).jobs()[0]
     Run.create(theirs.folder, theirs.config)

@@ -29,7 +29,7 @@ from coteach.evaluate import SEED
 from coteach.export import card, student
 from coteach.grounding.base import Layout, Situation
 from coteach.players import Players
-from coteach.run import Run
+from coteach.runs.run_folder import Run
 from coteach.student.learner import Learner
 from coteach.student.network import ActorCritic, SetFeatures, read
 from coteach.teacher import make_teacher

@@ -19,8 +19,8 @@ from coteach.arms import ARMS
 from coteach.config import Config, TeacherConfig, load
 from coteach.grounding.base import Situation
 from coteach.loop import Loop, train
-from coteach.run import Run
 from coteach.rung import Rung
+from coteach.runs.run_folder import Run
 from coteach.student.batch import Batch
 from coteach.student.rollout import Rollout
 from coteach.teacher import make_teacher

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
-from coteach.progress import LiveDisplay, PlainDisplay, Progress, aligned, duration, line, make_display, percent
+from coteach.runs.progress import LiveDisplay, PlainDisplay, Progress, aligned, duration, line, make_display, percent
 
 NOW = Progress(
     rung=1, rungs=3, task="MiniGrid-Unlock-v0", steps=25_000, total_steps=100_000, phase="advise", success_student=0.5,

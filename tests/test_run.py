@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from coteach import jsonl
-from coteach import run as run_module
 from coteach.config import Config, load
 from coteach.errors import CoteachError, Note, RunFailed
-from coteach.run import KEEP, Run
+from coteach.runs import jsonl
+from coteach.runs import run_folder as run_module
+from coteach.runs.run_folder import KEEP, Run
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from coteach.signals import TERMINATED, Signals
+from coteach.runs.signals import TERMINATED, Signals
 
 
 @pytest.mark.parametrize(("number", "raised"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)])

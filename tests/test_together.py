@@ -12,13 +12,14 @@ import pytest
 import torch
 
 import coteach.players
-from coteach import cli, jsonl
+from coteach import cli
 from coteach.commands.common import load_players
 from coteach.errors import CoteachError, RunFailed
 from coteach.loop import Loop
 from coteach.players import Players
-from coteach.run import Run
 from coteach.rung import Rung
+from coteach.runs import jsonl
+from coteach.runs.run_folder import Run
 from coteach.student.side import StudentSide
 from coteach.teacher.costs import Books
 from coteach.teacher.recorded import RECORD

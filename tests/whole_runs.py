@@ -20,7 +20,7 @@ import tiny_lm
 from coteach import players, tasks
 from coteach.config import Config, load
 from coteach.loop import train
-from coteach.run import Run
+from coteach.runs.run_folder import Run
 from coteach.teacher import make_teacher
 from coteach.teacher.local import LocalTeacher
 from coteach.teacher.memory import AdviceMemory

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from coteach.environments import Environment, add, register
     from coteach.grounding.options import Option
     from coteach.loop import train
-    from coteach.run import Run
+    from coteach.runs.run_folder import Run
 
 __all__ = [
     "Config",
@@ -38,7 +38,7 @@ _HOMES = {
     "Config": "coteach.config",
     "Environment": "coteach.environments",
     "Option": "coteach.grounding.options",
-    "Run": "coteach.run",
+    "Run": "coteach.runs.run_folder",
     "add": "coteach.environments",
     "load": "coteach.config",
     "register": "coteach.environments",

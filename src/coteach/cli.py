@@ -18,7 +18,7 @@ from typing import Any, NoReturn, TextIO
 from coteach.commands import ask, bench, case_study, compare, doctor, evaluate, export, ladder, memory, tasks, train, watch
 from coteach.commands.common import seed_of
 from coteach.errors import CoteachError, Note, RunFailed, printable, unknown
-from coteach.signals import INTERRUPTED, TERMINATED
+from coteach.runs.signals import INTERRUPTED, TERMINATED
 from coteach.version import __version__
 
 VERBS: dict[str, ModuleType] = {

@@ -24,10 +24,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from coteach import tensors
 from coteach.errors import NotFinite
 from coteach.grounding.base import Situations
-from coteach.machine import one_thread
+from coteach.runs import tensors
+from coteach.runs.machine import one_thread
 
 Array = NDArray[np.float64]
 

@@ -20,11 +20,11 @@ from coteach import guidance
 from coteach.config import Config
 from coteach.errors import NotFinite, note, require_finite
 from coteach.players import Players
-from coteach.progress import Progress
 from coteach.report import progress, round_metrics, rung_summaries, write_artifacts, write_video
-from coteach.run import Run, understood
 from coteach.rung import Rung, Turn, blamed, failed
-from coteach.signals import Signals
+from coteach.runs.progress import Progress
+from coteach.runs.run_folder import Run, understood
+from coteach.runs.signals import Signals
 from coteach.student.batch import Batch, Imitation
 from coteach.student.ppo import gae
 from coteach.teacher.recorded import RECORD

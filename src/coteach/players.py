@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from coteach import tasks, tensors
+from coteach import tasks
 from coteach.advice import Advice
 from coteach.arms import ARMS
 from coteach.config import Config
@@ -38,7 +38,8 @@ from coteach.evidence import AbstractModel
 from coteach.grounding.base import Grounding, Situation, Situations
 from coteach.grounding.outcomes import Outcome
 from coteach.guidance import action_targets
-from coteach.machine import cores
+from coteach.runs import tensors
+from coteach.runs.machine import cores
 from coteach.school import School
 from coteach.student.executor import LearnedControllers
 from coteach.student.hints import Hinted

@@ -14,9 +14,9 @@ from coteach.config import Config
 from coteach.errors import CoteachError
 from coteach.evaluate import write_gif
 from coteach.players import Players
-from coteach.progress import Progress
-from coteach.run import Run
 from coteach.runs.files import disk, file_name
+from coteach.runs.progress import Progress
+from coteach.runs.run_folder import Run
 from coteach.teacher.costs import Books
 
 if TYPE_CHECKING:

@@ -16,8 +16,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from coteach import tensors
-from coteach.progress import percent
+from coteach.runs import tensors
+from coteach.runs.progress import percent
 
 FILE, WEIGHTS = "school.json", "school.safetensors"
 

@@ -13,7 +13,7 @@ import pytest
 import tiny_lm
 from coteach import cli
 from coteach.config import Config
-from coteach.run import Run
+from coteach.runs.run_folder import Run
 
 SHORT = ("--steps", "100", "--envs", "4", "--threads", "1", "--engine", "minigrid", "episodes=1")
 QUESTION = ("ask", "--situation", "A door.", "--option", "open it", "--option", "explore")

@@ -13,7 +13,7 @@ import torch
 import tiny_lm
 from coteach import cli
 from coteach.commands.evaluate import TEACHER_COLUMNS
-from coteach.run import Run
+from coteach.runs.run_folder import Run
 
 TUNED, OTHER = "BabyAI-GoToRedBallNoDists-v0", "MiniGrid-Unlock-v0"
 SMALL = ["--task", TUNED, "--envs", "8", "--threads", "1", "--steps", "1000", "episodes=2", "collect.horizon=32"]

@@ -15,8 +15,8 @@ import pytest
 from coteach import cli
 from coteach.config import Config
 from coteach.errors import CoteachError, RunFailed
-from coteach.progress import Progress
-from coteach.run import Run
+from coteach.runs.progress import Progress
+from coteach.runs.run_folder import Run
 
 Train = Callable[[Config, Run, Callable[[Progress], None], bool], list[dict[str, Any]]]
 

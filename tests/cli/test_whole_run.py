@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from coteach import cli
-from coteach.run import Run
+from coteach.runs.run_folder import Run
 
 TASK = "BabyAI-GoToRedBallNoDists-v0"
 SMALL = [

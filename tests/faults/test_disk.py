@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from coteach import cli
-from coteach.run import Run, intact
+from coteach.runs.run_folder import Run, intact
 from whole_runs import DOOR_KEY, fingerprint, interrupting, play, small
 
 SETTINGS = (f"tasks={DOOR_KEY}", "arm=no-llm", "steps=520")

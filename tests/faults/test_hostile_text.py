@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from coteach import cli, jsonl
+from coteach import cli
 from coteach.commands.train import default_folder
 from coteach.config import Config
 from coteach.engines import GymnasiumTask
@@ -20,9 +20,10 @@ from coteach.errors import CoteachError, printable
 from coteach.grounding.base import Observation, Situation
 from coteach.grounding.minigrid import MiniGridGrounding
 from coteach.leading import draw
-from coteach.progress import Progress, _panel, line, print_table
-from coteach.run import Run
+from coteach.runs import jsonl
 from coteach.runs.files import file_name
+from coteach.runs.progress import Progress, _panel, line, print_table
+from coteach.runs.run_folder import Run
 from coteach.student.rollout import Collector
 from coteach.teacher.recorded import Record, RecordedTeacher, Recorder
 from coteach.teacher.scripted import UniformTeacher

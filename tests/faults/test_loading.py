@@ -17,10 +17,11 @@ import torch
 
 import coteach
 import tiny_lm
-from coteach import config, tensors
+from coteach import config
 from coteach.commands.common import load_players
 from coteach.errors import CoteachError
-from coteach.run import Run, _seal, intact
+from coteach.runs import tensors
+from coteach.runs.run_folder import Run, _seal, intact
 from coteach.teacher import embedded, models
 from coteach.teacher.adapter import Adapter
 from whole_runs import DOOR_KEY, play

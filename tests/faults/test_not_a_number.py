@@ -15,8 +15,8 @@ from coteach import loop as loop_module
 from coteach.errors import Note, RunFailed
 from coteach.grounding.outcomes import Outcome
 from coteach.loop import Loop
-from coteach.run import Run
 from coteach.rung import Rung
+from coteach.runs.run_folder import Run
 from coteach.student import fused
 from coteach.student.learner import Learner
 from coteach.student.rollout import Rollout

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from coteach import cli, lock
+from coteach import cli
 from coteach.errors import CoteachError
-from coteach.run import Run
+from coteach.runs import lock
+from coteach.runs.run_folder import Run
 from whole_runs import DOOR_KEY, config, fingerprint, interrupting, play
 
 SETTINGS = (f"tasks={DOOR_KEY}", "arm=no-llm", "steps=600")

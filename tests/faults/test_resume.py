@@ -10,7 +10,7 @@ import pytest
 
 from coteach.errors import CoteachError, Note
 from coteach.players import Players
-from coteach.run import Run
+from coteach.runs.run_folder import Run
 from whole_runs import DOOR_KEY, LOCAL, TUNED, UNLOCK, config, fingerprint, interrupting, play, rounds, tiny_llm
 
 pytestmark = pytest.mark.filterwarnings("ignore:the round under way")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from coteach.errors import CoteachError, RunFailed
-from coteach.run import Run
+from coteach.runs.run_folder import Run
 from whole_runs import DOOR_KEY, LOCAL, TUNED, UNLOCK, fingerprint, play, rounds, tiny_llm
 
 STUDENT = "student/student.safetensors"

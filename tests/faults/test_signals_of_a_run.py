@@ -15,7 +15,7 @@ import pytest
 
 from coteach import cli, loop, players
 from coteach.grounding.base import Situation
-from coteach.run import Run
+from coteach.runs.run_folder import Run
 from coteach.teacher.scripted import UniformTeacher
 
 

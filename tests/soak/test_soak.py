@@ -15,11 +15,11 @@ from typing import Any
 
 import pytest
 
-from coteach import jsonl
 from coteach.errors import CoteachError
 from coteach.loop import Loop
-from coteach.run import Run, intact
 from coteach.rung import Rung
+from coteach.runs import jsonl
+from coteach.runs.run_folder import Run, intact
 from coteach.teacher import patience
 from coteach.teacher.patience import FAILURES
 from killing import EVERY, killed_and_resumed, writers_killed

@@ -11,13 +11,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from coteach import jsonl
 from coteach.arms import ARMS
 from coteach.commands.common import print_json
 from coteach.config import Config, load
 from coteach.errors import CoteachError, RunFailed, printable
-from coteach.progress import percent, print_table
-from coteach.run import Run
+from coteach.runs import jsonl
+from coteach.runs.progress import percent, print_table
+from coteach.runs.run_folder import Run
 
 if TYPE_CHECKING:
     from coteach.grounding.base import Situation

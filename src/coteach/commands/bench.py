@@ -12,9 +12,9 @@ from typing import Any
 from coteach.commands.common import print_json
 from coteach.config import Config
 from coteach.errors import CoteachError
-from coteach.machine import environment
-from coteach.progress import print_table
 from coteach.runs.files import replace_text
+from coteach.runs.machine import environment
+from coteach.runs.progress import print_table
 
 HELP = "measure this machine's speed: training, the LLM, grounding"
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from coteach.commands.common import print_json, seed_of, whole
 from coteach.errors import CoteachError, RunFailed, unknown
-from coteach.progress import print_table
+from coteach.runs.progress import print_table
 
 if TYPE_CHECKING:
     from coteach.experiments.case_study import Study
@@ -103,11 +103,11 @@ def _table(study: Study) -> Path:
 
 def _make_runs(study: Study, workers: int) -> int:
     """Make what is not there yet, the table growing with it; returns how many runs failed."""
-    from coteach import machine
     from coteach.commands.compare import Board
     from coteach.experiments import case_study
     from coteach.experiments.compare import source_revision
     from coteach.experiments.pool import Pool, locked
+    from coteach.runs import machine
     from coteach.runs.files import replace_text
 
     revision, failed, jobs, runs = source_revision(), 0, study.jobs(), study.runs / "case-study"

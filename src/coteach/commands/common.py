@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from coteach.errors import CoteachError
-from coteach.run import Run, understood
+from coteach.runs.run_folder import Run, understood
 
 if TYPE_CHECKING:
     from coteach.players import Players

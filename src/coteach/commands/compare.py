@@ -18,7 +18,7 @@ from coteach.commands.common import HIGHEST_SEED, print_json, seed_of, whole
 from coteach.errors import CoteachError, RunFailed, unknown
 from coteach.experiments import compare
 from coteach.experiments.compare import DEFAULT_ARMS, Job, Plan
-from coteach.progress import duration, percent, print_table
+from coteach.runs.progress import duration, percent, print_table
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -117,8 +117,9 @@ def seeds_of(args: argparse.Namespace) -> tuple[int, ...]:
 
 def make_runs(plan: Plan, workers: int) -> int:
     """Make what is not there yet; returns how many runs failed."""
-    from coteach import machine, tasks
+    from coteach import tasks
     from coteach.experiments.pool import Pool, locked
+    from coteach.runs import machine
 
     for task in (*plan.after, *plan.tasks):
         tasks.check(task)

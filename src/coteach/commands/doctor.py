@@ -11,11 +11,11 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from coteach import machine
 from coteach.commands import grounding
 from coteach.commands.common import print_json
 from coteach.errors import CoteachError, printable
-from coteach.progress import print_table
+from coteach.runs import machine
+from coteach.runs.progress import print_table
 from coteach.version import __version__
 
 HELP = "check this installation, or a grounding of your own, and say what to do where something is wrong"

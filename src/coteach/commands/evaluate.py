@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from coteach.commands.common import add_run, default_tasks, episodes_of, load_players, print_json, seed_of
 from coteach.errors import CoteachError, unknown
-from coteach.progress import percent, print_table
-from coteach.run import Run
+from coteach.runs.progress import percent, print_table
+from coteach.runs.run_folder import Run
 
 if TYPE_CHECKING:
     from coteach.evaluate import Advise, Evaluation

@@ -6,8 +6,8 @@ import argparse
 from pathlib import Path
 
 from coteach.commands.common import add_run, load_players, print_json
-from coteach.progress import print_table
-from coteach.run import Run
+from coteach.runs.progress import print_table
+from coteach.runs.run_folder import Run
 
 HELP = "write a run's teacher as a Hugging Face folder, and its student as safetensors and ONNX"
 

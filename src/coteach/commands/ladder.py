@@ -11,7 +11,7 @@ from coteach.config import FRESH
 from coteach.errors import CoteachError, RunFailed, unknown
 from coteach.experiments import compare, ladder
 from coteach.experiments.ladder import LADDER, STEPS
-from coteach.progress import print_table
+from coteach.runs.progress import print_table
 
 HELP = "climb ever harder tasks with everything carried over"
 

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from datetime import datetime
 
 from coteach.commands.common import print_json
-from coteach.progress import print_table
+from coteach.runs.progress import print_table
 
 HELP = "show the advice memory (what LLMs answered in all runs so far), or clear it"
 

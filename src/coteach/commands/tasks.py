@@ -15,7 +15,7 @@ from importlib import resources
 from coteach.commands.common import episodes_of, print_json, seed_of
 from coteach.config import CollectConfig
 from coteach.errors import CoteachError
-from coteach.progress import percent, print_table
+from coteach.runs.progress import percent, print_table
 
 HELP = "list the tasks, and how much of each the options can express"
 

@@ -19,9 +19,9 @@ from coteach.arms import ARMS
 from coteach.commands.common import print_json
 from coteach.config import Config, TeacherConfig
 from coteach.errors import CoteachError, RunFailed
-from coteach.progress import COLUMNS, duration, make_display, print_table, summary_rows
-from coteach.run import Run
 from coteach.runs.files import disk, file_name
+from coteach.runs.progress import COLUMNS, duration, make_display, print_table, summary_rows
+from coteach.runs.run_folder import Run
 
 if TYPE_CHECKING:
     from coteach.teacher.costs import Books

@@ -8,8 +8,8 @@ from pathlib import Path
 from coteach.commands.common import add_run, load_players, print_json, seed_of, task_of
 from coteach.commands.evaluate import WHO
 from coteach.errors import unknown
-from coteach.run import Run
 from coteach.runs.files import file_name
+from coteach.runs.run_folder import Run
 
 HELP = "film one episode of a run's student or teacher as a GIF"
 

@@ -22,9 +22,9 @@ from coteach import config as configuration
 from coteach.errors import CoteachError
 from coteach.experiments.compare import Job, Result, source_revision
 from coteach.experiments.glam import Glam, GlamConfig
-from coteach.machine import environment
-from coteach.progress import duration, percent
 from coteach.runs.files import replace_text
+from coteach.runs.machine import environment
+from coteach.runs.progress import duration, percent
 from coteach.teacher.models import load_model
 from coteach.version import __version__
 

@@ -22,8 +22,8 @@ from coteach import config as configuration
 from coteach.arms import ARMS
 from coteach.config import Config
 from coteach.errors import CoteachError
-from coteach.run import Run
 from coteach.runs.files import replace_text
+from coteach.runs.run_folder import Run
 from coteach.version import __version__
 
 DEFAULT_ARMS = ("mutual", "one-way", "no-llm", "uniform", "student-only", "oracle")

@@ -27,7 +27,7 @@ from coteach.evaluate import Evaluation, evaluate_teacher
 from coteach.grounding.base import Situation, Situations
 from coteach.grounding.minigrid.describe import ViewGrounding
 from coteach.leading import draw
-from coteach.machine import cores
+from coteach.runs.machine import cores
 from coteach.student.ppo import gae, ppo_loss
 from coteach.teacher import prompt as prompts
 from coteach.teacher.adapter import Adapter

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from coteach.experiments.compare import Plan, Result
-from coteach.progress import duration, percent
+from coteach.runs.progress import duration, percent
 
 LADDER = (
     "BabyAI-GoToRedBallNoDists-v0",

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from coteach import jsonl
+from coteach.runs import jsonl
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -17,10 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from coteach import jsonl
 from coteach.experiments.compare import Job
-from coteach.lock import held
-from coteach.signals import Signals
+from coteach.runs import jsonl
+from coteach.runs.lock import held
+from coteach.runs.signals import Signals
 
 PROGRAM = (sys.executable, "-m", "coteach")
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from coteach.experiments import stats
 from coteach.experiments.compare import Groups, Result, curve_of
 from coteach.experiments.stats import Estimate
-from coteach.progress import duration
+from coteach.runs.progress import duration
 
 Floats = NDArray[np.float64]
 

@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 
 from coteach.errors import CoteachError, RunFailed
 from coteach.export import student, teacher
-from coteach.run import Run
+from coteach.runs.run_folder import Run
 
 if TYPE_CHECKING:
     from coteach.players import Players

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from coteach import config as configuration
 from coteach.config import Config
-from coteach.progress import percent
+from coteach.runs.progress import percent
 from coteach.version import __version__
 
 if TYPE_CHECKING:

@@ -22,7 +22,7 @@ import numpy as np
 from coteach.arms import ARMS
 from coteach.config import Config
 from coteach.errors import CoteachError
-from coteach.progress import percent
+from coteach.runs.progress import percent
 from coteach.version import __version__
 
 if TYPE_CHECKING:

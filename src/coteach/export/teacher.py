@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from coteach.export.card import Origin, model_card
-from coteach.progress import percent
+from coteach.runs.progress import percent
 from coteach.teacher import telling
 
 if TYPE_CHECKING:

@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from coteach import tensors
 from coteach.grounding.base import Grounded, Grounding, Layout, Situations
+from coteach.runs import tensors
 from coteach.student.network import ActorCritic, read
 
 WORDS = 256

@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from coteach import tensors
 from coteach.config import StudentConfig
 from coteach.errors import CoteachError, NotFinite
 from coteach.grounding.base import Layout
-from coteach.machine import one_thread, torch_device
+from coteach.runs import tensors
+from coteach.runs.machine import one_thread, torch_device
 from coteach.student.batch import Batch, Imitation, Rows
 from coteach.student.fused import MEASURES, FusedStep
 from coteach.student.network import ActorCritic, read

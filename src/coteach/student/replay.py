@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from coteach import tensors
 from coteach.grounding.base import Layout
+from coteach.runs import tensors
 from coteach.student.rollout import Rollout
 
 

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from coteach.errors import CoteachError
-from coteach.machine import fast_products, torch_device
+from coteach.runs.machine import fast_products, torch_device
 from coteach.teacher import embedded, telling
 from coteach.teacher import precision as precisions
 from coteach.teacher.telling import NOTHING, Told

@@ -18,9 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from coteach import jsonl
 from coteach.errors import CoteachError, RunFailed, printable
 from coteach.grounding.base import Situation
+from coteach.runs import jsonl
 from coteach.runs.files import disk, replace_text
 from coteach.teacher.base import Lesson, Teacher, TuneReport
 from coteach.teacher.costs import Books
