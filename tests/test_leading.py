@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from coteach.grounding.base import Grounded
-from coteach.leading import Leader, Outcome, draw
+from coteach.grounding.follower import Leader, Outcome, draw
 
 NOBODY = np.zeros(1, dtype=np.bool_)
 LED = np.ones(1, dtype=np.bool_)

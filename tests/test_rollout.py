@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from coteach import levels, tasks
 from coteach.grounding.base import Grounded, Observation, Situations
+from coteach.grounding.follower import Outcome as End
 from coteach.grounding.minigrid import MiniGridGrounding
 from coteach.grounding.outcomes import TERMINAL
-from coteach.leading import Outcome as End
 from coteach.student.rollout import Collector, Episode, Rollout
 from coteach.teacher.scripted import OracleTeacher
 

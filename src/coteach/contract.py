@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from coteach.engines import VectorTask
 from coteach.errors import CoteachError
 from coteach.grounding.base import Ground, Grounded, Grounding, Layout, Situation, Situations
+from coteach.grounding.follower import Leader
 from coteach.grounding.options import MOST_OPTIONS
-from coteach.leading import Leader
 
 PATIENCE = 20
 """Steps for which an option is followed."""

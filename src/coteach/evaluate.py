@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from coteach.engines import GymnasiumTask, Step, VectorTask
 from coteach.errors import CoteachError, RunFailed
 from coteach.grounding.base import Grounded, Grounding, Situation
-from coteach.leading import Leader
+from coteach.grounding.follower import Leader
 from coteach.tasks import check
 
 SEED = 1_000_000

@@ -18,8 +18,8 @@ from coteach.config import Config
 from coteach.engines import GymnasiumTask
 from coteach.errors import CoteachError, printable
 from coteach.grounding.base import Observation, Situation
+from coteach.grounding.follower import draw
 from coteach.grounding.minigrid import MiniGridGrounding
-from coteach.leading import draw
 from coteach.runs import jsonl
 from coteach.runs.files import file_name
 from coteach.runs.progress import Progress, _panel, line, print_table

@@ -25,8 +25,8 @@ from coteach.engines import Step
 from coteach.errors import CoteachError, RunFailed
 from coteach.evaluate import Evaluation, evaluate_teacher
 from coteach.grounding.base import Situation, Situations
+from coteach.grounding.follower import draw
 from coteach.grounding.minigrid.describe import ViewGrounding
-from coteach.leading import draw
 from coteach.runs.machine import cores
 from coteach.student.ppo import gae, ppo_loss
 from coteach.teacher import prompt as prompts

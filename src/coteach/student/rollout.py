@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from coteach.engines import Step, VectorTask
 from coteach.errors import require_finite
 from coteach.grounding.base import Grounded, Grounding, Layout
+from coteach.grounding.follower import Leader
+from coteach.grounding.follower import Outcome as End
 from coteach.grounding.outcomes import TERMINAL, Outcome
-from coteach.leading import Leader
-from coteach.leading import Outcome as End
 
 Advise = Callable[[NDArray[np.int64], NDArray[np.bool_]], NDArray[np.float64]]
 
