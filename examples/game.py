@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from coteach.game import Game, parallel_env
+from coteach.envs.game import Game, parallel_env
 from coteach.teacher.scripted import OracleTeacher
 
 EPISODES = 20

@@ -11,8 +11,9 @@ import pytest
 
 import coteach
 import worlds
-from coteach import environments, tasks
-from coteach.contract import Report, check
+from coteach.envs import registration as environments
+from coteach.envs import tasks
+from coteach.envs.contract import Report, check
 from coteach.grounding.base import Grounded, Layout, Situation, Situations
 from coteach.grounding.minigrid import MiniGridGrounding
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from coteach import evaluate
-from coteach.engines import GymnasiumTask
+from coteach.envs.engines import GymnasiumTask
 from coteach.errors import CoteachError, RunFailed
 from coteach.grounding.base import Grounded, Layout, Situation, Situations
 

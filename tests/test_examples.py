@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from coteach import contract, environments, tasks
+from coteach.envs import contract, tasks
+from coteach.envs import registration as environments
 
 FOLDER = Path(__file__).parents[1] / "examples"
 BRIEF = ("arm=no-llm", "threads=1", "collect.envs=8", "episodes=2")

@@ -13,10 +13,10 @@ import pytest
 from gymnasium.utils.env_checker import data_equivalence
 from pettingzoo.test import parallel_api_test, parallel_seed_test
 
-from coteach import game as games
+from coteach.envs import game as games
+from coteach.envs.game import STUDENT, TEACHER, Game, parallel_env
 from coteach.errors import CoteachError
 from coteach.evaluate import SEED, evaluate_teacher
-from coteach.game import STUDENT, TEACHER, Game, parallel_env
 from coteach.grounding.minigrid import MiniGridGrounding
 from coteach.teacher.scripted import OracleTeacher
 

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from coteach import cli, tasks
+from coteach import cli
+from coteach.envs import tasks
 from coteach.experiments import ladder
 from coteach.experiments.ladder import LADDER
 

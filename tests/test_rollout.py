@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from coteach import levels, tasks
+from coteach.envs import levels, tasks
 from coteach.grounding.base import Grounded, Observation, Situations
 from coteach.grounding.follower import Outcome as End
 from coteach.grounding.minigrid import MiniGridGrounding

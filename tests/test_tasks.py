@@ -7,8 +7,8 @@ import gymnasium
 import numpy as np
 import pytest
 
-from coteach import engines, levels, tasks
-from coteach.engines import GymnasiumTask
+from coteach.envs import engines, levels, tasks
+from coteach.envs.engines import GymnasiumTask
 from coteach.errors import CoteachError
 
 ENGINES = [

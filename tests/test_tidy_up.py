@@ -2,7 +2,7 @@
 
 import pytest
 
-from coteach.tidy_up import MET, NEW, PLACES, THINGS, TIDY_UP, TIDY_UP_NEW, TO_TIDY, House
+from coteach.envs.tidy_up import MET, NEW, PLACES, THINGS, TIDY_UP, TIDY_UP_NEW, TO_TIDY, House
 
 
 def place(thing):

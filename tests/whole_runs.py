@@ -17,8 +17,9 @@ import gymnasium
 import safetensors.torch
 
 import tiny_lm
-from coteach import players, tasks
+from coteach import players
 from coteach.config import Config, load
+from coteach.envs import tasks
 from coteach.loop import train
 from coteach.runs.run_folder import Run
 from coteach.teacher import make_teacher

@@ -15,7 +15,7 @@ from coteach.version import __version__
 
 if TYPE_CHECKING:
     from coteach.config import Config, load
-    from coteach.environments import Environment, add, register
+    from coteach.envs.registration import Environment, add, register
     from coteach.grounding.options import Option
     from coteach.loop import train
     from coteach.runs.run_folder import Run
@@ -36,12 +36,12 @@ __all__ = [
 
 _HOMES = {
     "Config": "coteach.config",
-    "Environment": "coteach.environments",
+    "Environment": "coteach.envs.registration",
     "Option": "coteach.grounding.options",
     "Run": "coteach.runs.run_folder",
-    "add": "coteach.environments",
+    "add": "coteach.envs.registration",
     "load": "coteach.config",
-    "register": "coteach.environments",
+    "register": "coteach.envs.registration",
     "train": "coteach.loop",
 }
 

@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from coteach import tasks
 from coteach.config import Config
+from coteach.envs import tasks
 from coteach.errors import CoteachError
 from coteach.grounding.base import Grounding
 from coteach.teacher.prompt import Prompt

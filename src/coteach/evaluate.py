@@ -18,11 +18,11 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from coteach.engines import GymnasiumTask, Step, VectorTask
+from coteach.envs.engines import GymnasiumTask, Step, VectorTask
+from coteach.envs.tasks import check
 from coteach.errors import CoteachError, RunFailed
 from coteach.grounding.base import Grounded, Grounding, Situation
 from coteach.grounding.follower import Leader
-from coteach.tasks import check
 
 SEED = 1_000_000
 """Seed of the first evaluation episode; the next ones follow it."""

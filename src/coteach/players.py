@@ -18,10 +18,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from coteach import tasks
 from coteach.advice import Advice
 from coteach.arms import ARMS
 from coteach.config import Config
+from coteach.envs import tasks
 from coteach.evaluate import (
     SEED,
     Evaluation,

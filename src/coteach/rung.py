@@ -12,9 +12,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from coteach import tasks
 from coteach.config import Config
 from coteach.curve import Curve
+from coteach.envs import tasks
 from coteach.errors import NotFinite, RunFailed, note
 from coteach.players import Players
 from coteach.student.rollout import Collector, Rollout

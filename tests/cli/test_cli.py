@@ -112,17 +112,17 @@ def test_tasks_shows_what_the_options_can_express(monkeypatch: pytest.MonkeyPatc
 
 
 def test_tasks_marks_what_cannot_run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    from coteach.levels import unplayable_ids
+    from coteach.envs.levels import unplayable_ids
 
     assert len(unplayable_ids()) in (0, 6), "the levels made from images: the wheels of minigrid lack them all"
-    monkeypatch.setattr("coteach.levels.unplayable_ids", lambda: ["MiniGrid-WFC-MazeSimple-v0"])
+    monkeypatch.setattr("coteach.envs.levels.unplayable_ids", lambda: ["MiniGrid-WFC-MazeSimple-v0"])
     assert cli.main(["tasks", "WFC-MazeSimple", "--json"]) == 0
     (row,) = json.loads(capsys.readouterr().out)
     assert row["oracle"] is None and "cannot run" in row["note"]
 
 
 def test_the_package_has_a_share_for_every_task() -> None:
-    from coteach.levels import task_ids
+    from coteach.envs.levels import task_ids
 
     shares = tasks.shares()
     assert set(shares) == set(task_ids())

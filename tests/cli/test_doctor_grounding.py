@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 
 import worlds
-from coteach import cli, environments, levels
+from coteach import cli
+from coteach.envs import levels
+from coteach.envs import registration as environments
 
 MINE = """\
 import coteach, worlds

@@ -15,7 +15,7 @@ from rich.console import Console
 from coteach import cli
 from coteach.commands.train import default_folder
 from coteach.config import Config
-from coteach.engines import GymnasiumTask
+from coteach.envs.engines import GymnasiumTask
 from coteach.errors import CoteachError, printable
 from coteach.grounding.base import Observation, Situation
 from coteach.grounding.follower import draw

@@ -135,7 +135,7 @@ def test_a_configuration_is_data(text: str, tmp_path: Path) -> None:
     (tmp_path / "config.toml").write_text(text)
     with pytest.raises(CoteachError):
         loaded = config.load(tmp_path / "config.toml")
-        from coteach import tasks
+        from coteach.envs import tasks
 
         tasks.check(loaded.tasks[0])
 

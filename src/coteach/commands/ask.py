@@ -111,8 +111,8 @@ def _row(args: argparse.Namespace, rows: Sequence[dict[str, Any]]) -> dict[str, 
 
 def _ask(config: Config, folder: Path | None, row: Mapping[str, Any], generate: bool) -> dict[str, Any]:
     """The teacher's answer without what it learned in the run, with it, and what the run knows of the situation."""
+    from coteach.envs.tasks import common_family
     from coteach.grounding.base import Situation
-    from coteach.tasks import common_family
     from coteach.teacher import make_teacher
 
     prior = ARMS[config.arm].prior

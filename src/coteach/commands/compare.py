@@ -117,7 +117,7 @@ def seeds_of(args: argparse.Namespace) -> tuple[int, ...]:
 
 def make_runs(plan: Plan, workers: int) -> int:
     """Make what is not there yet; returns how many runs failed."""
-    from coteach import tasks
+    from coteach.envs import tasks
     from coteach.experiments.pool import Pool, locked
     from coteach.runs import machine
 

@@ -131,7 +131,7 @@ def _engine(name: str, without: str, mend: str) -> Check:
         importlib.import_module(name)
         import numpy as np
 
-        from coteach import tasks
+        from coteach.envs import tasks
 
         environments = tasks.make(TASK, name, 2, seed=0)
         environments.reset()

@@ -63,7 +63,8 @@ def run(args: argparse.Namespace) -> int:
     episodes = episodes_of(args, 200)
     with Run.open(args.run_folder) as folder:
         names = list(dict.fromkeys(args.task or default_tasks(folder)))
-        from coteach import evaluate, tasks
+        from coteach import evaluate
+        from coteach.envs import tasks
 
         for name in names:
             tasks.check(name)

@@ -13,7 +13,7 @@ from coteach.commands.common import print_json, seed_of
 from coteach.errors import CoteachError
 
 if TYPE_CHECKING:
-    from coteach.environments import Environment
+    from coteach.envs.registration import Environment
 
 ENVS, STEPS = 4, 300
 """Environments in which it is tried, and steps in each."""
@@ -21,7 +21,8 @@ ENVS, STEPS = 4, 300
 
 def check(args: argparse.Namespace) -> int:
     """Play a little with a grounding of the user's, and report each breach of the contract in a line."""
-    from coteach import contract, environments, tasks
+    from coteach.envs import contract, tasks
+    from coteach.envs import registration as environments
 
     found = _load(args.grounding)
     environment = _environment(args.grounding, found, args.task)
@@ -60,7 +61,7 @@ def _load(spec: str) -> Any:
 
 def _environment(spec: str, found: Any, task: str | None) -> Environment | None:
     """The environment to check; None where the grounding is for MiniGrid, whose environments need no registering."""
-    from coteach.environments import BUILT_IN, Environment
+    from coteach.envs.registration import BUILT_IN, Environment
 
     if isinstance(found, Environment):
         if task is not None:

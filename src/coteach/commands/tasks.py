@@ -70,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
 
 def measure(task: str, episodes: int, seed: int) -> Share:
     """Play the scripted expert on the reference environments, over episodes that begin from `seed`, `seed` + 1, ..."""
-    from coteach import levels, tasks
+    from coteach.envs import levels, tasks
     from coteach.evaluate import evaluate_teacher
     from coteach.grounding.base import Grounding, Situations
     from coteach.teacher.scripted import OracleTeacher
@@ -97,7 +97,7 @@ Row = dict[str, str | float | int | None]
 
 def _listing(pattern: str) -> list[Row]:
     """A row for each id that contains `pattern`, those that cannot run among them."""
-    from coteach.levels import task_ids, unplayable_ids
+    from coteach.envs.levels import task_ids, unplayable_ids
 
     known, unplayable = shares(), set(unplayable_ids())
     ids = [task for task in sorted(unplayable.union(task_ids())) if pattern.lower() in task.lower()]

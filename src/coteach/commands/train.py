@@ -133,7 +133,7 @@ def _budget(text: str) -> str:
 
 def _check_tasks(config: Config) -> None:
     """Refuse a misspelt task now, not when its rung is reached."""
-    from coteach import tasks
+    from coteach.envs import tasks
 
     for task in config.tasks:
         tasks.check(task)

@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from coteach import tasks
-from coteach.engines import Step
+from coteach.envs import tasks
+from coteach.envs.engines import Step
 from coteach.errors import CoteachError, RunFailed
 from coteach.evaluate import Evaluation, evaluate_teacher
 from coteach.grounding.base import Situation, Situations

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from coteach.engines import Step, VectorTask
+from coteach.envs.engines import Step, VectorTask
 from coteach.errors import require_finite
 from coteach.grounding.base import Grounded, Grounding, Layout
 from coteach.grounding.follower import Leader

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from coteach.engines import VectorTask
+from coteach.envs.engines import VectorTask
 from coteach.errors import CoteachError
 from coteach.grounding.base import Ground, Grounded, Grounding, Layout, Situation, Situations
 from coteach.grounding.follower import Leader

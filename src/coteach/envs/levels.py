@@ -17,8 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from coteach import environments
-from coteach.environments import BUILT_IN, Environment, Scoring
+from coteach.envs import registration as environments
+from coteach.envs.registration import BUILT_IN, Environment, Scoring
 from coteach.errors import CoteachError, unknown
 from coteach.grounding.base import Family, Observation
 

@@ -12,10 +12,10 @@ from functools import cache
 
 import numpy as np
 
-from coteach import levels
 from coteach.config import ENGINES
-from coteach.engines import EnvPoolTask, GymnasiumTask, VectorTask
-from coteach.environments import BUILT_IN, Environment
+from coteach.envs import levels
+from coteach.envs.engines import EnvPoolTask, GymnasiumTask, VectorTask
+from coteach.envs.registration import BUILT_IN, Environment
 from coteach.errors import CoteachError, unknown
 from coteach.grounding.base import Family
 

@@ -15,11 +15,11 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from coteach import levels
-from coteach.environments import Scoring
+from coteach.envs import levels
+from coteach.envs.levels import MiniGridLevel
+from coteach.envs.registration import Scoring
 from coteach.errors import CoteachError
 from coteach.grounding.base import Observation
-from coteach.levels import MiniGridLevel
 
 
 @dataclass

@@ -15,7 +15,7 @@ from typing import Any
 
 from gymnasium import Env, spaces
 
-from coteach.environments import Environment
+from coteach.envs.registration import Environment
 
 PLACES = {
     "in the fridge": (

@@ -15,15 +15,15 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from coteach import tasks
-from coteach.engines import GymnasiumTask
+from coteach.envs import tasks
+from coteach.envs.engines import GymnasiumTask
 from coteach.errors import CoteachError, unknown
 from coteach.grounding.base import Grounded, Grounding, Layout, Situation, Situations
 
 try:
     from pettingzoo import ParallelEnv
 except ImportError as error:
-    raise CoteachError("coteach.game: the package pettingzoo is not installed; pip install 'coteach[game]'") from error
+    raise CoteachError("coteach.envs.game: the package pettingzoo is not installed; pip install 'coteach[game]'") from error
 
 TEACHER, STUDENT = "teacher", "student"
 RENDER_MODES = ("rgb_array",)
