@@ -25,8 +25,9 @@ from coteach.grounding.base import Situation, Situations
 from coteach.grounding.minigrid import MiniGridGrounding
 from coteach.players import Players
 from coteach.runs.run_folder import Run
-from coteach.teacher import Teacher, telling
-from coteach.teacher.telling import Experience, Told
+from coteach.teacher import Teacher
+from coteach.teacher import feedback as telling
+from coteach.teacher.feedback import Experience, Told
 
 EPISODES, TESTED, ENVIRONMENTS, STEPS = 100, 150, 32, 160
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from coteach import cli
 from coteach.runs.machine import cores
-from coteach.teacher.embedded import source
+from coteach.teacher.local.embedded import source
 
 TRAIN = ["train", "--task", "MiniGrid-UnlockPickup-v0", "--steps", "20000", "--out", "runs/own-llm", "episodes=20"]
 

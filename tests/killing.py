@@ -18,7 +18,7 @@ import numpy as np
 
 from coteach import loop
 from coteach.runs.run_folder import Run, intact
-from coteach.teacher.memory import AdviceMemory
+from coteach.teacher.answer_cache import AdviceMemory
 from whole_runs import play
 
 EVERY = 2

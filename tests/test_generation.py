@@ -11,9 +11,9 @@ from numpy.testing import assert_allclose
 import tiny_lm
 from coteach.config import TeacherConfig
 from coteach.grounding.base import Situation
-from coteach.teacher import generation
-from coteach.teacher.local import LocalTeacher
-from coteach.teacher.scoring import score_one_by_one
+from coteach.teacher.local import generation
+from coteach.teacher.local.scoring import score_one_by_one
+from coteach.teacher.local.teacher import LocalTeacher
 
 END = 1
 OPTIONS = ((5, 6, END), (5, 6, 7, END), (5, 8, END), (9, END))

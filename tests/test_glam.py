@@ -12,7 +12,7 @@ from coteach.experiments import glam
 from coteach.experiments.glam import Glam, GlamConfig, Policy, Rows, losses
 from coteach.grounding.base import Observation, Situation, Situations
 from coteach.grounding.minigrid.describe import ViewGrounding, describe
-from coteach.teacher.scoring import Scorer
+from coteach.teacher.local.scoring import Scorer
 
 TASK = "BabyAI-GoToRedBallNoDists-v0"
 CONFIG = GlamConfig(TASK, engine="minigrid", threads=1, envs=4, horizon=8, epochs=1, learning_rate=1e-2)

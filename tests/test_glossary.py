@@ -5,7 +5,7 @@ import numpy as np
 import tiny_lm
 from coteach.config import TeacherConfig
 from coteach.teacher.glossary import glossary
-from coteach.teacher.local import LocalTeacher
+from coteach.teacher.local.teacher import LocalTeacher
 
 KNOWN = ("explore", "pick up the red key", "open the red door", "drop the red key")
 NEARBY = {"explore": 0, "look around": 1, "pick up": 10, "grab": 11, "open": 20, "unlatch": 24, "drop": 30, "put down": 26}

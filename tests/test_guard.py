@@ -14,9 +14,9 @@ from coteach.errors import RunFailed
 from coteach.grounding.base import Situation
 from coteach.teacher import Lesson, make_teacher
 from coteach.teacher.guard import WINDOW, guard, perplexity, questions, right
-from coteach.teacher.local import LocalTeacher
+from coteach.teacher.local.scoring import score_one_by_one
+from coteach.teacher.local.teacher import LocalTeacher
 from coteach.teacher.prompt import Prompt, encode
-from coteach.teacher.scoring import score_one_by_one
 
 LESSON = Lesson(Situation("You see a ball.", ("explore", "take the ball")), np.array([0.05, 0.95]))
 

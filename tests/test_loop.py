@@ -26,8 +26,8 @@ from coteach.student.rollout import Rollout
 from coteach.teacher import make_teacher
 from coteach.teacher.base import Lesson, TuneReport
 from coteach.teacher.costs import Books
+from coteach.teacher.feedback import Told
 from coteach.teacher.recorded import Recorder
-from coteach.teacher.telling import Told
 
 UNLOCK = "MiniGrid-Unlock-v0"
 EXAM_LEVELS = coteach.players.EXAM_LEVELS  # before the fixture makes them few

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from coteach.grounding.base import Situation
-from coteach.teacher.replies import Malformed, choice, labels, question, read_reply, shares
+from coteach.teacher.remote.replies import Malformed, choice, labels, question, read_reply, shares
 
 OPTIONS = ("explore", "pick up the red key", "open the red door", "open the red door wide")
 NUMBERS = labels(4, letters=False)

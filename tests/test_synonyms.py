@@ -11,7 +11,7 @@ from coteach.config import TeacherConfig
 from coteach.grounding.base import Situation
 from coteach.grounding.minigrid import encoding as e
 from coteach.grounding.minigrid import mission, words
-from coteach.teacher.local import LocalTeacher
+from coteach.teacher.local.teacher import LocalTeacher
 from coteach.teacher.synonyms import NOUNS, VERBS, WORDINGS, asked_in, renamed
 
 MISSIONS = {

@@ -11,10 +11,11 @@ import tiny_lm
 from coteach.config import TeacherConfig
 from coteach.errors import CoteachError, RunFailed
 from coteach.grounding.base import Situation
-from coteach.teacher import AdviceMemory, Lesson, make_teacher, telling
-from coteach.teacher.local import LocalTeacher
-from coteach.teacher.scoring import score_one_by_one
-from coteach.teacher.telling import NOTHING, Told
+from coteach.teacher import AdviceMemory, Lesson, make_teacher
+from coteach.teacher import feedback as telling
+from coteach.teacher.feedback import NOTHING, Told
+from coteach.teacher.local.scoring import score_one_by_one
+from coteach.teacher.local.teacher import LocalTeacher
 
 SITUATIONS = [
     Situation("You see a ball.", ("explore", "take the ball", "drop it")),

@@ -8,7 +8,7 @@ import pytest
 from numpy.testing import assert_array_equal
 
 from coteach.grounding.base import Situation
-from coteach.teacher.memory import AdviceMemory, memory_key
+from coteach.teacher.answer_cache import AdviceMemory, memory_key
 
 SCORES = {"a": np.array([-1.5, -2.25]), "b": np.array([0.1])}
 

@@ -13,8 +13,9 @@ import tiny_lm
 from coteach.config import TeacherConfig
 from coteach.errors import CoteachError, RunFailed
 from coteach.grounding.base import Situation
-from coteach.teacher import embedded, make_teacher, models
-from coteach.teacher.scoring import score_one_by_one
+from coteach.teacher import make_teacher
+from coteach.teacher.local import embedded, models
+from coteach.teacher.local.scoring import score_one_by_one
 
 
 @pytest.fixture

@@ -12,10 +12,11 @@ from coteach.config import TeacherConfig
 from coteach.errors import CoteachError
 from coteach.export import teacher as export
 from coteach.grounding.base import Situation
-from coteach.teacher import AdviceMemory, Lesson, make_teacher, precision
-from coteach.teacher.local import LocalTeacher
-from coteach.teacher.memory import memory_key
-from coteach.teacher.models import weights_fingerprint
+from coteach.teacher import AdviceMemory, Lesson, make_teacher
+from coteach.teacher.answer_cache import memory_key
+from coteach.teacher.local import precision
+from coteach.teacher.local.models import weights_fingerprint
+from coteach.teacher.local.teacher import LocalTeacher
 
 CPU, CARD = torch.device("cpu"), torch.device("cuda")
 SITUATIONS = [

@@ -6,7 +6,7 @@ import tiny_lm
 from coteach.errors import CoteachError
 from coteach.grounding.base import Situation
 from coteach.teacher import prompt as prompts
-from coteach.teacher.telling import Told
+from coteach.teacher.feedback import Told
 
 CHAT = (
     "{% for m in messages %}[{{ m['role'] }}]{{ m['content'] }}!\n{% endfor %}"

@@ -23,8 +23,8 @@ from coteach.config import TeacherConfig
 from coteach.errors import CoteachError
 from coteach.grounding.base import Situation
 from coteach.teacher import AdviceMemory, Lesson, make_teacher
-from coteach.teacher.remote import Manner, RemoteTeacher
-from coteach.teacher.telling import Told
+from coteach.teacher.feedback import Told
+from coteach.teacher.remote.teacher import Manner, RemoteTeacher
 
 KEY = "sk-this-is-secret-0123456789"
 DOOR = Situation(

@@ -12,10 +12,11 @@ from numpy.testing import assert_allclose
 import tiny_lm
 from coteach.config import TeacherConfig
 from coteach.errors import RunFailed
-from coteach.teacher import room, scoring, tuning
-from coteach.teacher.adapter import Adapter
+from coteach.teacher.local import scoring, tuning
+from coteach.teacher.local import token_budget as room
+from coteach.teacher.local.adapter import Adapter
+from coteach.teacher.local.token_budget import Budget
 from coteach.teacher.prompt import Prompt
-from coteach.teacher.room import Budget
 
 GIB = 2**30
 SMALL = transformers.LlamaConfig()  # the sizes of Llama-7B

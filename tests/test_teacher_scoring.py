@@ -7,7 +7,7 @@ import transformers
 from numpy.testing import assert_allclose
 
 import tiny_lm
-from coteach.teacher import scoring
+from coteach.teacher.local import scoring
 from coteach.teacher.prompt import Prompt
 
 END = 1

@@ -7,10 +7,11 @@ import tiny_lm
 from coteach.config import TELL, TeacherConfig
 from coteach.errors import CoteachError, RunFailed
 from coteach.grounding.base import Situation
-from coteach.teacher import Teacher, telling
-from coteach.teacher.local import LocalTeacher
+from coteach.teacher import Teacher
+from coteach.teacher import feedback as telling
+from coteach.teacher.feedback import NOTHING, Experience, Told
+from coteach.teacher.local.teacher import LocalTeacher
 from coteach.teacher.recorded import RECORD, Record, RecordedTeacher, Recorder
-from coteach.teacher.telling import NOTHING, Experience, Told
 
 GO = ("explore", "go to the red ball", "go to the blue box")
 DOOR = ("pick up the red key", "open the red door")

@@ -7,7 +7,7 @@ import torch
 import transformers
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 
-from coteach.teacher.models import LoadedModel
+from coteach.teacher.local.models import LoadedModel
 
 CHARACTERS = string.ascii_letters + string.digits + " .,:;'!?\n"
 SIZES = {

@@ -23,8 +23,8 @@ from coteach.envs import tasks
 from coteach.loop import train
 from coteach.runs.run_folder import Run
 from coteach.teacher import make_teacher
-from coteach.teacher.local import LocalTeacher
-from coteach.teacher.memory import AdviceMemory
+from coteach.teacher.answer_cache import AdviceMemory
+from coteach.teacher.local.teacher import LocalTeacher
 from coteach.teacher.prompt import INSTRUCTION
 
 TUNED = ("arm=mutual", "teacher.tune_every=3", "teacher.tune_steps=2", "teacher.tune_situations=2", "teacher.lora_rank=2")

@@ -23,7 +23,7 @@ from coteach.grounding.base import Situations
 from coteach.grounding.outcomes import Outcome
 from coteach.guidance import sharpen
 from coteach.teacher.base import Lesson, Teacher
-from coteach.teacher.telling import Experience
+from coteach.teacher.feedback import Experience
 
 Array = NDArray[np.float64]
 

@@ -19,8 +19,8 @@ from coteach.config import Config
 from coteach.envs import tasks
 from coteach.errors import CoteachError
 from coteach.grounding.base import Grounding
+from coteach.teacher.local.scoring import Scorer, score_one_by_one
 from coteach.teacher.prompt import Prompt
-from coteach.teacher.scoring import Scorer, score_one_by_one
 
 TASK = "MiniGrid-DoorKey-8x8-v0"
 PEER_ENVIRONMENTS, PEER_STEPS, PEER_MINIBATCH, PEER_EPOCHS = 8, 128, 64, 4

@@ -44,10 +44,11 @@ from coteach.school import School
 from coteach.student.executor import LearnedControllers
 from coteach.student.hints import Hinted
 from coteach.student.side import StudentSide
-from coteach.teacher import make_teacher, telling
+from coteach.teacher import feedback as telling
+from coteach.teacher import make_teacher
+from coteach.teacher.answer_cache import AdviceMemory
 from coteach.teacher.base import Teacher
 from coteach.teacher.costs import Books
-from coteach.teacher.memory import AdviceMemory
 from coteach.teacher.recorded import Record, Recorder
 from coteach.teacher.scripted import OracleTeacher
 

@@ -13,7 +13,7 @@ import coteach
 from coteach import cli
 from coteach.commands import doctor
 from coteach.errors import CoteachError
-from coteach.teacher import embedded
+from coteach.teacher.local import embedded
 
 
 @pytest.fixture(autouse=True)

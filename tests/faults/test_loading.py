@@ -22,8 +22,8 @@ from coteach.commands.common import load_players
 from coteach.errors import CoteachError
 from coteach.runs import tensors
 from coteach.runs.run_folder import Run, _seal, intact
-from coteach.teacher import embedded, models
-from coteach.teacher.adapter import Adapter
+from coteach.teacher.local import embedded, models
+from coteach.teacher.local.adapter import Adapter
 from whole_runs import DOOR_KEY, play
 
 HARM: list[str] = []

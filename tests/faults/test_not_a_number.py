@@ -20,7 +20,7 @@ from coteach.runs.run_folder import Run
 from coteach.student import fused
 from coteach.student.learner import Learner
 from coteach.student.rollout import Rollout
-from coteach.teacher import tuning
+from coteach.teacher.local import tuning
 from whole_runs import DOOR_KEY, TUNED, config, tiny_llm
 
 NAN = float("nan")

@@ -18,8 +18,8 @@ pytest.importorskip("openai", reason="the extra `remote` is not installed")
 from coteach.config import TeacherConfig
 from coteach.errors import CoteachError, RunFailed
 from coteach.grounding.base import Situation
-from coteach.teacher.patience import FAILURES, PAUSE, Patience
-from coteach.teacher.remote import Manner, RemoteTeacher
+from coteach.teacher.remote.circuit_breaker import FAILURES, PAUSE, Patience
+from coteach.teacher.remote.teacher import Manner, RemoteTeacher
 from llm_server import GOOD, Handler, Server, completion, hang, http
 
 KEY = "sk-this-is-secret-0123456789"

@@ -20,8 +20,8 @@ from coteach.loop import Loop
 from coteach.rung import Rung
 from coteach.runs import jsonl
 from coteach.runs.run_folder import Run, intact
-from coteach.teacher import patience
-from coteach.teacher.patience import FAILURES
+from coteach.teacher.remote import circuit_breaker as patience
+from coteach.teacher.remote.circuit_breaker import FAILURES
 from killing import EVERY, killed_and_resumed, writers_killed
 from llm_server import Server, hang, prefer
 from whole_runs import DOOR_KEY, LOCAL, TUNED, UNLOCK, fingerprint, full_disk, interrupting, play, rounds, tiny_llm

@@ -97,7 +97,7 @@ def _scoring(options: Sequence[str]) -> dict[str, Any]:
     from coteach import bench
     from coteach.grounding.base import Situation
     from coteach.teacher import prompt
-    from coteach.teacher.models import load_model
+    from coteach.teacher.local.models import load_model
 
     loaded = load_model("smollm2", "cpu")
     frame = prompt.frame(loaded.tokenizer)

@@ -111,7 +111,7 @@ def _device() -> Check:
         return Check(
             "cuda", "absent", f"none: runs use the processor, LLMs in float32, {machine.free_memory() / 1e9:.1f} GB free"
         )
-    from coteach.teacher import precision
+    from coteach.teacher.local import precision
 
     free, whole = torch.cuda.mem_get_info()
     name, half = torch.cuda.get_device_name(), precision.half()
@@ -145,7 +145,7 @@ def _engine(name: str, without: str, mend: str) -> Check:
 def _llm() -> Iterator[Check]:
     """The default LLM, and the folder where it is unpacked to (which this does, where it was not done yet)."""
     try:
-        from coteach.teacher import embedded
+        from coteach.teacher.local import embedded
 
         source, cache = embedded.source(), embedded.cache_folder()
         yield Check("default LLM", "ok", f"{source.name}, SHA-256 {embedded.sha256(source)[:16]}...")
@@ -165,7 +165,7 @@ def _llm() -> Iterator[Check]:
 
 def _memory() -> Check:
     """The answers of LLMs that all runs share."""
-    from coteach.teacher.memory import AdviceMemory
+    from coteach.teacher.answer_cache import AdviceMemory
 
     with warnings.catch_warnings(record=True) as faults:
         warnings.simplefilter("always")

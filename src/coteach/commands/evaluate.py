@@ -160,7 +160,7 @@ def _glossary(players: Players, words: Mapping[str, str]) -> Mapping[str, str]:
     """What its LLM takes each new word for, told all options of the run as `words` rename them; nothing for other teachers."""
     from coteach.grounding.base import Situation
     from coteach.teacher.glossary import glossary
-    from coteach.teacher.local import LocalTeacher
+    from coteach.teacher.local.teacher import LocalTeacher
     from coteach.teacher.recorded import Recorder
     from coteach.teacher.synonyms import renamed
 
@@ -174,7 +174,7 @@ def _glossary(players: Players, words: Mapping[str, str]) -> Mapping[str, str]:
 def _guard(players: Players) -> Row:
     """What the LLM knew before tuning, and what it knows now."""
     from coteach.teacher.guard import guard, questions
-    from coteach.teacher.local import LocalTeacher
+    from coteach.teacher.local.teacher import LocalTeacher
 
     if not isinstance(players.teacher, LocalTeacher):
         raise CoteachError(f"--guard: teacher {players.teacher.name!r} is no language model on this machine: leave --guard out")

@@ -20,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Show what is remembered; with --clear what was, and forget it."""
-    from coteach.teacher.memory import AdviceMemory
+    from coteach.teacher.answer_cache import AdviceMemory
 
     memory = AdviceMemory.default()
     contents = memory.contents()

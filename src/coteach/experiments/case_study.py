@@ -25,7 +25,7 @@ from coteach.experiments.glam import Glam, GlamConfig
 from coteach.runs.files import replace_text
 from coteach.runs.machine import environment
 from coteach.runs.progress import duration, percent
-from coteach.teacher.models import load_model
+from coteach.teacher.local.models import load_model
 from coteach.version import __version__
 
 TASK = "BabyAI-GoToRedBallNoDists-v0"

@@ -30,9 +30,9 @@ from coteach.grounding.minigrid.describe import ViewGrounding
 from coteach.runs.machine import cores
 from coteach.student.ppo import gae, ppo_loss
 from coteach.teacher import prompt as prompts
-from coteach.teacher.adapter import Adapter
-from coteach.teacher.models import LoadedModel
-from coteach.teacher.scoring import Scorer, passes, reads_tries
+from coteach.teacher.local.adapter import Adapter
+from coteach.teacher.local.models import LoadedModel
+from coteach.teacher.local.scoring import Scorer, passes, reads_tries
 
 TOKENS_PER_PASS = 512
 TOKENS_PER_STEP = 1024

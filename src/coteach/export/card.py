@@ -13,7 +13,7 @@ from coteach.version import __version__
 
 if TYPE_CHECKING:
     from coteach.players import Players
-    from coteach.teacher.local import LocalTeacher
+    from coteach.teacher.local.teacher import LocalTeacher
 
 USE = """\
 import json
@@ -63,7 +63,7 @@ class Origin:
     @classmethod
     def of(cls, teacher: LocalTeacher, players: Players, summary: dict[str, Any]) -> Origin:
         """The origin of a run's teacher."""
-        from coteach.teacher.models import SMOLLM2
+        from coteach.teacher.local.models import SMOLLM2
 
         base, spec = teacher.adapter.base, players.config.teacher.spec
         on_hub = spec == "smollm2" or (spec.startswith("hf:") and not Path(base).expanduser().is_dir())

@@ -14,17 +14,17 @@ from typing import TYPE_CHECKING, Any
 
 from coteach.export.card import Origin, model_card
 from coteach.runs.progress import percent
-from coteach.teacher import telling
+from coteach.teacher import feedback as telling
 
 if TYPE_CHECKING:
     from coteach.players import Players
-    from coteach.teacher.local import LocalTeacher
+    from coteach.teacher.local.teacher import LocalTeacher
 
 
 def language_model(players: Players) -> LocalTeacher | None:
     """The teacher, where it is a language model on this machine whose weights can be merged."""
-    from coteach.teacher.local import LocalTeacher
-    from coteach.teacher.precision import is_packed
+    from coteach.teacher.local.precision import is_packed
+    from coteach.teacher.local.teacher import LocalTeacher
 
     teacher = players.teacher
     return teacher if isinstance(teacher, LocalTeacher) and not is_packed(teacher.model) else None
@@ -32,7 +32,7 @@ def language_model(players: Players) -> LocalTeacher | None:
 
 def missing(players: Players) -> str:
     """Why there is no teacher to export, where there is none."""
-    from coteach.teacher.local import LocalTeacher
+    from coteach.teacher.local.teacher import LocalTeacher
 
     if isinstance(players.teacher, LocalTeacher):
         return (
@@ -46,7 +46,7 @@ def write(teacher: LocalTeacher, players: Players, summary: dict[str, Any], fold
 
     The teacher's adapter is merged for good: it must not be asked any more.
     """
-    from coteach.teacher.models import EXPORTED
+    from coteach.teacher.local.models import EXPORTED
 
     origin = Origin.of(teacher, players, summary)
     folder.mkdir()

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from coteach.errors import CoteachError
 from coteach.grounding.base import Situation
 from coteach.teacher.costs import Books
-from coteach.teacher.telling import NOTHING, Told
+from coteach.teacher.feedback import NOTHING, Told
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -17,9 +17,9 @@ from typing import Any
 import torch
 
 from coteach.errors import RunFailed
-from coteach.teacher.local import LocalTeacher
+from coteach.teacher.local.scoring import Scorer, reads_tries
+from coteach.teacher.local.teacher import LocalTeacher
 from coteach.teacher.prompt import Prompt, encode
-from coteach.teacher.scoring import Scorer, reads_tries
 
 LEAD = "Everybody knows this:"
 """Stands before every question, and is computed once for all of them."""

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from coteach.config import TeacherConfig
 from coteach.errors import CoteachError, unknown
+from coteach.teacher.answer_cache import AdviceMemory
 from coteach.teacher.base import Teacher
-from coteach.teacher.memory import AdviceMemory
 from coteach.teacher.prompt import INSTRUCTION
 from coteach.teacher.scripted import SCRIPTED
 
@@ -26,13 +26,13 @@ def make_teacher(spec: str, config: TeacherConfig, memory: AdviceMemory | None =
 
         return RecordedTeacher(Path(name).expanduser())
     if kind == "openai":
-        from coteach.teacher.remote import RemoteTeacher
+        from coteach.teacher.remote.teacher import RemoteTeacher
 
         return RemoteTeacher(spec, config, memory, instruction)
     if spec == "smollm2" or (kind in ("hf", "gguf") and name):
         if config.budget_tokens or config.budget_money:
             raise CoteachError(f"teacher {spec!r} runs on this machine: a budget is for openai:<model>@<base url>; leave it out")
-        from coteach.teacher.local import LocalTeacher
+        from coteach.teacher.local.teacher import LocalTeacher
 
         return LocalTeacher.from_spec(spec, config, memory, instruction)
     raise unknown("teacher", spec, SPECS)

@@ -12,7 +12,7 @@ from typing import Any
 
 from coteach.errors import CoteachError
 from coteach.grounding.base import Situation
-from coteach.teacher.telling import NOTHING, Told
+from coteach.teacher.feedback import NOTHING, Told
 
 INSTRUCTION = "You guide an agent in a grid world. Answer with the best next step for the agent's mission."
 """For MiniGrid and BabyAI; other tasks bring their own (`grounding.base.Family`)."""

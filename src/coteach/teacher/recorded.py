@@ -24,7 +24,7 @@ from coteach.runs import jsonl
 from coteach.runs.files import disk, replace_text
 from coteach.teacher.base import Lesson, Teacher, TuneReport
 from coteach.teacher.costs import Books
-from coteach.teacher.telling import NOTHING, Told, parse
+from coteach.teacher.feedback import NOTHING, Told, parse
 
 RECORD = "answers.jsonl"
 """The record's name in a run folder."""

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 
 from coteach.errors import RunFailed, note
-from coteach.teacher.adapter import SHARE_OF_LAYERS
-from coteach.teacher.precision import is_packed
+from coteach.teacher.local.adapter import SHARE_OF_LAYERS
+from coteach.teacher.local.precision import is_packed
 
 READ, TUNED = 1024, 768
 """Tokens of one pass on a processor: asked, and with gradients. More at once is no faster there, and takes memory."""

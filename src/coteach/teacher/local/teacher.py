@@ -20,15 +20,16 @@ from torch import Tensor
 from coteach.config import TeacherConfig
 from coteach.errors import RunFailed, note
 from coteach.grounding.base import Situation
-from coteach.teacher import generation, telling, tuning
+from coteach.teacher import feedback as telling
 from coteach.teacher import prompt as prompts
-from coteach.teacher.adapter import CONFIG, WEIGHTS, Adapter
+from coteach.teacher.answer_cache import AdviceMemory, memory_key
 from coteach.teacher.base import Explanation, Lesson, TuneReport
 from coteach.teacher.costs import Books, Call
-from coteach.teacher.memory import AdviceMemory, memory_key
-from coteach.teacher.models import LoadedModel, load_model, weights_fingerprint
-from coteach.teacher.scoring import Scorer, reads_tries
-from coteach.teacher.telling import NOTHING, Told
+from coteach.teacher.feedback import NOTHING, Told
+from coteach.teacher.local import generation, tuning
+from coteach.teacher.local.adapter import CONFIG, WEIGHTS, Adapter
+from coteach.teacher.local.models import LoadedModel, load_model, weights_fingerprint
+from coteach.teacher.local.scoring import Scorer, reads_tries
 
 MEANING = " I will"  # before a phrase whose meaning is asked for
 LEAST = 1e-9  # probability that every option keeps

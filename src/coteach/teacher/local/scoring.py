@@ -15,8 +15,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from coteach.teacher import attention, room
-from coteach.teacher.precision import is_exact
+from coteach.teacher.local import attention
+from coteach.teacher.local import token_budget as room
+from coteach.teacher.local.precision import is_exact
 from coteach.teacher.prompt import Prompt
 
 Done = TypeVar("Done")

@@ -22,15 +22,16 @@ from numpy.typing import NDArray
 from coteach.config import TeacherConfig
 from coteach.errors import CoteachError, RunFailed
 from coteach.grounding.base import Situation
+from coteach.teacher import feedback as telling
 from coteach.teacher import prompt as prompts
-from coteach.teacher import replies, telling
+from coteach.teacher.answer_cache import AdviceMemory, memory_key
 from coteach.teacher.base import Explanation, FixedTeacher, uniform
 from coteach.teacher.costs import Books, Call
-from coteach.teacher.endpoint import KEY, Denied, Endpoint, Failed, Missing, Refused, parse
-from coteach.teacher.memory import AdviceMemory, memory_key
-from coteach.teacher.patience import Patience
+from coteach.teacher.feedback import NOTHING, Told
 from coteach.teacher.prompt import INSTRUCTION
-from coteach.teacher.telling import NOTHING, Told
+from coteach.teacher.remote import replies
+from coteach.teacher.remote.circuit_breaker import Patience
+from coteach.teacher.remote.endpoint import KEY, Denied, Endpoint, Failed, Missing, Refused, parse
 
 LEAST = 1e-3
 """Probability that every option keeps."""

@@ -18,9 +18,9 @@ from torch import Tensor
 from coteach.config import TeacherConfig
 from coteach.errors import CoteachError
 from coteach.teacher.base import Lesson
+from coteach.teacher.local.scoring import Scorer, in_packs
+from coteach.teacher.local.token_budget import Budget, to_tune
 from coteach.teacher.prompt import Prompt
-from coteach.teacher.room import Budget, to_tune
-from coteach.teacher.scoring import Scorer, in_packs
 
 NEAR_ENOUGH = 0.01  # nats: a step whose lessons are this close to their targets ends the tuning
 MAX_GRAD_NORM = 1.0

@@ -17,9 +17,10 @@ import torch
 
 from coteach.errors import CoteachError
 from coteach.runs.machine import fast_products, torch_device
-from coteach.teacher import embedded, telling
-from coteach.teacher import precision as precisions
-from coteach.teacher.telling import NOTHING, Told
+from coteach.teacher import feedback as telling
+from coteach.teacher.feedback import NOTHING, Told
+from coteach.teacher.local import embedded
+from coteach.teacher.local import precision as precisions
 
 SMOLLM2 = "HuggingFaceTB/SmolLM2-135M-Instruct"
 
