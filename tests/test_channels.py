@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 import coteach.players
 from coteach.config import load
 from coteach.grounding.base import Grounded, Layout, Situations
-from coteach.guidance import shaped
 from coteach.loop import Loop
 from coteach.players import Players
 from coteach.rung import Rung
 from coteach.runs.run_folder import Run
+from coteach.student.guidance import shaped
 from coteach.student.hints import Hinted, forget_hints
 from coteach.student.network import ActorCritic, read
 

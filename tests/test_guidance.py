@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from coteach import guidance
 from coteach.config import CollectConfig
+from coteach.student import guidance
 
 
 def test_options_whose_controllers_agree_add_up() -> None:

@@ -20,7 +20,7 @@ from coteach.players import Players
 from coteach.rung import Rung
 from coteach.runs import jsonl
 from coteach.runs.run_folder import Run
-from coteach.student.side import StudentSide
+from coteach.student.student import StudentSide
 from coteach.teacher.costs import Books
 from coteach.teacher.recorded import RECORD
 from whole_runs import DOOR_KEY, LOCAL, config, fingerprint, interrupting, play, rounds, tiny_llm

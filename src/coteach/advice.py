@@ -21,7 +21,7 @@ from coteach.evaluator import Evaluator
 from coteach.evidence import AbstractModel, reweigh, trust, widened
 from coteach.grounding.base import Situations
 from coteach.grounding.outcomes import Outcome
-from coteach.guidance import sharpen
+from coteach.student.guidance import sharpen
 from coteach.teacher.base import Lesson, Teacher
 from coteach.teacher.feedback import Experience
 

@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 
-from coteach import guidance
 from coteach.config import Config
 from coteach.errors import NotFinite, note, require_finite
 from coteach.players import Players
@@ -25,6 +24,7 @@ from coteach.rung import Rung, Turn, blamed, failed
 from coteach.runs.progress import Progress
 from coteach.runs.run_folder import Run, understood
 from coteach.runs.signals import Signals
+from coteach.student import guidance
 from coteach.student.batch import Batch, Imitation
 from coteach.student.ppo import gae
 from coteach.teacher.recorded import RECORD

@@ -37,13 +37,13 @@ from coteach.evaluator import Evaluator
 from coteach.evidence import AbstractModel
 from coteach.grounding.base import Grounding, Situation, Situations
 from coteach.grounding.outcomes import Outcome
-from coteach.guidance import action_targets
 from coteach.runs import tensors
 from coteach.runs.machine import cores
 from coteach.school import School
 from coteach.student.executor import LearnedControllers
+from coteach.student.guidance import action_targets
 from coteach.student.hints import Hinted
-from coteach.student.side import StudentSide
+from coteach.student.student import StudentSide
 from coteach.teacher import feedback as telling
 from coteach.teacher import make_teacher
 from coteach.teacher.answer_cache import AdviceMemory

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from coteach.grounding.base import Grounded, Grounding, Layout
-from coteach.guidance import action_targets
+from coteach.student.guidance import action_targets
 from coteach.student.network import ActorCritic
 
 Show = Callable[[NDArray[np.int64]], NDArray[np.float64]]
