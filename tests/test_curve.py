@@ -6,7 +6,7 @@ import json
 
 import numpy as np
 
-from coteach.curve import HELD, WINDOW, Curve
+from coteach.evaluation.curve import HELD, WINDOW, Curve
 from coteach.student.rollout import Episode
 
 NONE = np.zeros(0, dtype=np.int64)

@@ -14,11 +14,11 @@ from gymnasium import spaces
 
 import coteach
 import worlds
-from coteach import evaluate
 from coteach.envs import levels, tasks
 from coteach.envs import registration as environments
 from coteach.envs.registration import Environment, Scoring
 from coteach.errors import CoteachError
+from coteach.evaluation import episodes as evaluate
 from coteach.grounding.base import Grounded, Layout, Situation, Situations
 from coteach.players import Players
 from worlds import LEFT, RIGHT

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from coteach import evaluate
 from coteach.envs.engines import GymnasiumTask
 from coteach.errors import CoteachError, RunFailed
+from coteach.evaluation import episodes as evaluate
 from coteach.grounding.base import Grounded, Layout, Situation, Situations
 
 LEFT, RIGHT, FORWARD, DONE = 0, 1, 2, 6

@@ -25,7 +25,7 @@ from coteach import cli, export
 from coteach.commands.common import load_players
 from coteach.config import Config, StudentConfig
 from coteach.errors import CoteachError, RunFailed
-from coteach.evaluate import SEED
+from coteach.evaluation.episodes import SEED
 from coteach.export import card, student
 from coteach.grounding.base import Layout, Situation
 from coteach.players import Players

@@ -16,7 +16,7 @@ from pettingzoo.test import parallel_api_test, parallel_seed_test
 from coteach.envs import game as games
 from coteach.envs.game import STUDENT, TEACHER, Game, parallel_env
 from coteach.errors import CoteachError
-from coteach.evaluate import SEED, evaluate_teacher
+from coteach.evaluation.episodes import SEED, evaluate_teacher
 from coteach.grounding.minigrid import MiniGridGrounding
 from coteach.teacher.scripted import OracleTeacher
 

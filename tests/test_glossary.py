@@ -4,7 +4,7 @@ import numpy as np
 
 import tiny_lm
 from coteach.config import TeacherConfig
-from coteach.teacher.glossary import glossary
+from coteach.evaluation.synonym_map import glossary
 from coteach.teacher.local.teacher import LocalTeacher
 
 KNOWN = ("explore", "pick up the red key", "open the red door", "drop the red key")

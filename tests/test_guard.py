@@ -11,9 +11,9 @@ import torch
 import tiny_lm
 from coteach.config import TeacherConfig
 from coteach.errors import RunFailed
+from coteach.evaluation.forgetting import WINDOW, guard, perplexity, questions, right
 from coteach.grounding.base import Situation
 from coteach.teacher import Lesson, make_teacher
-from coteach.teacher.guard import WINDOW, guard, perplexity, questions, right
 from coteach.teacher.local.scoring import score_one_by_one
 from coteach.teacher.local.teacher import LocalTeacher
 from coteach.teacher.prompt import Prompt, encode

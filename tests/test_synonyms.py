@@ -8,11 +8,11 @@ from numpy.testing import assert_array_equal
 
 import tiny_lm
 from coteach.config import TeacherConfig
+from coteach.evaluation.synonyms import NOUNS, VERBS, WORDINGS, asked_in, renamed
 from coteach.grounding.base import Situation
 from coteach.grounding.minigrid import encoding as e
 from coteach.grounding.minigrid import mission, words
 from coteach.teacher.local.teacher import LocalTeacher
-from coteach.teacher.synonyms import NOUNS, VERBS, WORDINGS, asked_in, renamed
 
 MISSIONS = {
     "pick up the red ball": (e.PLAIN, e.BLOCK),

@@ -22,7 +22,7 @@ from coteach.advice import Advice
 from coteach.arms import ARMS
 from coteach.config import Config
 from coteach.envs import tasks
-from coteach.evaluate import (
+from coteach.evaluation.episodes import (
     SEED,
     Evaluation,
     StudentAlone,

@@ -12,7 +12,7 @@ import numpy as np
 
 from coteach.config import Config
 from coteach.errors import CoteachError
-from coteach.evaluate import write_gif
+from coteach.evaluation.episodes import write_gif
 from coteach.players import Players
 from coteach.runs.files import disk, file_name
 from coteach.runs.progress import Progress

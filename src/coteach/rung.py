@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from coteach.config import Config
-from coteach.curve import Curve
 from coteach.envs import tasks
 from coteach.errors import NotFinite, RunFailed, note
+from coteach.evaluation.curve import Curve
 from coteach.players import Players
 from coteach.student.rollout import Collector, Rollout
 from coteach.teacher.costs import Books

@@ -20,7 +20,7 @@ from coteach.runs.progress import percent, print_table
 from coteach.runs.run_folder import Run
 
 if TYPE_CHECKING:
-    from coteach.evaluate import Advise, Evaluation
+    from coteach.evaluation.episodes import Advise, Evaluation
     from coteach.players import Players
 
 HELP = "play fixed-seed episodes of a run's student or teacher, on any tasks"
@@ -63,8 +63,8 @@ def run(args: argparse.Namespace) -> int:
     episodes = episodes_of(args, 200)
     with Run.open(args.run_folder) as folder:
         names = list(dict.fromkeys(args.task or default_tasks(folder)))
-        from coteach import evaluate
         from coteach.envs import tasks
+        from coteach.evaluation import episodes as evaluate
 
         for name in names:
             tasks.check(name)
@@ -124,7 +124,7 @@ class Episodes:
 
     def grade(self, advise: Advise, task: str) -> Row:
         """What `advise` alone comes to."""
-        from coteach.evaluate import evaluate_teacher
+        from coteach.evaluation.episodes import evaluate_teacher
 
         patience, ground = self.players.config.collect.option_patience, partial(self.players.ground, task)
         return _figures(evaluate_teacher(advise, task, ground, patience, self.count, self.seed, self.sample))
@@ -136,7 +136,7 @@ class Episodes:
 
 def _taught(alone: Episodes, task: str, tuned_on: bool, synonyms: bool) -> list[Row]:
     """The teacher on one task, before and after tuning; with synonyms, a row for each set of words that is renamed."""
-    from coteach.teacher.synonyms import WORDINGS, asked_in
+    from coteach.evaluation.synonyms import WORDINGS, asked_in
 
     chance, rows = alone.chance(task), list[Row]()
     teacher = alone.players.teacher
@@ -158,11 +158,11 @@ def _taught(alone: Episodes, task: str, tuned_on: bool, synonyms: bool) -> list[
 
 def _glossary(players: Players, words: Mapping[str, str]) -> Mapping[str, str]:
     """What its LLM takes each new word for, told all options of the run as `words` rename them; nothing for other teachers."""
+    from coteach.evaluation.synonym_map import glossary
+    from coteach.evaluation.synonyms import renamed
     from coteach.grounding.base import Situation
-    from coteach.teacher.glossary import glossary
     from coteach.teacher.local.teacher import LocalTeacher
     from coteach.teacher.recorded import Recorder
-    from coteach.teacher.synonyms import renamed
 
     teacher = players.teacher.teacher if isinstance(players.teacher, Recorder) else players.teacher
     if not isinstance(teacher, LocalTeacher):
@@ -173,7 +173,7 @@ def _glossary(players: Players, words: Mapping[str, str]) -> Mapping[str, str]:
 
 def _guard(players: Players) -> Row:
     """What the LLM knew before tuning, and what it knows now."""
-    from coteach.teacher.guard import guard, questions
+    from coteach.evaluation.forgetting import guard, questions
     from coteach.teacher.local.teacher import LocalTeacher
 
     if not isinstance(players.teacher, LocalTeacher):

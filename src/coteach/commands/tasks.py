@@ -53,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
     if args.measure is not None:
         if args.pattern:
             raise CoteachError(f"{args.pattern!r} beside --measure {args.measure}: give the one or the other")
-        from coteach import evaluate
+        from coteach.evaluation import episodes as evaluate
 
         share = measure(args.measure, episodes_of(args, EPISODES), seed_of(args, evaluate.SEED))
         rows = [_row(args.measure, share, "")]
@@ -71,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
 def measure(task: str, episodes: int, seed: int) -> Share:
     """Play the scripted expert on the reference environments, over episodes that begin from `seed`, `seed` + 1, ..."""
     from coteach.envs import levels, tasks
-    from coteach.evaluate import evaluate_teacher
+    from coteach.evaluation.episodes import evaluate_teacher
     from coteach.grounding.base import Grounding, Situations
     from coteach.teacher.scripted import OracleTeacher
 

@@ -29,8 +29,8 @@ def run(args: argparse.Namespace) -> int:
         raise unknown("--who", args.who, WHO)
     with Run.open(args.run_folder) as folder:
         task = task_of(folder, args.task)
-        from coteach import evaluate
         from coteach.envs import tasks
+        from coteach.evaluation import episodes as evaluate
 
         tasks.check(task)
         seed = seed_of(args, evaluate.SEED)

@@ -23,7 +23,7 @@ from torch.nn import functional as F
 from coteach.envs import tasks
 from coteach.envs.engines import Step
 from coteach.errors import CoteachError, RunFailed
-from coteach.evaluate import Evaluation, evaluate_teacher
+from coteach.evaluation.episodes import Evaluation, evaluate_teacher
 from coteach.grounding.base import Situation, Situations
 from coteach.grounding.follower import draw
 from coteach.grounding.minigrid.describe import ViewGrounding

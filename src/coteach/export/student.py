@@ -73,7 +73,7 @@ def _alone(players: Players, learner: Learner) -> ActorCritic:
 
 def _described(players: Players, sizes: dict[str, Any], summary: dict[str, Any]) -> dict[str, Any]:
     """What one has to know to use the weights, and how good they are."""
-    from coteach.evaluate import SEED
+    from coteach.evaluation.episodes import SEED
 
     config, rungs = players.config, [summary] if players.config.together else summary["rungs"]
     return {
