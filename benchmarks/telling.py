@@ -23,7 +23,7 @@ from coteach.config import load
 from coteach.envs import tasks
 from coteach.grounding.base import Situation, Situations
 from coteach.grounding.minigrid import MiniGridGrounding
-from coteach.players import Players
+from coteach.method.players import Players
 from coteach.runs.run_folder import Run
 from coteach.teacher import Teacher
 from coteach.teacher import feedback as telling

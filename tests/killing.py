@@ -16,7 +16,7 @@ from unittest import mock
 
 import numpy as np
 
-from coteach import loop
+from coteach.method import loop
 from coteach.runs.run_folder import Run, intact
 from coteach.teacher.answer_cache import AdviceMemory
 from whole_runs import play

@@ -5,13 +5,13 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from coteach.advice import Advice
 from coteach.arms import ARMS
 from coteach.config import EvidenceConfig
-from coteach.evaluator import Evaluator
-from coteach.evidence import AbstractModel
 from coteach.grounding.base import Situation, Situations
 from coteach.grounding.outcomes import TERMINAL, Outcome
+from coteach.method.abstract_model import AbstractModel
+from coteach.method.advice_table import Advice
+from coteach.method.word_values import Evaluator
 from coteach.teacher.base import Lesson, TuneReport
 from coteach.teacher.costs import Books
 

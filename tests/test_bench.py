@@ -33,7 +33,7 @@ def test_the_peer_trains_on_the_same_task():
 
 
 def test_the_loop_is_timed_by_the_environment_steps_it_takes(monkeypatch):
-    monkeypatch.setattr("coteach.players.cores", lambda: 1)
+    monkeypatch.setattr("coteach.method.players.cores", lambda: 1)
     rate = bench.coteach_training("MiniGrid-Empty-5x5-v0", rounds=1)
     assert rate() > 0
     assert rate() > 0

@@ -10,12 +10,12 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-import coteach.players
+import coteach.method.players
 from coteach.config import load
 from coteach.grounding.base import Grounded, Layout, Situations
-from coteach.loop import Loop
-from coteach.players import Players
-from coteach.rung import Rung
+from coteach.method.loop import Loop
+from coteach.method.players import Players
+from coteach.method.rung import Rung
 from coteach.runs.run_folder import Run
 from coteach.student.guidance import shaped
 from coteach.student.hints import Hinted, forget_hints
@@ -109,7 +109,7 @@ def test_a_channel_goes_through_rounds_and_checkpoints(channel: str, tmp_path: P
 
 
 def test_in_an_exam_nobody_follows_options_and_it_meets_situations_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(coteach.players, "EXAM_LEVELS", 8)
+    monkeypatch.setattr(coteach.method.players, "EXAM_LEVELS", 8)
     small = ("tasks=MiniGrid-Unlock-v0", "engine=minigrid", "threads=1", "arm=student-only")
     players = Players(load(None, [*small, 'student.learned_options=["pick up"]', "guidance.hint=0.5"]))
     assert 0.0 <= players.examine("MiniGrid-Unlock-v0") <= 1.0 and len(players.situations) == 0

@@ -20,7 +20,7 @@ from coteach.envs.registration import Environment, Scoring
 from coteach.errors import CoteachError
 from coteach.evaluation import episodes as evaluate
 from coteach.grounding.base import Grounded, Layout, Situation, Situations
-from coteach.players import Players
+from coteach.method.players import Players
 from worlds import LEFT, RIGHT
 
 
@@ -108,7 +108,7 @@ def test_rewards_are_scaled_and_the_user_may_say_what_they_are_worth() -> None:
 
 
 def test_the_student_learns_from_scaled_rewards_and_the_evidence_counts_their_worth(tmp_path: Path) -> None:
-    from coteach.loop import Loop, Rung
+    from coteach.method.loop import Loop, Rung
 
     add(make=worlds.line(reward=-1.0, step_reward=-1.0), scale=10, solved_at=-19, worth=lambda _, ended: 0.5 * ended)
     config = coteach.load(overrides=["tasks=Line-v0", "arm=no-llm", "collect.envs=16", "threads=1"])

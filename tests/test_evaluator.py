@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from coteach.evaluator import Evaluator, Pairs, blank
 from coteach.grounding.base import Situation, Situations
+from coteach.method.word_values import Evaluator, Pairs, blank
 
 TRIED = ("red", "green", "blue")
 UNTRIED = ("grey", "pink", "white")

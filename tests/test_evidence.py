@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from coteach.evidence import GAP, AbstractModel, reweigh, trust, widened
 from coteach.grounding.outcomes import TERMINAL, Outcome
+from coteach.method.abstract_model import GAP, AbstractModel, reweigh, trust, widened
 
 MASK = np.array([[True, True, True]] * 3)
 HOPE = np.ones((3, 3))

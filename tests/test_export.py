@@ -28,7 +28,7 @@ from coteach.errors import CoteachError, RunFailed
 from coteach.evaluation.episodes import SEED
 from coteach.export import card, student
 from coteach.grounding.base import Layout, Situation
-from coteach.players import Players
+from coteach.method.players import Players
 from coteach.runs.run_folder import Run
 from coteach.student.learner import Learner
 from coteach.student.network import ActorCritic, SetFeatures, read

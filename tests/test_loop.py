@@ -14,12 +14,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-import coteach.players
+import coteach.method.players
 from coteach.arms import ARMS
 from coteach.config import Config, TeacherConfig, load
 from coteach.grounding.base import Situation
-from coteach.loop import Loop, train
-from coteach.rung import Rung
+from coteach.method.loop import Loop, train
+from coteach.method.rung import Rung
 from coteach.runs.run_folder import Run
 from coteach.student.batch import Batch
 from coteach.student.rollout import Rollout
@@ -30,7 +30,7 @@ from coteach.teacher.feedback import Told
 from coteach.teacher.recorded import Recorder
 
 UNLOCK = "MiniGrid-Unlock-v0"
-EXAM_LEVELS = coteach.players.EXAM_LEVELS  # before the fixture makes them few
+EXAM_LEVELS = coteach.method.players.EXAM_LEVELS  # before the fixture makes them few
 SMALL = (f"tasks={UNLOCK}", "engine=minigrid", "threads=1", "collect.envs=16", "collect.horizon=64", "episodes=2", "stop_at=1.01")
 SCHOOLING = ("teacher.tune_every=2", "teacher.queries_per_round=5", "student.minibatch=256")
 SUMMARY = {
@@ -90,8 +90,8 @@ def pupil(monkeypatch: pytest.MonkeyPatch) -> None:
     def make(spec: str, config: TeacherConfig, *_: object) -> Any:
         return Pupil() if spec == "smollm2" else make_teacher(spec, config)
 
-    monkeypatch.setattr(coteach.players, "make_teacher", make)
-    monkeypatch.setattr(coteach.players, "EXAM_LEVELS", 4)
+    monkeypatch.setattr(coteach.method.players, "make_teacher", make)
+    monkeypatch.setattr(coteach.method.players, "EXAM_LEVELS", 4)
 
 
 class Played:
@@ -334,7 +334,7 @@ def test_the_summary_says_what_the_design_lists(arm: str, tmp_path: Path) -> Non
 
 
 def test_without_an_llm_the_student_learns_to_unlock_a_door(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(coteach.players, "EXAM_LEVELS", EXAM_LEVELS)
+    monkeypatch.setattr(coteach.method.players, "EXAM_LEVELS", EXAM_LEVELS)
     config = load(None, [f"tasks={UNLOCK}", "arm=no-llm", "steps=60000", "threads=1", "episodes=50", "stop_at=0.97"])
     with Run.create(tmp_path / "run", config) as run:
         (summary,) = train(config, run)
@@ -363,8 +363,8 @@ def test_the_student_alone_is_examined_and_a_rung_ends_when_the_reference_confir
     def alone(self: Any, who: str, task: str) -> dict[str, float]:
         return {"success": next(confirmed, 1.0), "return": 0.5} if who == "student" else {}
 
-    monkeypatch.setattr(coteach.players.Players, "examine", lambda self, task: 1.0)
-    monkeypatch.setattr(coteach.players.Players, "alone", alone)
+    monkeypatch.setattr(coteach.method.players.Players, "examine", lambda self, task: 1.0)
+    monkeypatch.setattr(coteach.method.players.Players, "alone", alone)
     with run:
         (summary,) = train(config, run)
     exams = [row["success_alone"] for row in run.metrics() if "success_alone" in row]
@@ -385,7 +385,7 @@ def test_a_teacher_at_school_is_taught_where_it_went_and_keeps_its_best_weights(
         met[went] = 7.0
         return next(grades), met
 
-    monkeypatch.setattr(coteach.players.Players, "practise", practise)
+    monkeypatch.setattr(coteach.method.players.Players, "practise", practise)
     while played.players.school([UNLOCK]):
         pass
     situations = played.players.situations
@@ -397,7 +397,7 @@ def test_a_teacher_at_school_is_taught_where_it_went_and_keeps_its_best_weights(
 
 def test_without_schooling_the_teacher_stays_as_the_rounds_left_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     played = Played(tmp_path, "mutual", "teacher.tune_every=100", "teacher.schooling=0", rounds=2)
-    monkeypatch.setattr(coteach.players.Players, "practise", pytest.fail)
+    monkeypatch.setattr(coteach.method.players.Players, "practise", pytest.fail)
     assert not played.players.school([UNLOCK])
 
 

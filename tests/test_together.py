@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 import torch
 
-import coteach.players
+import coteach.method.players
 from coteach import cli
 from coteach.commands.common import load_players
 from coteach.errors import CoteachError, RunFailed
-from coteach.loop import Loop
-from coteach.players import Players
-from coteach.rung import Rung
+from coteach.method.loop import Loop
+from coteach.method.players import Players
+from coteach.method.rung import Rung
 from coteach.runs import jsonl
 from coteach.runs.run_folder import Run
 from coteach.student.student import StudentSide
@@ -105,9 +105,9 @@ def test_calls_are_shared_fairly(tmp_path: Path) -> None:
 
 
 def test_who_is_tuned_is_tuned_for_all_and_every_line_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("coteach.advice.LEAST_OUTCOMES", 0)
-    monkeypatch.setattr("coteach.advice.LEAST_PROMISE", -1.0)
-    monkeypatch.setattr("coteach.advice.LEAST_DISAGREEMENT", -1.0)
+    monkeypatch.setattr("coteach.method.advice_table.LEAST_OUTCOMES", 0)
+    monkeypatch.setattr("coteach.method.advice_table.LEAST_PROMISE", -1.0)
+    monkeypatch.setattr("coteach.method.advice_table.LEAST_DISAGREEMENT", -1.0)
     small = ("teacher.tune_every=2", "teacher.tune_steps=1", "teacher.tune_situations=2", "teacher.lora_rank=2")
     with tiny_llm():
         loop, rungs = begun(tmp_path / "run", "arm=mutual", *small)
@@ -133,7 +133,7 @@ def test_at_school_the_teachers_best_weights_are_those_that_are_best_over_all_ta
         return {"tune_lessons": 1} if tunings < 3 else {}
 
     kept: list[int] = []
-    monkeypatch.setattr(coteach.players, "examine", lambda controller, environments, grounding: next(grades))
+    monkeypatch.setattr(coteach.method.players, "examine", lambda controller, environments, grounding: next(grades))
     monkeypatch.setattr(Players, "tune", tune)
     monkeypatch.setattr(players.teacher, "snapshot", lambda: tunings)
     monkeypatch.setattr(players.teacher, "restore", kept.append)
@@ -193,7 +193,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("runs") / "run"
     words = ["train", "--task", DOOR_KEY, "--task", DOOR_KEY_6, "--together", "--arm", "oracle", "--engine", "minigrid"]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(coteach.players, "EXAM_LEVELS", 2)
+        patch.setattr(coteach.method.players, "EXAM_LEVELS", 2)
         small = ["--envs", "8", "--threads", "1", "--steps", "600", "episodes=2", "collect.horizon=32"]
         assert cli.main([*words, *small, "--out", str(folder)]) == 0
         yield folder

@@ -17,10 +17,10 @@ import gymnasium
 import safetensors.torch
 
 import tiny_lm
-from coteach import players
 from coteach.config import Config, load
 from coteach.envs import tasks
-from coteach.loop import train
+from coteach.method import players
+from coteach.method.loop import train
 from coteach.runs.run_folder import Run
 from coteach.teacher import make_teacher
 from coteach.teacher.answer_cache import AdviceMemory

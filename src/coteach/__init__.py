@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from coteach.config import Config, load
     from coteach.envs.registration import Environment, add, register
     from coteach.grounding.options import Option
-    from coteach.loop import train
+    from coteach.method.loop import train
     from coteach.runs.run_folder import Run
 
 __all__ = [
@@ -42,7 +42,7 @@ _HOMES = {
     "add": "coteach.envs.registration",
     "load": "coteach.config",
     "register": "coteach.envs.registration",
-    "train": "coteach.loop",
+    "train": "coteach.method.loop",
 }
 
 

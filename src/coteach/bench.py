@@ -44,8 +44,8 @@ def training_ratio(ours: Rate, task: str = TASK, repeats: int = 5) -> dict[str, 
 
 def coteach_training(task: str = TASK, arm: str = "no-llm", rounds: int = 4) -> Rate:
     """Training by the loop, everything but the LLM included; each call plays `rounds` rounds."""
-    from coteach.loop import Loop
-    from coteach.rung import Rung
+    from coteach.method.loop import Loop
+    from coteach.method.rung import Rung
     from coteach.runs.run_folder import Run
 
     config = Config(tasks=[task], arm=arm)

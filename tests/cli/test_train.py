@@ -59,9 +59,9 @@ def loop(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ModuleType:
     """Stands in for the loop, so that only the shell around it is tested; the working directory is empty."""
     import coteach
 
-    module = ModuleType("coteach.loop")
+    module = ModuleType("coteach.method.loop")
     module.train = learn  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "coteach.loop", module)
+    monkeypatch.setitem(sys.modules, "coteach.method.loop", module)
     monkeypatch.setattr(coteach, "loop", module, raising=False)
     monkeypatch.chdir(tmp_path)
     return module

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 import torch
 
-from coteach import loop as loop_module
 from coteach.errors import Note, RunFailed
 from coteach.grounding.outcomes import Outcome
-from coteach.loop import Loop
-from coteach.rung import Rung
+from coteach.method import loop as loop_module
+from coteach.method.loop import Loop
+from coteach.method.rung import Rung
 from coteach.runs.run_folder import Run
 from coteach.student import fused
 from coteach.student.learner import Learner
@@ -178,9 +178,9 @@ def test_lora_weights_that_a_tuning_broke_are_taken_back_and_the_run_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = config(*TUNED, f"tasks={DOOR_KEY}", "teacher.tune_every=2")
-    monkeypatch.setattr("coteach.advice.LEAST_OUTCOMES", 0)
-    monkeypatch.setattr("coteach.advice.LEAST_PROMISE", -1.0)
-    monkeypatch.setattr("coteach.advice.LEAST_DISAGREEMENT", -1.0)
+    monkeypatch.setattr("coteach.method.advice_table.LEAST_OUTCOMES", 0)
+    monkeypatch.setattr("coteach.method.advice_table.LEAST_PROMISE", -1.0)
+    monkeypatch.setattr("coteach.method.advice_table.LEAST_DISAGREEMENT", -1.0)
     descend = tuning.descend
 
     def broken(scorer: Any, weights: Any, *rest: Any) -> int:

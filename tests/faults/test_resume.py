@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from coteach.errors import CoteachError, Note
-from coteach.players import Players
+from coteach.method.players import Players
 from coteach.runs.run_folder import Run
 from whole_runs import DOOR_KEY, LOCAL, TUNED, UNLOCK, config, fingerprint, interrupting, play, rounds, tiny_llm
 

@@ -13,8 +13,9 @@ from typing import Any, NoReturn
 
 import pytest
 
-from coteach import cli, loop, players
+from coteach import cli
 from coteach.grounding.base import Situation
+from coteach.method import loop, players
 from coteach.runs.run_folder import Run
 from coteach.teacher.scripted import UniformTeacher
 

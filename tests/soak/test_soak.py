@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 
 from coteach.errors import CoteachError
-from coteach.loop import Loop
-from coteach.rung import Rung
+from coteach.method.loop import Loop
+from coteach.method.rung import Rung
 from coteach.runs import jsonl
 from coteach.runs.run_folder import Run, intact
 from coteach.teacher.remote import circuit_breaker as patience

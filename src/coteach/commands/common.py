@@ -11,7 +11,7 @@ from coteach.errors import CoteachError
 from coteach.runs.run_folder import Run, understood
 
 if TYPE_CHECKING:
-    from coteach.players import Players
+    from coteach.method.players import Players
 
 
 def print_json(value: Any) -> None:
@@ -51,7 +51,7 @@ def load_players(run: Run) -> Players:
     checkpoint = run.latest_checkpoint()
     if checkpoint is None:
         raise CoteachError(f"{run.folder} has no whole checkpoint: let `coteach train --resume {run.folder}` save one")
-    from coteach.players import Players
+    from coteach.method.players import Players
 
     players = Players(run.config)
     with understood(checkpoint):

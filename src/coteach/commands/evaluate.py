@@ -21,7 +21,7 @@ from coteach.runs.run_folder import Run
 
 if TYPE_CHECKING:
     from coteach.evaluation.episodes import Advise, Evaluation
-    from coteach.players import Players
+    from coteach.method.players import Players
 
 HELP = "play fixed-seed episodes of a run's student or teacher, on any tasks"
 

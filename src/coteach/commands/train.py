@@ -146,7 +146,7 @@ def _train(run: Run, resume: bool, made: Sequence[Path]) -> list[dict[str, Any]]
         print("the teacher's weights are out of reach: it is corrected by the evidence, but not tuned", file=sys.stderr)
     try:
         with make_display() as display:
-            from coteach import loop  # slow to import: the display is there first
+            from coteach.method import loop  # slow to import: the display is there first
 
             return loop.train(run.config, run, display, resume)
     except BaseException as error:

@@ -23,7 +23,7 @@ from coteach.export import student, teacher
 from coteach.runs.run_folder import Run
 
 if TYPE_CHECKING:
-    from coteach.players import Players
+    from coteach.method.players import Players
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from coteach.runs.progress import percent
 from coteach.version import __version__
 
 if TYPE_CHECKING:
-    from coteach.players import Players
+    from coteach.method.players import Players
     from coteach.teacher.local.teacher import LocalTeacher
 
 USE = """\

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto
 
     from coteach.grounding.base import Layout
-    from coteach.players import Players
+    from coteach.method.players import Players
     from coteach.student.learner import Learner
     from coteach.student.network import ActorCritic
 

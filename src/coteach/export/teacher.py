@@ -17,7 +17,7 @@ from coteach.runs.progress import percent
 from coteach.teacher import feedback as telling
 
 if TYPE_CHECKING:
-    from coteach.players import Players
+    from coteach.method.players import Players
     from coteach.teacher.local.teacher import LocalTeacher
 
 

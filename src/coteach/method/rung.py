@@ -16,7 +16,7 @@ from coteach.config import Config
 from coteach.envs import tasks
 from coteach.errors import NotFinite, RunFailed, note
 from coteach.evaluation.curve import Curve
-from coteach.players import Players
+from coteach.method.players import Players
 from coteach.student.rollout import Collector, Rollout
 from coteach.teacher.costs import Books
 

@@ -18,7 +18,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from coteach.advice import Advice
 from coteach.arms import ARMS
 from coteach.config import Config
 from coteach.envs import tasks
@@ -33,13 +32,14 @@ from coteach.evaluation.episodes import (
     record_student,
     record_teacher,
 )
-from coteach.evaluator import Evaluator
-from coteach.evidence import AbstractModel
 from coteach.grounding.base import Grounding, Situation, Situations
 from coteach.grounding.outcomes import Outcome
+from coteach.method.abstract_model import AbstractModel
+from coteach.method.advice_table import Advice
+from coteach.method.schooling import School
+from coteach.method.word_values import Evaluator
 from coteach.runs import tensors
 from coteach.runs.machine import cores
-from coteach.school import School
 from coteach.student.executor import LearnedControllers
 from coteach.student.guidance import action_targets
 from coteach.student.hints import Hinted

@@ -13,14 +13,14 @@ import numpy as np
 from coteach.config import Config
 from coteach.errors import CoteachError
 from coteach.evaluation.episodes import write_gif
-from coteach.players import Players
+from coteach.method.players import Players
 from coteach.runs.files import disk, file_name
 from coteach.runs.progress import Progress
 from coteach.runs.run_folder import Run
 from coteach.teacher.costs import Books
 
 if TYPE_CHECKING:
-    from coteach.rung import Rung
+    from coteach.method.rung import Rung
 
 
 def round_metrics(rung: Rung, players: Players, seconds: float) -> dict[str, Any]:

@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 from coteach.arms import Arm
 from coteach.config import EvidenceConfig
 from coteach.errors import note
-from coteach.evaluator import Evaluator
-from coteach.evidence import AbstractModel, reweigh, trust, widened
 from coteach.grounding.base import Situations
 from coteach.grounding.outcomes import Outcome
+from coteach.method.abstract_model import AbstractModel, reweigh, trust, widened
+from coteach.method.word_values import Evaluator
 from coteach.student.guidance import sharpen
 from coteach.teacher.base import Lesson, Teacher
 from coteach.teacher.feedback import Experience

@@ -18,9 +18,9 @@ import numpy as np
 
 from coteach.config import Config
 from coteach.errors import NotFinite, note, require_finite
-from coteach.players import Players
-from coteach.report import progress, round_metrics, rung_summaries, write_artifacts, write_video
-from coteach.rung import Rung, Turn, blamed, failed
+from coteach.method.players import Players
+from coteach.method.report import progress, round_metrics, rung_summaries, write_artifacts, write_video
+from coteach.method.rung import Rung, Turn, blamed, failed
 from coteach.runs.progress import Progress
 from coteach.runs.run_folder import Run, understood
 from coteach.runs.signals import Signals
