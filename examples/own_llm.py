@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from coteach import cli
+from coteach.commands import cli
 from coteach.runs.machine import cores
 from coteach.teacher.local.embedded import source
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import FrameType
 
 from comparisons import learner, summary
-from coteach import cli
+from coteach.commands import cli
 from coteach.commands.train import resolve
 from coteach.runs.run_folder import Run
 

@@ -5,8 +5,8 @@ import time
 
 import pytest
 
-from coteach import bench
 from coteach.errors import CoteachError
+from coteach.experiments import bench
 from coteach.teacher.prompt import Prompt
 
 

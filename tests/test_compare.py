@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from comparisons import keep, learner, result
-from coteach import cli
 from coteach.arms import ARMS
+from coteach.commands import cli
 from coteach.commands.train import resolve
 from coteach.errors import CoteachError
 from coteach.experiments import compare, figures, tables

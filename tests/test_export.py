@@ -21,7 +21,8 @@ import torch
 from huggingface_hub import ModelCard
 
 import tiny_lm
-from coteach import cli, export
+from coteach import export
+from coteach.commands import cli
 from coteach.commands.common import load_players
 from coteach.config import Config, StudentConfig
 from coteach.errors import CoteachError, RunFailed

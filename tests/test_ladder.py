@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from coteach import cli
+from coteach.commands import cli
 from coteach.envs import tasks
 from coteach.experiments import ladder
 from coteach.experiments.ladder import LADDER

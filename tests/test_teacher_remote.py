@@ -18,7 +18,7 @@ from numpy.testing import assert_allclose
 pytest.importorskip("openai", reason="the extra `remote` is not installed")
 pytest.importorskip("xllamacpp", reason="xllamacpp, the server that these tests start, is not installed")
 
-from coteach import cli
+from coteach.commands import cli
 from coteach.config import TeacherConfig
 from coteach.errors import CoteachError
 from coteach.grounding.base import Situation

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import coteach.method.players
-from coteach import cli
+from coteach.commands import cli
 from coteach.commands.common import load_players
 from coteach.errors import CoteachError, RunFailed
 from coteach.method.loop import Loop

@@ -1,6 +1,6 @@
 """`python -m coteach` is the command line."""
 
-from coteach.cli import script
+from coteach.commands.cli import script
 
 if __name__ == "__main__":
     script()

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import tiny_lm
-from coteach import cli
+from coteach.commands import cli
 from coteach.config import Config
 from coteach.runs.run_folder import Run
 

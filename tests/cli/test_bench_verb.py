@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from coteach import bench, cli
 from coteach.commands import bench as command
+from coteach.commands import cli
 from coteach.errors import CoteachError
+from coteach.experiments import bench
 
 
 @pytest.fixture(autouse=True)

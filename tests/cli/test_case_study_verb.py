@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import tiny_lm
-from coteach import cli
+from coteach.commands import cli
 from coteach.experiments import case_study, glam, pool
 from coteach.experiments.compare import Job
 

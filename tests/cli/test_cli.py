@@ -13,8 +13,7 @@ from collections.abc import Callable
 
 import pytest
 
-from coteach import cli
-from coteach.commands import tasks
+from coteach.commands import cli, tasks
 from coteach.errors import CoteachError, RunFailed
 
 
@@ -39,7 +38,7 @@ def test_help_lists_every_verb_at_once() -> None:
 
 
 def test_the_command_line_imports_nothing_slow() -> None:
-    code = "import sys, coteach.cli; print([m for m in ('torch', 'numpy', 'rich', 'matplotlib') if m in sys.modules])"
+    code = "import sys, coteach.commands.cli; print([m for m in ('torch', 'numpy', 'rich', 'matplotlib') if m in sys.modules])"
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert answer.stdout.strip() == "[]"
 

@@ -15,8 +15,7 @@ from pathlib import Path
 import pytest
 
 from comparisons import keep, learner, result
-from coteach import cli
-from coteach.commands import compare
+from coteach.commands import cli, compare
 from coteach.experiments import pool
 from coteach.experiments.pool import Standing, State
 

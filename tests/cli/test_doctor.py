@@ -10,8 +10,7 @@ from typing import Any
 import pytest
 
 import coteach
-from coteach import cli
-from coteach.commands import doctor
+from coteach.commands import cli, doctor
 from coteach.errors import CoteachError
 from coteach.teacher.local import embedded
 

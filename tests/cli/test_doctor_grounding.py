@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import worlds
-from coteach import cli
+from coteach.commands import cli
 from coteach.envs import levels
 from coteach.envs import registration as environments
 

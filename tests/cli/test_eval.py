@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import tiny_lm
-from coteach import cli
+from coteach.commands import cli
 from coteach.commands.evaluate import TEACHER_COLUMNS
 from coteach.runs.run_folder import Run
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from coteach import cli
+from coteach.commands import cli
 
 TASK = "BabyAI-GoToRedBallNoDists-v0"
 SMALL = ["--task", TASK, "--envs", "8", "--threads", "1", "--steps", "256", "episodes=2", "collect.horizon=32"]

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from coteach import cli
+from coteach.commands import cli
 from coteach.config import Config
 from coteach.errors import CoteachError, RunFailed
 from coteach.runs.progress import Progress

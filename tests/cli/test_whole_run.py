@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from coteach import cli
+from coteach.commands import cli
 from coteach.runs.run_folder import Run
 
 TASK = "BabyAI-GoToRedBallNoDists-v0"

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from coteach import cli
+from coteach.commands import cli
 from coteach.config import Config
 from coteach.errors import CoteachError, RunFailed
 from coteach.runs.run_folder import Run, intact

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from coteach import cli
+from coteach.commands import cli
 from coteach.runs.run_folder import Run, intact
 from whole_runs import DOOR_KEY, fingerprint, interrupting, play, small
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from coteach import cli
+from coteach.commands import cli
 from coteach.commands.train import default_folder
 from coteach.config import Config
 from coteach.envs.engines import GymnasiumTask

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from coteach import cli
+from coteach.commands import cli
 from coteach.errors import CoteachError
 from coteach.runs import lock
 from coteach.runs.run_folder import Run

@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 
 import pytest
 
-from coteach import cli
+from coteach.commands import cli
 from coteach.grounding.base import Situation
 from coteach.method import loop, players
 from coteach.runs.run_folder import Run

@@ -81,20 +81,20 @@ def figures(results: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _grounding() -> dict[str, Any]:
-    from coteach import bench
+    from coteach.experiments import bench
     from coteach.grounding.minigrid import MiniGridGrounding
 
     return bench.grounding_rate(lambda envs, actions: MiniGridGrounding(envs, num_actions=actions))
 
 
 def _training() -> dict[str, Any]:
-    from coteach import bench
+    from coteach.experiments import bench
 
     return bench.training_ratio(bench.coteach_training())
 
 
 def _scoring(options: Sequence[str]) -> dict[str, Any]:
-    from coteach import bench
+    from coteach.experiments import bench
     from coteach.grounding.base import Situation
     from coteach.teacher import prompt
     from coteach.teacher.local.models import load_model
