@@ -25,8 +25,8 @@ from coteach.grounding.base import Situation, Situations
 from coteach.grounding.minigrid import MiniGridGrounding
 from coteach.method.players import Players
 from coteach.runs.run_folder import Run
-from coteach.teacher import Teacher
 from coteach.teacher import feedback as telling
+from coteach.teacher.base import Teacher
 from coteach.teacher.feedback import Experience, Told
 
 EPISODES, TESTED, ENVIRONMENTS, STEPS = 100, 150, 32, 160

@@ -33,7 +33,7 @@ from coteach.method.players import Players
 from coteach.runs.run_folder import Run
 from coteach.student.learner import Learner
 from coteach.student.network import ActorCritic, SetFeatures, read
-from coteach.teacher import make_teacher
+from coteach.teacher.make import make_teacher
 
 ROOT = Path(__file__).parents[1]
 TASK = "BabyAI-GoToRedBallNoDists-v0"

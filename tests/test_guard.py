@@ -13,9 +13,10 @@ from coteach.config import TeacherConfig
 from coteach.errors import RunFailed
 from coteach.evaluation.forgetting import WINDOW, guard, perplexity, questions, right
 from coteach.grounding.base import Situation
-from coteach.teacher import Lesson, make_teacher
+from coteach.teacher.base import Lesson
 from coteach.teacher.local.scoring import score_one_by_one
 from coteach.teacher.local.teacher import LocalTeacher
+from coteach.teacher.make import make_teacher
 from coteach.teacher.prompt import Prompt, encode
 
 LESSON = Lesson(Situation("You see a ball.", ("explore", "take the ball")), np.array([0.05, 0.95]))

@@ -23,10 +23,10 @@ from coteach.method.rung import Rung
 from coteach.runs.run_folder import Run
 from coteach.student.batch import Batch
 from coteach.student.rollout import Rollout
-from coteach.teacher import make_teacher
 from coteach.teacher.base import Lesson, TuneReport
 from coteach.teacher.costs import Books
 from coteach.teacher.feedback import Told
+from coteach.teacher.make import make_teacher
 from coteach.teacher.recorded import Recorder
 
 UNLOCK = "MiniGrid-Unlock-v0"

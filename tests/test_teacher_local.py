@@ -11,11 +11,13 @@ import tiny_lm
 from coteach.config import TeacherConfig
 from coteach.errors import CoteachError, RunFailed
 from coteach.grounding.base import Situation
-from coteach.teacher import AdviceMemory, Lesson, make_teacher
 from coteach.teacher import feedback as telling
+from coteach.teacher.answer_cache import AdviceMemory
+from coteach.teacher.base import Lesson
 from coteach.teacher.feedback import NOTHING, Told
 from coteach.teacher.local.scoring import score_one_by_one
 from coteach.teacher.local.teacher import LocalTeacher
+from coteach.teacher.make import make_teacher
 
 SITUATIONS = [
     Situation("You see a ball.", ("explore", "take the ball", "drop it")),

@@ -13,9 +13,10 @@ import tiny_lm
 from coteach.config import TeacherConfig
 from coteach.errors import CoteachError, RunFailed
 from coteach.grounding.base import Situation
-from coteach.teacher import make_teacher
+from coteach.runs.machine import cache_folder
 from coteach.teacher.local import embedded, models
 from coteach.teacher.local.scoring import score_one_by_one
+from coteach.teacher.make import make_teacher
 
 
 @pytest.fixture
@@ -83,7 +84,7 @@ def test_two_processes_convert_at_once(gguf):
     for racer in racers:
         racer.join()
     assert [racer.exitcode for racer in racers] == [0, 0]
-    (folder,) = (embedded.cache_folder() / "models").iterdir()
+    (folder,) = (cache_folder() / "models").iterdir()
     assert embedded.damaged(folder) == []
 
 
@@ -95,7 +96,7 @@ def test_a_conversion_that_fails_leaves_nothing_behind(gguf, monkeypatch):
     monkeypatch.setattr(embedded, "_convert", full)
     with pytest.raises(RunFailed, match="No space left on device.*COTEACH_CACHE"):
         embedded.converted(gguf[0])
-    assert list((embedded.cache_folder() / "models").iterdir()) == []
+    assert list((cache_folder() / "models").iterdir()) == []
 
 
 def test_a_missing_wheel_is_answered_with_the_command_that_installs_it(monkeypatch):

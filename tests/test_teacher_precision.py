@@ -12,11 +12,12 @@ from coteach.config import TeacherConfig
 from coteach.errors import CoteachError
 from coteach.export import teacher as export
 from coteach.grounding.base import Situation
-from coteach.teacher import AdviceMemory, Lesson, make_teacher
-from coteach.teacher.answer_cache import memory_key
+from coteach.teacher.answer_cache import AdviceMemory, memory_key
+from coteach.teacher.base import Lesson
 from coteach.teacher.local import precision
 from coteach.teacher.local.models import weights_fingerprint
 from coteach.teacher.local.teacher import LocalTeacher
+from coteach.teacher.make import make_teacher
 
 CPU, CARD = torch.device("cpu"), torch.device("cuda")
 SITUATIONS = [

@@ -4,7 +4,7 @@ import pytest
 
 import tiny_lm
 from coteach.errors import CoteachError
-from coteach.grounding.base import Situation
+from coteach.grounding.base import GRID_WORLD_INSTRUCTION, Situation
 from coteach.teacher import prompt as prompts
 from coteach.teacher.feedback import Told
 
@@ -18,24 +18,24 @@ SITUATION = Situation("Mission: go.", ("explore", "go to the door"))
 
 def test_a_chat_model_is_asked_through_its_template():
     frame = prompts.frame(tiny_lm.tokenizer(CHAT))
-    assert frame.prefix == f"[system]{prompts.INSTRUCTION}!\n[user]"
+    assert frame.prefix == f"[system]{GRID_WORLD_INSTRUCTION}!\n[user]"
     assert frame.suffix == "!\n[assistant]"
     assert frame.end == "!\n"
 
 
 def test_a_template_without_system_role_gets_the_instruction_with_the_question():
-    assert prompts.frame(tiny_lm.tokenizer(NO_SYSTEM)).prefix == f"[user]{prompts.INSTRUCTION}\n\n"
+    assert prompts.frame(tiny_lm.tokenizer(NO_SYSTEM)).prefix == f"[user]{GRID_WORLD_INSTRUCTION}\n\n"
 
 
 def test_a_model_without_template_is_asked_in_plain_text_after_its_first_token():
     tokenizer = tiny_lm.tokenizer()
     frame = prompts.frame(tokenizer)
     assert prompts.prefix_ids(tokenizer, frame)[0] == tokenizer.bos_token_id
-    assert tokenizer.decode(prompts.prefix_ids(tokenizer, frame)[1:]).startswith(prompts.INSTRUCTION)
+    assert tokenizer.decode(prompts.prefix_ids(tokenizer, frame)[1:]).startswith(GRID_WORLD_INSTRUCTION)
 
 
 TOLD = Told((("You see a ball.", "explore"), ("You see a key.", "take it")), ("It failed.",))
-HEAD = f"{prompts.INSTRUCTION}\n\n{prompts.EVIDENCE}\n- It failed."
+HEAD = f"{GRID_WORLD_INSTRUCTION}\n\n{prompts.EVIDENCE}\n- It failed."
 
 
 @pytest.mark.parametrize(

@@ -22,8 +22,10 @@ from coteach.commands import cli
 from coteach.config import TeacherConfig
 from coteach.errors import CoteachError
 from coteach.grounding.base import Situation
-from coteach.teacher import AdviceMemory, Lesson, make_teacher
+from coteach.teacher.answer_cache import AdviceMemory
+from coteach.teacher.base import Lesson
 from coteach.teacher.feedback import Told
+from coteach.teacher.make import make_teacher
 from coteach.teacher.remote.teacher import Manner, RemoteTeacher
 
 KEY = "sk-this-is-secret-0123456789"

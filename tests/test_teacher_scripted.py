@@ -10,7 +10,8 @@ from numpy.testing import assert_allclose
 from coteach.config import TeacherConfig
 from coteach.errors import CoteachError
 from coteach.grounding.base import Situation
-from coteach.teacher import Lesson, make_teacher
+from coteach.teacher.base import Lesson
+from coteach.teacher.make import make_teacher
 
 KNOWN = Situation("a door", ("explore", "open the door", "wait"), expert=1)
 UNKNOWN = Situation("a wall", ("explore", "wait"))
@@ -51,7 +52,7 @@ def test_an_unknown_spec_is_answered_with_the_nearest_known_one():
 
 def test_scripted_teachers_need_no_pytorch():
     code = (
-        "import sys; from coteach.config import TeacherConfig; from coteach.teacher import make_teacher;"
+        "import sys; from coteach.config import TeacherConfig; from coteach.teacher.make import make_teacher;"
         "make_teacher('oracle', TeacherConfig()); sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -7,8 +7,8 @@ import tiny_lm
 from coteach.config import TELL, TeacherConfig
 from coteach.errors import CoteachError, RunFailed
 from coteach.grounding.base import Situation
-from coteach.teacher import Teacher
 from coteach.teacher import feedback as telling
+from coteach.teacher.base import Teacher
 from coteach.teacher.feedback import NOTHING, Experience, Told
 from coteach.teacher.local.teacher import LocalTeacher
 from coteach.teacher.recorded import RECORD, Record, RecordedTeacher, Recorder

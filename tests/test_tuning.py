@@ -11,7 +11,7 @@ import tiny_lm
 from coteach.config import TUNE_METHODS, TeacherConfig
 from coteach.errors import CoteachError
 from coteach.grounding.base import Situation
-from coteach.teacher import Lesson
+from coteach.teacher.base import Lesson
 from coteach.teacher.local import tuning
 from coteach.teacher.local.teacher import LocalTeacher
 from coteach.teacher.prompt import Prompt

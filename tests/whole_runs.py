@@ -19,13 +19,13 @@ import safetensors.torch
 import tiny_lm
 from coteach.config import Config, load
 from coteach.envs import tasks
+from coteach.grounding.base import GRID_WORLD_INSTRUCTION
 from coteach.method import players
 from coteach.method.loop import train
 from coteach.runs.run_folder import Run
-from coteach.teacher import make_teacher
 from coteach.teacher.answer_cache import AdviceMemory
 from coteach.teacher.local.teacher import LocalTeacher
-from coteach.teacher.prompt import INSTRUCTION
+from coteach.teacher.make import make_teacher
 
 TUNED = ("arm=mutual", "teacher.tune_every=3", "teacher.tune_steps=2", "teacher.tune_situations=2", "teacher.lora_rank=2")
 SMALL = (
@@ -70,7 +70,7 @@ def play(folder: Path, *settings: str, display: Callable[[Any], None] | None = N
 def tiny_llm(cache: Path | None = None) -> Iterator[None]:
     """In here `smollm2` is a tiny model of random weights, with an advice memory in `cache`, or of its own in each run."""
 
-    def make(spec: str, config: Any, memory: Any = None, instruction: str = INSTRUCTION) -> Any:
+    def make(spec: str, config: Any, memory: Any = None, instruction: str = GRID_WORLD_INSTRUCTION) -> Any:
         if spec != "smollm2":
             return make_teacher(spec, config, memory, instruction)
         with mock.patch.dict(tiny_lm.SIZES, {"max_position_embeddings": 4096}):

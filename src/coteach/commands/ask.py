@@ -113,7 +113,7 @@ def _ask(config: Config, folder: Path | None, row: Mapping[str, Any], generate: 
     """The teacher's answer without what it learned in the run, with it, and what the run knows of the situation."""
     from coteach.envs.tasks import common_family
     from coteach.grounding.base import Situation
-    from coteach.teacher import make_teacher
+    from coteach.teacher.make import make_teacher
 
     prior = ARMS[config.arm].prior
     instruction = common_family(config.tasks).instruction

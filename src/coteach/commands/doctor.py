@@ -15,6 +15,7 @@ from coteach.commands import grounding
 from coteach.commands.common import print_json
 from coteach.errors import CoteachError, printable
 from coteach.runs import machine
+from coteach.runs.machine import cache_folder
 from coteach.runs.progress import print_table
 from coteach.version import __version__
 
@@ -147,7 +148,7 @@ def _llm() -> Iterator[Check]:
     try:
         from coteach.teacher.local import embedded
 
-        source, cache = embedded.source(), embedded.cache_folder()
+        source, cache = embedded.source(), cache_folder()
         yield Check("default LLM", "ok", f"{source.name}, SHA-256 {embedded.sha256(source)[:16]}...")
         folder = embedded.converted(source)
     except CoteachError as error:

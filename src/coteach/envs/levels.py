@@ -81,13 +81,15 @@ class MiniGridLevel:
 
 @cache
 def _minigrid_family() -> Family:
+    from coteach.grounding.base import GRID_WORLD_INSTRUCTION
     from coteach.grounding.minigrid import MiniGridGrounding
     from coteach.grounding.minigrid.encoding import ACTION_NAMES
-    from coteach.teacher.prompt import INSTRUCTION
 
     kind, habits = MiniGridGrounding, MiniGridGrounding.habits(len(ACTION_NAMES))
     features = MiniGridGrounding.feature_layout()
-    return Family("MiniGrid and BabyAI", kind.layout, ACTION_NAMES, kind.max_options, INSTRUCTION, kind, features, habits)
+    return Family(
+        "MiniGrid and BabyAI", kind.layout, ACTION_NAMES, kind.max_options, GRID_WORLD_INSTRUCTION, kind, features, habits
+    )
 
 
 @cache

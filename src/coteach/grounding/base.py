@@ -18,6 +18,10 @@ from numpy.typing import NDArray
 
 from coteach.grounding.outcomes import TYPICAL_DURATION
 
+GRID_WORLD_INSTRUCTION = "You guide an agent in a grid world. Answer with the best next step for the agent's mission."
+"""For MiniGrid and BabyAI; other tasks bring their own (`grounding.base.Family`)."""
+"""At the head of the LLM's prompt about grid worlds, and where nothing else is asked for."""
+
 
 @dataclass(frozen=True)
 class Situation:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -308,7 +309,7 @@ class Loop:
 
     def log_calls(self, rung: Rung) -> None:
         """A line of calls.jsonl for each of the LLM's calls since the last time."""
-        self.run.log_calls(rung.index, rung.rounds, self.players.teacher.books.take_journal())
+        self.run.log_calls(rung.index, rung.rounds, map(asdict, self.players.teacher.books.take_journal()))
 
     def log(self, rung: Rung, metrics: dict[str, Any]) -> None:
         """One line of metrics.jsonl, and the LLM's calls since the last."""

@@ -45,10 +45,10 @@ from coteach.student.guidance import action_targets
 from coteach.student.hints import Hinted
 from coteach.student.student import StudentSide
 from coteach.teacher import feedback as telling
-from coteach.teacher import make_teacher
 from coteach.teacher.answer_cache import AdviceMemory
 from coteach.teacher.base import Teacher
 from coteach.teacher.costs import Books
+from coteach.teacher.make import make_teacher
 from coteach.teacher.recorded import Record, Recorder
 from coteach.teacher.scripted import OracleTeacher
 

@@ -114,7 +114,7 @@ def processor() -> str:
 def revision() -> str | None:
     """Git revision of the source this package runs from, or None where it is not a checkout."""
     here = Path(__file__).resolve().parent
-    if not (here.parents[1] / ".git").exists():
+    if not (here.parents[2] / ".git").exists():
         return None
     command = ["git", "-C", str(here), "rev-parse", "HEAD"]
     try:
@@ -122,3 +122,11 @@ def revision() -> str | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return answer.stdout.strip() or None
+
+
+def cache_folder() -> Path:
+    """Where converted models and the advice memory live: $COTEACH_CACHE, $XDG_CACHE_HOME/coteach or ~/.cache/coteach."""
+    if own := os.environ.get("COTEACH_CACHE"):
+        return Path(own).expanduser()
+    shared = os.environ.get("XDG_CACHE_HOME")
+    return (Path(shared).expanduser() if shared else Path.home() / ".cache") / "coteach"

@@ -15,7 +15,6 @@ import shutil
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -31,7 +30,6 @@ from coteach.version import __version__
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
-    from coteach.teacher.costs import Call
 
 KEEP = 3
 """Checkpoints kept, besides the best one."""
@@ -128,12 +126,12 @@ class Run:
                 if name not in ("rung", "steps") and _is_number(value):
                     board.add_scalar(f"rung{metrics['rung']}/{name}", value, metrics["steps"])
 
-    def log_calls(self, rung: int, round: int, calls: Iterable[Call]) -> None:
+    def log_calls(self, rung: int, round: int, calls: Iterable[Mapping[str, Any]]) -> None:
         """Append calls of the LLM to calls.jsonl. Those of rounds that a crash undid stay there: they were paid for.
 
         rung: of rungs climbed side by side, which have one teacher, the first that had not ended.
         """
-        rows = [_json({"rung": rung, "round": round} | asdict(call)) + "\n" for call in calls]
+        rows = [_json({"rung": rung, "round": round, **call}) + "\n" for call in calls]
         path = self.folder / "calls.jsonl"
         if rows:
             with disk(path), path.open("a", encoding="utf-8") as file:

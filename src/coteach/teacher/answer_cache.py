@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from coteach.errors import note
 from coteach.grounding.base import Situation
-from coteach.teacher.local.embedded import cache_folder
+from coteach.runs.machine import cache_folder
 
 FILE = "answers.sqlite3"
 LIMIT = 1_000_000

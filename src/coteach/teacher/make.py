@@ -6,9 +6,9 @@ from pathlib import Path
 
 from coteach.config import TeacherConfig
 from coteach.errors import CoteachError, unknown
+from coteach.grounding.base import GRID_WORLD_INSTRUCTION
 from coteach.teacher.answer_cache import AdviceMemory
 from coteach.teacher.base import Teacher
-from coteach.teacher.prompt import INSTRUCTION
 from coteach.teacher.scripted import SCRIPTED
 
 SPECS = (
@@ -16,7 +16,9 @@ SPECS = (
 )  # fmt: skip
 
 
-def make_teacher(spec: str, config: TeacherConfig, memory: AdviceMemory | None = None, instruction: str = INSTRUCTION) -> Teacher:
+def make_teacher(
+    spec: str, config: TeacherConfig, memory: AdviceMemory | None = None, instruction: str = GRID_WORLD_INSTRUCTION
+) -> Teacher:
     """The teacher that `spec` names, asked under `instruction`; `memory` None remembers within this process only."""
     if spec in SCRIPTED:
         return SCRIPTED[spec]()

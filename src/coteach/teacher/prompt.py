@@ -11,11 +11,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from coteach.errors import CoteachError
-from coteach.grounding.base import Situation
+from coteach.grounding.base import GRID_WORLD_INSTRUCTION, Situation
 from coteach.teacher.feedback import NOTHING, Told
 
-INSTRUCTION = "You guide an agent in a grid world. Answer with the best next step for the agent's mission."
-"""For MiniGrid and BabyAI; other tasks bring their own (`grounding.base.Family`)."""
 QUESTION = "\nNext step:"
 EVIDENCE = "What the agent found out:"
 EXAMPLES = "What worked:"
@@ -41,7 +39,7 @@ class Prompt:
     options: tuple[tuple[int, ...], ...]
 
 
-def frame(tokenizer: Any, instruction: str = INSTRUCTION, told: Told = NOTHING) -> Frame:
+def frame(tokenizer: Any, instruction: str = GRID_WORLD_INSTRUCTION, told: Told = NOTHING) -> Frame:
     """How this tokenizer's model is asked: through its chat template where it has one, in plain text else."""
     head = heading(instruction, told)
     if not getattr(tokenizer, "chat_template", None):

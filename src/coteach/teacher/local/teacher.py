@@ -19,7 +19,7 @@ from torch import Tensor
 
 from coteach.config import TeacherConfig
 from coteach.errors import RunFailed, note
-from coteach.grounding.base import Situation
+from coteach.grounding.base import GRID_WORLD_INSTRUCTION, Situation
 from coteach.teacher import feedback as telling
 from coteach.teacher import prompt as prompts
 from coteach.teacher.answer_cache import AdviceMemory, memory_key
@@ -49,7 +49,7 @@ class LocalTeacher:
         config: TeacherConfig,
         memory: AdviceMemory | None = None,
         name: str = "local",
-        instruction: str = prompts.INSTRUCTION,
+        instruction: str = GRID_WORLD_INSTRUCTION,
     ) -> None:
         self.name = name
         self.config = config
@@ -70,7 +70,7 @@ class LocalTeacher:
 
     @classmethod
     def from_spec(
-        cls, spec: str, config: TeacherConfig, memory: AdviceMemory | None = None, instruction: str = prompts.INSTRUCTION
+        cls, spec: str, config: TeacherConfig, memory: AdviceMemory | None = None, instruction: str = GRID_WORLD_INSTRUCTION
     ) -> LocalTeacher:
         """The teacher of `smollm2`, `hf:<id or folder>` or `gguf:<file>`, on the device that `config` names."""
         return cls(load_model(spec, config.device, config.precision), config, memory, spec, instruction)

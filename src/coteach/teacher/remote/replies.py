@@ -17,8 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from coteach.grounding.base import Situation
-from coteach.teacher.prompt import INSTRUCTION
+from coteach.grounding.base import GRID_WORLD_INSTRUCTION, Situation
 
 LEAST_MASS = 0.05
 """Probability that the labels have together, below which the model's first token was no answer."""
@@ -57,7 +56,7 @@ def labels(count: int, letters: bool) -> tuple[str, ...]:
 
 
 def question(
-    situation: Situation, names: Sequence[str], order: Sequence[int], briefing: str = INSTRUCTION
+    situation: Situation, names: Sequence[str], order: Sequence[int], briefing: str = GRID_WORLD_INSTRUCTION
 ) -> list[dict[str, str]]:
     """The messages that ask about `situation` after `briefing`, its options (slots) listed in `order` under `names`."""
     listed = "\n".join(f"{name}. {situation.options[slot]}" for name, slot in zip(names, order, strict=True))

@@ -21,14 +21,13 @@ from numpy.typing import NDArray
 
 from coteach.config import TeacherConfig
 from coteach.errors import CoteachError, RunFailed
-from coteach.grounding.base import Situation
+from coteach.grounding.base import GRID_WORLD_INSTRUCTION, Situation
 from coteach.teacher import feedback as telling
 from coteach.teacher import prompt as prompts
 from coteach.teacher.answer_cache import AdviceMemory, memory_key
 from coteach.teacher.base import Explanation, FixedTeacher, uniform
 from coteach.teacher.costs import Books, Call
 from coteach.teacher.feedback import NOTHING, Told
-from coteach.teacher.prompt import INSTRUCTION
 from coteach.teacher.remote import replies
 from coteach.teacher.remote.circuit_breaker import Patience
 from coteach.teacher.remote.endpoint import KEY, Denied, Endpoint, Failed, Missing, Refused, parse
@@ -66,7 +65,7 @@ class RemoteTeacher(FixedTeacher):
     """A model behind a server. `patience` decides when a server that fails is tried again."""
 
     def __init__(
-        self, spec: str, config: TeacherConfig, memory: AdviceMemory | None = None, instruction: str = INSTRUCTION
+        self, spec: str, config: TeacherConfig, memory: AdviceMemory | None = None, instruction: str = GRID_WORLD_INSTRUCTION
     ) -> None:
         self.name, self.config, self.instruction = spec, config, instruction
         self.told: Told = NOTHING
