@@ -23,6 +23,9 @@ from coteach.config import load
 from coteach.envs import tasks
 from coteach.grounding.base import Situation, Situations
 from coteach.grounding.minigrid import MiniGridGrounding
+from coteach.method.checkpoint import load_players
+from coteach.method.examiner import Examiner
+from coteach.method.lessons import make_experiences
 from coteach.method.players import Players
 from coteach.runs.run_folder import Run
 from coteach.teacher import feedback as telling
@@ -38,8 +41,9 @@ def players_of(run: Run, *settings: str) -> Players:
     players = Players(config)
     checkpoint = run.latest_checkpoint()
     assert checkpoint is not None, f"{run.folder} has no checkpoint"
-    players.load(checkpoint)
-    players.advice.asked[:] = players.advice.answered[:] = False
+    load_players(checkpoint, players)
+    table = players.advice.table
+    table.asked[:] = table.answered[:] = False
     return players
 
 
@@ -107,14 +111,14 @@ def main(folder: Path, seed: int) -> None:
     players, task = players_of(run), run.config.tasks[0]
     held_out = {"ball", "key"} if seed % 2 == 0 else {"box"}
     tested = random_play(task, seed, held_out) if task == "BabyAI-GoToLocal-v0" else []
-    known = [e for e in players.advice.experiences() if not tested or kind(e.situation) not in held_out]
+    known = [e for e in make_experiences(players.advice) if not tested or kind(e.situation) not in held_out]
     often = sorted(known, key=lambda experience: -experience.met)[: telling.CANDIDATES]
     said = players.teacher.advise([experience.situation for experience in often])
     often = [replace(experience, said=advice) for experience, advice in zip(often, said, strict=True)]
     for name, told in forms(often, rng).items():
         players.teacher.tell(told)
         right = first_choices(players.teacher, tested) == [situation.expert for situation in tested]
-        alone = players.evaluate("teacher", task, EPISODES)
+        alone = Examiner(players).evaluate("teacher", task, EPISODES)
         shown = {"right": round(float(right.mean()), 3)} if tested else {}
         print(json.dumps({"told": name, "seed": seed, "alone": alone.success} | shown), flush=True)
 

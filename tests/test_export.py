@@ -29,6 +29,7 @@ from coteach.errors import CoteachError, RunFailed
 from coteach.evaluation.episodes import SEED
 from coteach.export import card, student
 from coteach.grounding.base import Layout, Situation
+from coteach.method.examiner import Examiner
 from coteach.method.players import Players
 from coteach.runs.run_folder import Run
 from coteach.student.learner import Learner
@@ -203,7 +204,7 @@ def success_of_the_example(folder: Path) -> float:
 
 
 def test_the_example_plays_it_without_pytorch_and_solves_the_same_levels(exported: Path, players: Players) -> None:
-    expected = players.evaluate("student", TASK, 200).success
+    expected = Examiner(players).evaluate("student", TASK, 200).success
     assert success_of_the_example(exported) == pytest.approx(expected) and 0.0 < expected < 1.0
 
 

@@ -34,9 +34,18 @@ SMALL = (
     "collect.envs=8",
     "collect.horizon=32",
     "episodes=2",
+    "evaluation.levels=1",
     "student.minibatch=256",
     "teacher.schooling=1",
 )
+EAGER = (
+    "teacher.lesson_outcomes=0",
+    "teacher.lesson_fewest_outcomes=0",
+    "teacher.lesson_disagreement=-1",
+    "evidence.least_promise=-1",
+)
+"""With these there are lessons from the first outcomes on."""
+
 EPISODE = 64
 """Steps of an episode at most."""
 UNLOCK, DOOR_KEY, LOCAL = "MiniGrid-Unlock-v0", "MiniGrid-DoorKey-5x5-v0", "BabyAI-GoToLocal-v0"
@@ -48,9 +57,8 @@ def config(*settings: str) -> Config:
 
 @contextmanager
 def small(climbed: Sequence[str]) -> Iterator[None]:
-    """In here exams, schooling and episodes are short: a hundred levels of 288 steps would take most of a small run's time."""
+    """In here episodes are short: levels of 288 steps would take most of a small run's time."""
     with ExitStack() as patches:
-        patches.enter_context(mock.patch.object(players, "EXAM_LEVELS", 1))
         for task in climbed:
             tasks.check(task)  # imports what registers it
             if task.startswith("MiniGrid-"):  # BabyAI's levels decide for themselves

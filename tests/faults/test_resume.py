@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from coteach.errors import CoteachError, Note
+from coteach.method.examiner import Examiner
 from coteach.method.players import Players
 from coteach.runs.run_folder import Run
 from whole_runs import DOOR_KEY, LOCAL, TUNED, UNLOCK, config, fingerprint, interrupting, play, rounds, tiny_llm
@@ -59,18 +60,17 @@ def test_schooling_goes_on_with_the_practice_or_the_tuning_that_was_interrupted(
 ) -> None:
     """Neither is made twice, and the best weights, which are those of an earlier practice, are kept across interruptions."""
     done, stop_at = list[str](), list[int]()
-    practise, tune = Players.practise, Players.tune
+    roll_out, tune = Examiner.roll_out_teacher, Players.tune
 
     def counted(what: str) -> None:
         done.append(what)
         if len(done) in stop_at:
             raise KeyboardInterrupt
 
-    def worse(players: Players, task: str) -> tuple[float, Any]:
-        counted("practice")
-        _, met = practise(players, task)
-        assert players.schooling is not None
-        return 0.5 - 0.1 * players.schooling.tunings, met
+    def worse(examiner: Examiner, climbed: list[str]) -> tuple[float, Any]:
+        counted("rollouts")
+        _, met = roll_out(examiner, climbed)
+        return 0.5 - 0.1 * done.count("tuning"), met
 
     def tuned(players: Players, *met: Any) -> dict[str, Any]:
         told = tune(players, *met)
@@ -78,17 +78,17 @@ def test_schooling_goes_on_with_the_practice_or_the_tuning_that_was_interrupted(
             counted("tuning")
         return told
 
-    monkeypatch.setattr(Players, "practise", worse)
+    monkeypatch.setattr(Examiner, "roll_out_teacher", worse)
     monkeypatch.setattr(Players, "tune", tuned)
     settings = (*TUNED, "steps=600", f"tasks={UNLOCK}")
     with tiny_llm(tmp_path / "one"):
         whole = play(tmp_path / "whole", *settings)
-    assert done == ["practice", "tuning", "practice"]
+    assert done == ["rollouts", "tuning", "rollouts"]
     done.clear()
     stop_at[:] = 1, 3, 5
     with tiny_llm(tmp_path / "other"):
         torn = stopped(tmp_path / "torn", *settings, at=[("never", 1)] * 3)
-    assert done == ["practice"] * 2 + ["tuning"] * 2 + ["practice"] * 2, "only what was interrupted is done again"
+    assert done == ["rollouts"] * 2 + ["tuning"] * 2 + ["rollouts"] * 2, "only what was interrupted is done again"
     assert fingerprint(torn) == fingerprint(whole) and "teacher/adapter_model.safetensors" in fingerprint(whole)
     assert Run.open(torn).metrics()[-1]["round"] == Run.open(whole).metrics()[-1]["round"]
 

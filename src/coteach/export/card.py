@@ -74,7 +74,7 @@ class Origin:
             on_hub,
             "apache-2.0" if base == SMOLLM2 else "",
             tuned_on,
-            int(players.advice.taught.sum()),
+            int(players.advice.table.taught.sum()),
         )
 
 

@@ -19,12 +19,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from coteach import config as configuration
-from coteach.runs import jsonl
 from coteach.config import Config
 from coteach.errors import CoteachError, note
+from coteach.runs import jsonl
+from coteach.runs.files import ESCAPE, disk, replace_text, sync
 from coteach.runs.lock import held
 from coteach.runs.machine import environment
-from coteach.runs.files import ESCAPE, disk, replace_text, sync
 from coteach.version import __version__
 
 if TYPE_CHECKING:

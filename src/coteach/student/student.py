@@ -13,10 +13,13 @@ from numpy.typing import NDArray
 
 from coteach.config import Config
 from coteach.grounding.base import Family, Situations
+from coteach.runs import tensors
 from coteach.student.executor import Executor
 from coteach.student.hints import hint_size
 from coteach.student.learner import Learner
 from coteach.student.replay import Replay
+
+RETURNS = "returns.safetensors"
 
 MARGIN = 0.05
 """By so much of return must the student's own value in a situation beat the advice's before it stops heeding it there."""
@@ -28,7 +31,7 @@ FADING = 0.8
 """Share of what its rows returned that is kept from round to round."""
 
 
-class StudentSide:
+class Student:
     """One student. `learner` acts and learns, `executor` carries out options without a controller (None: there are none)."""
 
     def __init__(self, config: Config, family: Family, situations: Situations, seed: int) -> None:
@@ -60,8 +63,9 @@ class StudentSide:
         return better
 
     def save(self, folder: Path) -> None:
-        """Write network, optimiser and replayed rows into `folder` (`own_value` and `own_rows` are the caller's to keep)."""
+        """Write network, optimiser, replayed rows and what its own rows returned into `folder`."""
         self.learner.save(folder)
+        tensors.write(folder / RETURNS, {"own_value": self.own_value, "own_rows": self.own_rows})
         self.replay.save(folder / "replay.safetensors")
         if self.executor is not None:
             self.executor.save(folder)
@@ -69,6 +73,8 @@ class StudentSide:
     def load(self, folder: Path) -> None:
         """Take up what `save` wrote."""
         self.learner.load(folder)
+        returns = tensors.read(folder / RETURNS)
+        self.own_value, self.own_rows = returns["own_value"].numpy().copy(), returns["own_rows"].numpy().copy()
         self.replay.load(folder / "replay.safetensors")
         if self.executor is not None:
             self.executor.load(folder)
