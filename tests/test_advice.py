@@ -13,7 +13,7 @@ from coteach.method.abstract_model import AbstractModel
 from coteach.method.advice_table import Advice
 from coteach.method.word_values import Evaluator
 from coteach.teacher.base import Lesson, TuneReport
-from coteach.teacher.costs import Books
+from coteach.teacher.costs import Usage
 
 OPTIONS = ("explore", "drop the key", "open the door")
 
@@ -24,7 +24,7 @@ class Stubborn:
     name, tunable = "stubborn", False
 
     def __init__(self, answer: Sequence[float]) -> None:
-        self.answer, self.books, self.asked = np.array(answer), Books(), list[str]()
+        self.answer, self.usage, self.asked = np.array(answer), Usage(), list[str]()
 
     def advise(self, situations: Sequence[Situation]) -> list[np.ndarray]:
         self.asked += [situation.text for situation in situations]

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from coteach.runs.files import file_name
 from rich.console import Console
 
 from coteach.commands import cli
@@ -21,7 +22,6 @@ from coteach.grounding.base import Observation, Situation
 from coteach.grounding.follower import draw
 from coteach.grounding.minigrid import MiniGridGrounding
 from coteach.runs import jsonl
-from coteach.runs.files import file_name
 from coteach.runs.progress import Progress, _panel, line, print_table
 from coteach.runs.run_folder import Run
 from coteach.student.rollout import Collector

@@ -105,7 +105,7 @@ class Loop:
     def teach(self) -> dict[str, Any]:
         """Tell the teacher what the students found out, and tune it, as far as the arm does; returns the tuning's metrics."""
         if self.players.arm.tell:
-            self.players.tell()
+            self.players.give_feedback()
         if not self.players.arm.tune:
             return {}
         self.tell("tune")
@@ -192,14 +192,14 @@ class Loop:
 
     def begin(self) -> None:
         """Before the first round: how the teacher fares alone."""
-        if self.rungs[0].books is not None:
+        if self.rungs[0].usage is not None:
             return
         for rung in self.rungs:
             self.tell("evaluate")
             rung.before = self.players.alone("teacher", rung.task)
             self.log_calls(rung)
         for rung in self.rungs:
-            rung.books = self.players.teacher.books.copy()
+            rung.usage = self.players.teacher.usage.copy()
 
     def advance(self, playing: Sequence[Rung]) -> None:
         """Play a round, examine the students where that is due, write it all down."""
@@ -309,7 +309,7 @@ class Loop:
 
     def log_calls(self, rung: Rung) -> None:
         """A line of calls.jsonl for each of the LLM's calls since the last time."""
-        self.run.log_calls(rung.index, rung.rounds, map(asdict, self.players.teacher.books.take_journal()))
+        self.run.log_calls(rung.index, rung.rounds, map(asdict, self.players.teacher.usage.drain()))
 
     def log(self, rung: Rung, metrics: dict[str, Any]) -> None:
         """One line of metrics.jsonl, and the LLM's calls since the last."""
@@ -319,8 +319,8 @@ class Loop:
     def tell(self, phase: str, detail: str = "") -> None:
         """Show where the run stands."""
         if self.report is not None:
-            books, seconds = self.players.teacher.books, time.perf_counter() - self.began
-            self.report(progress(self.rungs, self.config, books, phase, seconds, detail))
+            usage, seconds = self.players.teacher.usage, time.perf_counter() - self.began
+            self.report(progress(self.rungs, self.config, usage, phase, seconds, detail))
 
 
 def train(

@@ -44,10 +44,10 @@ from coteach.student.executor import LearnedControllers
 from coteach.student.guidance import action_targets
 from coteach.student.hints import Hinted
 from coteach.student.student import StudentSide
-from coteach.teacher import feedback as telling
-from coteach.teacher.answer_cache import AdviceMemory
+from coteach.teacher import feedback
+from coteach.teacher.answer_cache import AnswerCache
 from coteach.teacher.base import Teacher
-from coteach.teacher.costs import Books
+from coteach.teacher.costs import Usage
 from coteach.teacher.make import make_teacher
 from coteach.teacher.recorded import Record, Recorder
 from coteach.teacher.scripted import OracleTeacher
@@ -98,8 +98,8 @@ class Players:
         """A teacher that has learned nothing: its weights as they came, no evidence, no advice."""
         config, family = self.config, self.family
         scripted = self.arm.prior != "llm"
-        spec, memory = (self.arm.prior, None) if scripted else (config.teacher.spec, AdviceMemory.default())
-        teacher = make_teacher(spec, config.teacher, memory, family.instruction)
+        spec, cache = (self.arm.prior, None) if scripted else (config.teacher.spec, AnswerCache.default())
+        teacher = make_teacher(spec, config.teacher, cache, family.instruction)
         if isinstance(teacher, OracleTeacher):
             for task in config.tasks:
                 tasks.check_expert(task, teacher.name)
@@ -124,9 +124,9 @@ class Players:
     def next_rung(self) -> None:
         """What the configuration does not carry over to the next rung begins anew."""
         if self.config.fresh == "teacher":
-            spent = self.teacher.books
+            spent = self.teacher.usage
             self.begin_teacher(self.draw_seed())
-            self.teacher.books = spent
+            self.teacher.usage = spent
         elif self.config.fresh == "student":
             self.begin_students(self.draw_seed())
 
@@ -184,10 +184,10 @@ class Players:
         q, there = action_targets(self.advice.shown[situation], controls, len(self.family.action_names))
         return q, there & ~student.surpasses(situation, self.advice.value[situation])
 
-    def tell(self) -> None:
+    def give_feedback(self) -> None:
         """Say in the LLM's prompt what the evidence shows; where that changes it, its answers are asked for again."""
         what, teacher = self.config.teacher.tell, self.teacher
-        if what != "nothing" and teacher.tell(telling.compose(what, self.advice.experiences(), teacher.told)):
+        if what != "nothing" and teacher.give_feedback(feedback.compose(what, self.advice.experiences(), teacher.feedback)):
             self.advice.forget()
 
     def tune(self, met: NDArray[np.float64] | None = None) -> dict[str, Any]:
@@ -293,7 +293,7 @@ class Players:
             "situations": [[s.text, s.options, s.expert] for s in self.situations],
             "evidence": self.model.state(),
             "credit": self.advice.credit,
-            "books": self.teacher.books.totals(),
+            "usage": self.teacher.usage.totals(),
             "said": self.spoken.said if self.spoken else 0,
             "own": [own.tolist() for student in self.students for own in (student.own_value, student.own_rows)],
             "generator": self.rng.bit_generator.state,
@@ -316,7 +316,7 @@ class Players:
         for student in self.students:
             student.own_value, student.own_rows = next(own), next(own)
         self.advice.credit = knowledge["credit"]
-        self.teacher.books = Books(**knowledge["books"])
+        self.teacher.usage = Usage(**knowledge["usage"])
         if isinstance(self.teacher, Recorder):
             self.teacher.go_on(knowledge["said"])
         self.rng.bit_generator.state = knowledge["generator"]

@@ -17,7 +17,7 @@ from coteach.method.players import Players
 from coteach.runs.files import disk, file_name
 from coteach.runs.progress import Progress
 from coteach.runs.run_folder import Run
-from coteach.teacher.costs import Books
+from coteach.teacher.costs import Usage
 
 if TYPE_CHECKING:
     from coteach.method.rung import Rung
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 def round_metrics(rung: Rung, players: Players, seconds: float) -> dict[str, Any]:
     """What a line of metrics.jsonl says beside the round's own metrics; the LLM's costs are the whole run's so far."""
-    books = players.teacher.books
+    usage = players.teacher.usage
     return {
         "rung": rung.index,
         "task": rung.task,
@@ -34,16 +34,16 @@ def round_metrics(rung: Rung, players: Players, seconds: float) -> dict[str, Any
         "success_student": rung.curve.student,
         "success_teacher": rung.curve.led,
         "situations": len(players.situations),
-        "llm_queries": books.queries,
-        "llm_tokens": books.tokens,
-        "llm_money": books.money,
-        "llm_failures": books.failures,
+        "llm_queries": usage.queries,
+        "llm_tokens": usage.tokens,
+        "llm_money": usage.money,
+        "llm_failures": usage.failures,
         "wall_seconds": seconds,
         "steps_per_second": rung.rate,
     }
 
 
-def progress(rungs: Sequence[Rung], config: Config, books: Books, phase: str, seconds: float, detail: str = "") -> Progress:
+def progress(rungs: Sequence[Rung], config: Config, usage: Usage, phase: str, seconds: float, detail: str = "") -> Progress:
     """Where the run stands: the first of the rungs being climbed, with the others beside it."""
     first, *beside = (
         Progress(
@@ -55,12 +55,12 @@ def progress(rungs: Sequence[Rung], config: Config, books: Books, phase: str, se
             phase,
             rung.curve.student,
             rung.curve.led,
-            books.queries,
+            usage.queries,
             seconds,
             rung.rate,
-            books.tokens,
-            books.money,
-            books.failures,
+            usage.tokens,
+            usage.money,
+            usage.failures,
             detail=detail,
             over=rung.over,
         )
@@ -75,8 +75,8 @@ def rung_summaries(rungs: Sequence[Rung], config: Config, players: Players) -> l
     The LLM's costs are those while training; of several rungs each has an equal part of these and of the time, as they had one
     teacher. `llm_total` has everything since the run began, evaluations included.
     """
-    books, alone = players.teacher.books, []
-    spent = books.since(rungs[0].books or Books())
+    usage, alone = players.teacher.usage, []
+    spent = usage.since(rungs[0].usage or Usage())
     for rung in rungs:
         rung.environments.close()
         teacher = players.alone("teacher", rung.task)
@@ -90,7 +90,7 @@ def rung_summaries(rungs: Sequence[Rung], config: Config, players: Players) -> l
             "teacher": players.teacher.name,
             "budget": config.steps,
             "situations": len(players.situations),
-            "llm_total": books.totals(),
+            "llm_total": usage.totals(),
             "wall_seconds": round(rung.age / len(rungs), 3),
             "peak_memory_mib": peak_memory(),
         }
@@ -121,10 +121,10 @@ def _summary(rung: Rung, student: dict[str, float], teacher: dict[str, float]) -
     }
 
 
-def _costs(spent: Books) -> dict[str, Any]:
+def _costs(spent: Usage) -> dict[str, Any]:
     return {
         "llm_queries": spent.queries,
-        "llm_memory_hits": spent.memory_hits,
+        "llm_cache_hits": spent.cache_hits,
         "llm_tokens": spent.tokens,
         "llm_tokens_in": spent.tokens_in,
         "llm_tokens_out": spent.tokens_out,

@@ -18,7 +18,7 @@ from coteach.errors import NotFinite, RunFailed, note
 from coteach.evaluation.curve import Curve
 from coteach.method.players import Players
 from coteach.student.rollout import Collector, Rollout
-from coteach.teacher.costs import Books
+from coteach.teacher.costs import Usage
 
 
 class Rung:
@@ -34,7 +34,7 @@ class Rung:
         """Rounds in a row from which the student could not learn."""
         self.before: dict[str, float] = {}
         """Success and return of the teacher alone when the rung began."""
-        self.books: Books | None = None
+        self.usage: Usage | None = None
         """What the teacher had cost by then."""
         self._began = time.perf_counter()
         under_way = state and state["under_way"]
@@ -54,7 +54,7 @@ class Rung:
         for name in ("rounds", "seconds", "held", "schooled", "before"):
             setattr(self, name, state[name])
         self.collector.steps = state["steps"]
-        self.books = state["books"] and Books(**state["books"])
+        self.usage = state["usage"] and Usage(**state["usage"])
         self.curve.restore(state["curve"])
         self._began -= state["age"]
         if not self.collector.resumed:
@@ -93,7 +93,7 @@ class Rung:
             "held": self.held,
             "schooled": self.schooled,
             "before": self.before,
-            "books": self.books and self.books.totals(),
+            "usage": self.usage and self.usage.totals(),
             "rounds": self.rounds,
             "steps": self.steps,
             "seconds": self.seconds,
