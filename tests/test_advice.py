@@ -14,7 +14,7 @@ from coteach.method.advice import Advice
 from coteach.method.lessons import make_lessons
 from coteach.method.word_values import WordValues
 from coteach.teacher.base import Lesson, TuneReport
-from coteach.teacher.costs import Books
+from coteach.teacher.costs import Usage
 
 OPTIONS = ("explore", "drop the key", "open the door")
 
@@ -25,7 +25,7 @@ class Stubborn:
     name, tunable = "stubborn", False
 
     def __init__(self, answer: Sequence[float]) -> None:
-        self.answer, self.books, self.asked = np.array(answer), Books(), list[str]()
+        self.answer, self.usage, self.asked = np.array(answer), Usage(), list[str]()
 
     def advise(self, situations: Sequence[Situation]) -> list[np.ndarray]:
         self.asked += [situation.text for situation in situations]

@@ -27,8 +27,8 @@ from coteach.runs.run_folder import Run
 from coteach.student.batch import Batch
 from coteach.student.rollout import Rollout
 from coteach.teacher.base import Lesson, TuneReport
-from coteach.teacher.costs import Books
-from coteach.teacher.feedback import Told
+from coteach.teacher.costs import Usage
+from coteach.teacher.feedback import Feedback
 from coteach.teacher.make import make_teacher
 from coteach.teacher.recorded import Recorder
 
@@ -54,41 +54,41 @@ SUMMARY = {
 class Pupil:
     """Stands in for an LLM: at first it always favours the first option; tuning shifts it to the last."""
 
-    name, tunable, told = "pupil", True, Told()
+    name, tunable, feedback = "pupil", True, Feedback()
 
     def __init__(self) -> None:
-        self.books, self.asked, self.lessons, self.heard = Books(), list[str](), list[Lesson](), list[Told]()
+        self.usage, self.asked, self.lessons, self.heard = Usage(), list[str](), list[Lesson](), list[Feedback]()
 
     @property
     def favourite(self) -> int:
-        return -1 if self.books.tunings else 0
+        return -1 if self.usage.tunings else 0
 
     def advise(self, situations: Sequence[Situation]) -> list[NDArray[np.float64]]:
         self.asked += [situation.text for situation in situations]
-        self.books.queries += len(situations)
+        self.usage.queries += len(situations)
         return [self._advice(len(situation.options)) for situation in situations]
 
-    def tell(self, told: Told) -> bool:
-        self.heard.append(told)
+    def give_feedback(self, feedback: Feedback) -> bool:
+        self.heard.append(feedback)
         return True
 
     def tune(self, lessons: Sequence[Lesson], seed: int) -> TuneReport:
         self.lessons += lessons
-        self.books.tunings += 1
+        self.usage.tunings += 1
         return TuneReport(len(lessons), 1, 1.0, 0.5, 0.1, 0.0)
 
     def snapshot(self) -> dict[str, Tensor]:
-        return {"tunings": torch.tensor(self.books.tunings)}
+        return {"tunings": torch.tensor(self.usage.tunings)}
 
     def restore(self, snapshot: Mapping[str, Tensor]) -> None:
-        self.books.tunings = int(snapshot["tunings"])
+        self.usage.tunings = int(snapshot["tunings"])
 
     def save(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "tunings").write_text(str(self.books.tunings))
+        (folder / "tunings").write_text(str(self.usage.tunings))
 
     def load(self, folder: Path) -> None:
-        self.books.tunings = int((folder / "tunings").read_text())
+        self.usage.tunings = int((folder / "tunings").read_text())
 
     def _advice(self, options: int) -> NDArray[np.float64]:
         advice = np.full(options, 0.2 / options)
@@ -161,15 +161,15 @@ def test_an_arms_switches_open_and_close_the_loops_channels(arm: str, tmp_path: 
     if switches.prior == "llm":
         asked = len(played.teacher.asked)
         assert asked > 0 and (switches.tune or asked <= 3 * 5), "calls are rationed"
-        assert played.teacher.books.tunings <= switches.tune and (arm != "mutual" or played.teacher.books.tunings == 1)
+        assert played.teacher.usage.tunings <= switches.tune and (arm != "mutual" or played.teacher.usage.tunings == 1)
     else:
-        assert played.players.teacher.name == switches.prior and played.players.teacher.books.queries == 0
+        assert played.players.teacher.name == switches.prior and played.players.teacher.usage.queries == 0
 
 
 def test_who_is_tuned_is_asked_again_and_leads_otherwise(tmp_path: Path) -> None:
     played = Played(tmp_path, "mutual", "teacher.queries_per_round=100", rounds=2)
     advice, teacher = played.players.advice.table, played.teacher
-    assert teacher.books.tunings == 1 and not advice.asked.any()
+    assert teacher.usage.tunings == 1 and not advice.asked.any()
     asked, lesson = list(teacher.asked), teacher.lessons[0]
     assert lesson.target.sum() == pytest.approx(1.0) and len(lesson.target) == len(lesson.situation.options)
     assert len(set(asked)) == len(asked), "under the same weights it is asked once"
@@ -283,7 +283,7 @@ def test_a_run_that_was_interrupted_goes_on_with_the_same_players(tmp_path: Path
         assert not same(weights(saved), weights(taken_up)), "what is taken up is not what one begins with"
         players = taken_up.players
         assert (
-            players.teacher.books.tunings == 1 and players.advice.evidence.model.tries.sum() > 0 and len(players.situations) > 0
+            players.teacher.usage.tunings == 1 and players.advice.evidence.model.tries.sum() > 0 and len(players.situations) > 0
         )
         assert players.advice.table.asked.shape == (len(players.situations),)
         train(config, run, resume=True)
@@ -363,11 +363,11 @@ def test_without_an_llm_the_student_learns_to_unlock_a_door(tmp_path: Path) -> N
 def test_what_is_not_carried_over_begins_anew(fresh: str, tmp_path: Path) -> None:
     played = Played(tmp_path, "mutual", f"fresh={fresh}")
     players = played.players
-    before, tries, spent = weights(played.loop), players.advice.evidence.model.tries.sum(), players.teacher.books.queries
+    before, tries, spent = weights(played.loop), players.advice.evidence.model.tries.sum(), players.teacher.usage.queries
     players.next_rung()
     assert same(before, weights(played.loop)) == (fresh != "student")
     assert (players.advice.evidence.model.tries.sum() == tries) == (fresh != "teacher") and tries > 0
-    assert players.teacher.books.queries == spent > 0, "what was spent stays on the books"
+    assert players.teacher.usage.queries == spent > 0, "what was spent stays recorded"
     play_round(players, [Rung(1, load(None, [*SMALL, *SCHOOLING, f"tasks={UNLOCK},{UNLOCK}"]), players)], lambda phase: None)
 
 
@@ -408,7 +408,7 @@ def test_a_teacher_at_school_is_taught_where_it_went_and_keeps_its_best_weights(
     situations = played.players.situations
     assert {lesson.situation.text for lesson in played.teacher.lessons} <= {situations[int(i)].text for i in went}
     assert len(played.teacher.lessons) > 1, "it was taught again and again"
-    assert played.teacher.books.tunings == 1, "the second grade was the best: the weights after the first tuning"
+    assert played.teacher.usage.tunings == 1, "the second grade was the best: the weights after the first tuning"
     assert not played.players.advice.table.asked.any(), "what other weights said is to be asked again"
 
 

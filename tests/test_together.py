@@ -22,7 +22,7 @@ from coteach.method.rung import Rung
 from coteach.runs import jsonl
 from coteach.runs.run_folder import Run
 from coteach.student.student import Student
-from coteach.teacher.costs import Books
+from coteach.teacher.costs import Usage
 from coteach.teacher.recorded import RECORD
 from whole_runs import DOOR_KEY, EAGER, LOCAL, config, fingerprint, interrupting, play, rounds, tiny_llm
 
@@ -70,7 +70,7 @@ def test_the_teacher_is_asked_about_a_situation_once_for_both(tmp_path: Path) ->
                 met[number] |= set(np.unique(steps.collect(loop.players, rung, others=0).rollout.situation).tolist())
             play_round(loop.players, rungs, lambda phase: None)
     asked = [(row["situation"], *row["options"]) for row in jsonl.read(tmp_path / "run" / RECORD)]
-    assert len(set(asked)) == len(asked) == loop.players.teacher.books.queries > 10
+    assert len(set(asked)) == len(asked) == loop.players.teacher.usage.queries > 10
     both = {(situation.text, *situation.options) for situation in map(loop.players.situations.__getitem__, met[0] & met[1])}
     assert both & set(asked)
 
@@ -115,7 +115,7 @@ def test_who_is_tuned_is_tuned_for_all_and_every_line_says_so(tmp_path: Path) ->
             rung.rounds = 1
         tuned = play_round(loop.players, rungs, lambda phase: None)
     assert all("tune_lessons" not in row for row in untuned) and all(row["tune_lessons"] > 0 for row in tuned)
-    assert loop.players.teacher.books.tunings == 1
+    assert loop.players.teacher.usage.tunings == 1
 
 
 def test_at_school_the_teachers_best_weights_are_those_that_are_best_over_all_tasks(
@@ -159,7 +159,7 @@ def test_numbers_that_are_not_finite_are_blamed_on_the_rung_they_came_from(
 
 
 def test_parts_of_what_was_spent_add_up() -> None:
-    spent = Books(queries=7, tokens_in=100, seconds=3.0)
+    spent = Usage(queries=7, tokens_in=100, seconds=3.0)
     parts = [spent.part(number, 3) for number in range(3)]
     assert [part.queries for part in parts] == [2, 2, 3] and sum(part.tokens_in for part in parts) == 100
     assert sum(part.seconds for part in parts) == pytest.approx(3.0) and spent.part(0, 1) == spent

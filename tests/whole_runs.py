@@ -23,7 +23,7 @@ from coteach.grounding.base import GRID_WORLD_INSTRUCTION
 from coteach.method import players
 from coteach.method.loop import train
 from coteach.runs.run_folder import Run
-from coteach.teacher.answer_cache import AdviceMemory
+from coteach.teacher.answer_cache import AnswerCache
 from coteach.teacher.local.teacher import LocalTeacher
 from coteach.teacher.make import make_teacher
 
@@ -76,14 +76,14 @@ def play(folder: Path, *settings: str, display: Callable[[Any], None] | None = N
 
 @contextmanager
 def tiny_llm(cache: Path | None = None) -> Iterator[None]:
-    """In here `smollm2` is a tiny model of random weights, with an advice memory in `cache`, or of its own in each run."""
+    """In here `smollm2` is a tiny model of random weights, with an answer cache in `cache`, or of its own in each run."""
 
-    def make(spec: str, config: Any, memory: Any = None, instruction: str = GRID_WORLD_INSTRUCTION) -> Any:
+    def make(spec: str, config: Any, shared: Any = None, instruction: str = GRID_WORLD_INSTRUCTION) -> Any:
         if spec != "smollm2":
-            return make_teacher(spec, config, memory, instruction)
+            return make_teacher(spec, config, shared, instruction)
         with mock.patch.dict(tiny_lm.SIZES, {"max_position_embeddings": 4096}):
             loaded = tiny_lm.loaded()
-        return LocalTeacher(loaded, config, AdviceMemory(cache and cache / "answers.sqlite3"), "tiny")
+        return LocalTeacher(loaded, config, AnswerCache(cache and cache / "answers.sqlite3"), "tiny")
 
     with mock.patch.object(players, "make_teacher", make):
         yield

@@ -41,7 +41,7 @@ def figure(what: str, value: str) -> None:
 
 
 def test_determinism_and_replay_with_the_default_llm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every run has an advice memory of its own, so that the LLM really answers twice."""
+    """Every run has an answer cache of its own, so that the LLM really answers twice."""
     models = Path(os.environ.get("COTEACH_CACHE", Path.home() / ".cache" / "coteach")) / "models"
     same = replayed = 0
     for task in TASKS[:3]:
@@ -126,7 +126,7 @@ def test_two_writers_of_one_memory(tmp_path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         found = writers_killed(tmp_path / "answers.sqlite3", kills=200, chance=random.Random(0))
-    figure("kills of two writers that share an advice memory", f"200; {found:,} answers in it, all right")
+    figure("kills of two writers that share an answer cache", f"200; {found:,} answers in it, all right")
 
 
 def test_a_dead_teacher_costs_no_speed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

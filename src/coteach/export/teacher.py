@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 from coteach.export.card import Origin, model_card
 from coteach.runs.progress import percent
-from coteach.teacher import feedback as telling
 
 if TYPE_CHECKING:
     from coteach.method.players import Players
@@ -55,8 +54,7 @@ def write(teacher: LocalTeacher, players: Players, summary: dict[str, Any], fold
         teacher.adapter.merge().save_pretrained(folder)
     _tell_older_readers(folder / "config.json")
     teacher.tokenizer.save_pretrained(folder)
-    if teacher.told != telling.NOTHING:
-        telling.save(teacher.told, folder)
+    teacher.feedback.save(folder)
     (folder / "README.md").write_text(model_card(origin, players.config, summary), encoding="utf-8")
     before, after = (percent(summary[f"teacher_success_{when}"]) for when in ("before", "after"))
     tuned = f"tuned on {', '.join(origin.tuned_on)}" if origin.tuned_on else "never tuned: the weights are the base model's"

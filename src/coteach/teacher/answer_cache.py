@@ -1,4 +1,4 @@
-"""Advice memory: what the model said about a situation is kept in SQLite, so that no run asks the same thing twice.
+"""Answer cache: what the model said about a situation is kept in SQLite, so that no run asks the same thing twice.
 
 Keys are hashes of everything an answer depends on; values are raw option scores. It is a cache: several processes may
 share it, whatever goes wrong with its file costs time, never a run, and when it is full the oldest answers make room.
@@ -42,13 +42,13 @@ class Contents:
     newest: float | None
 
 
-def memory_key(model: str, adapter: str, prefix: Sequence[int], situation: Situation) -> str:
+def cache_key(model: str, adapter: str, prefix: Sequence[int], situation: Situation) -> str:
     """Sha256 of all that an answer depends on: fingerprints of weights and adapter, prompt prefix, situation, options."""
     parts = [model, adapter, list(prefix), situation.text, list(situation.options)]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
-class AdviceMemory:
+class AnswerCache:
     """Key -> option scores (float64), at most `limit` of them. `path` None keeps it within this process."""
 
     def __init__(self, path: Path | None, limit: int = LIMIT) -> None:
@@ -65,7 +65,7 @@ class AdviceMemory:
             self._give_up(error)
 
     @classmethod
-    def default(cls) -> AdviceMemory:
+    def default(cls) -> AnswerCache:
         """The memory in the user's cache folder."""
         return cls(cache_folder() / FILE)
 
@@ -157,7 +157,7 @@ class AdviceMemory:
             self._give_up(error)
             return
         aside = f"{self.path}.damaged-{int(time.time())}"
-        note(f"advice memory {self.path} is damaged ({error}): moved to {aside}, begun anew")
+        note(f"answer cache {self.path} is damaged ({error}): moved to {aside}, begun anew")
         try:
             for suffix in ("", "-wal", "-shm"):
                 with contextlib.suppress(FileNotFoundError):
@@ -168,7 +168,7 @@ class AdviceMemory:
 
     def _give_up(self, error: Exception) -> None:
         self.close()
-        note(f"advice memory {self.path}: {error}; going on without it (answers are asked for again)")
+        note(f"answer cache {self.path}: {error}; going on without it (answers are asked for again)")
 
 
 def _write_ahead(database: sqlite3.Connection) -> None:

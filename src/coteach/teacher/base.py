@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from coteach.errors import CoteachError
 from coteach.grounding.base import Situation
-from coteach.teacher.costs import Books
-from coteach.teacher.feedback import NOTHING, Told
+from coteach.teacher.costs import Usage
+from coteach.teacher.feedback import NOTHING, Feedback
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -70,10 +70,10 @@ class Teacher(Protocol):
 
     name: str
     tunable: bool
-    books: Books
+    usage: Usage
 
     @property
-    def told(self) -> Told:
+    def feedback(self) -> Feedback:
         """What stands before every question."""
         ...
 
@@ -85,8 +85,8 @@ class Teacher(Protocol):
         """What `advise` said before any tuning; the same as `advise` where nothing can be tuned."""
         ...
 
-    def tell(self, told: Told) -> bool:
-        """Put `told`, as far as it fits, before every later question; whether that changes what is asked."""
+    def give_feedback(self, feedback: Feedback) -> bool:
+        """Put `feedback`, as far as it fits, before every later question; whether that changes what is asked."""
         ...
 
     def tune(self, lessons: Sequence[Lesson], seed: int) -> TuneReport:
@@ -115,9 +115,9 @@ class FixedTeacher:
 
     name = "fixed"
     tunable = False
-    told = NOTHING
+    feedback = NOTHING
 
-    def tell(self, told: Told) -> bool:
+    def give_feedback(self, feedback: Feedback) -> bool:
         """Nobody listens."""
         return False
 

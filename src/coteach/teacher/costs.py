@@ -25,12 +25,12 @@ class Call:
 
 
 @dataclass
-class Books:
+class Usage:
     """What the teacher has cost so far. Times in seconds, money in US dollars; tokens are those the model computed."""
 
     queries: int = 0
-    """Situations the model was asked about (advice-memory hits not counted)."""
-    memory_hits: int = 0
+    """Situations the model was asked about (answers from the cache not counted)."""
+    cache_hits: int = 0
     calls: int = 0
     """Of the model; a situation may take several, a local model's call takes many situations."""
     tokens_in: int = 0
@@ -53,7 +53,7 @@ class Books:
         """Tokens in and out."""
         return self.tokens_in + self.tokens_out
 
-    def enter(self, call: Call) -> None:
+    def record(self, call: Call) -> None:
         """Add one call (its seconds are not added: calls may go on side by side)."""
         self.calls += 1
         self.tokens_in += call.tokens_in
@@ -67,24 +67,24 @@ class Books:
         """Whether a budget is spent; 0 is no limit."""
         return 0 < tokens <= self.tokens or 0 < money <= self.money
 
-    def take_journal(self) -> list[Call]:
+    def drain(self) -> list[Call]:
         """The calls since it was last taken; a call may be entered meanwhile, and is in the next."""
         return [self.journal.popleft() for _ in range(len(self.journal))]
 
     def totals(self) -> dict[str, float]:
-        """Every figure by name, as a checkpoint keeps it and `Books(**totals)` reads it."""
+        """Every figure by name, as a checkpoint keeps it and `Usage(**totals)` reads it."""
         return {entry.name: getattr(self, entry.name) for entry in fields(self) if entry.name != "journal"}
 
-    def copy(self) -> Books:
+    def copy(self) -> Usage:
         """The figures as they are now."""
-        return Books(**self.totals())  # type: ignore[arg-type]
+        return Usage(**self.totals())  # type: ignore[arg-type]
 
-    def since(self, earlier: Books) -> Books:
+    def since(self, earlier: Usage) -> Usage:
         """What was spent after `earlier` (a `copy` made then)."""
         before = earlier.totals()
-        return Books(**{name: value - before[name] for name, value in self.totals().items()})  # type: ignore[arg-type]
+        return Usage(**{name: value - before[name] for name, value in self.totals().items()})  # type: ignore[arg-type]
 
-    def part(self, number: int, parts: int) -> Books:
+    def part(self, number: int, parts: int) -> Usage:
         """One of so many equal parts, numbered from 0; of what is counted, parts differ by one at most and add up."""
 
         def share(value: float) -> float:
@@ -92,4 +92,4 @@ class Books:
                 return value * (number + 1) // parts - value * number // parts
             return value / parts
 
-        return Books(**{name: share(value) for name, value in self.totals().items()})  # type: ignore[arg-type]
+        return Usage(**{name: share(value) for name, value in self.totals().items()})  # type: ignore[arg-type]

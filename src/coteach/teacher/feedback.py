@@ -43,18 +43,55 @@ CONTRAST = 0.5
 LEAST_REGRET = 0.02
 """Return that an advice costs, below which it is not worth a sentence."""
 
-FILE = "told.json"
+FILE = "feedback.json"
 
 
 @dataclass(frozen=True)
-class Told:
+class Feedback:
     """Most informative first. examples: situations' texts, each with the option that worked; evidence: sentences."""
 
     examples: tuple[tuple[str, str], ...] = ()
     evidence: tuple[str, ...] = ()
 
+    @classmethod
+    def parse(cls, data: Any) -> Feedback:
+        """What `dataclasses.asdict` made of a `Feedback`; raises KeyError, TypeError or ValueError where it is something else."""
+        return cls(tuple((str(text), str(option)) for text, option in data["examples"]), tuple(map(str, data["evidence"])))
 
-NOTHING = Told()
+    @classmethod
+    def load(cls, folder: Path) -> Feedback:
+        """What `save` wrote; nothing where there is no such file. Raises `CoteachError` where the file is damaged."""
+        if not (folder / FILE).is_file():
+            return cls()
+        try:
+            return cls.parse(json.loads((folder / FILE).read_text(encoding="utf-8")))
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+            raise CoteachError(f"cannot read the teacher's feedback {folder / FILE}: {error}; is the file whole?") from error
+
+    def save(self, folder: Path) -> None:
+        """Write it into `folder`, in one step; nothing where there is none."""
+        if self != NOTHING:
+            folder.mkdir(parents=True, exist_ok=True)
+            replace_text(folder / FILE, json.dumps(asdict(self), indent=1) + "\n")
+
+    def fitted(self, cost: Callable[[Feedback], int], budget: int) -> Feedback:
+        """As much of it as costs no more than `budget`, an example and a sentence by turns; what is too long is left out."""
+        kept = NOTHING
+        for piece in self._pieces():
+            longer = Feedback(kept.examples + piece.examples, kept.evidence + piece.evidence)
+            if cost(longer) <= budget:
+                kept = longer
+        return kept
+
+    def _pieces(self) -> Iterator[Feedback]:
+        for example, sentence in zip_longest(self.examples, self.evidence):
+            if example is not None:
+                yield Feedback(examples=(example,))
+            if sentence is not None:
+                yield Feedback(evidence=(sentence,))
+
+
+NOTHING = Feedback()
 
 
 @dataclass(frozen=True)
@@ -84,7 +121,7 @@ class Experience:
         return bool(self.tries[self.best] > self.failures[self.best])
 
 
-def compose(what: str, experiences: Sequence[Experience], before: Told = NOTHING) -> Told:
+def compose(what: str, experiences: Sequence[Experience], before: Feedback = NOTHING) -> Feedback:
     """All that could be told of `what` (see `config.TELL`), most informative first; `before` is what the teacher knows.
 
     A sentence stays until another is said of the same option: a teacher that heeds it must not forget why.
@@ -92,17 +129,7 @@ def compose(what: str, experiences: Sequence[Experience], before: Told = NOTHING
     met = sorted(experiences, key=lambda experience: -experience.met)[:CANDIDATES]
     new = sentences(experiences, MOST) if what in ("evidence", "both") else []
     kept = [sentence for sentence in before.evidence if _about(sentence) not in map(_about, new)]
-    return Told(tuple(examples(met, MOST)) if what in ("examples", "both") else (), (*new, *kept)[:MOST])
-
-
-def fitted(told: Told, cost: Callable[[Told], int], budget: int) -> Told:
-    """As much of `told` as costs no more than `budget`, an example and a sentence by turns; what is too long is left out."""
-    kept = NOTHING
-    for piece in _pieces(told):
-        longer = Told(kept.examples + piece.examples, kept.evidence + piece.evidence)
-        if cost(longer) <= budget:
-            kept = longer
-    return kept
+    return Feedback(tuple(examples(met, MOST)) if what in ("examples", "both") else (), (*new, *kept)[:MOST])
 
 
 def examples(experiences: Sequence[Experience], count: int) -> list[tuple[str, str]]:
@@ -144,38 +171,9 @@ def sentences(experiences: Sequence[Experience], count: int) -> list[str]:
     return [_sentence(option, worst[option], experiences) for option in ranked]
 
 
-def save(told: Told, folder: Path) -> None:
-    """Write `told` into `folder`, in one step."""
-    folder.mkdir(parents=True, exist_ok=True)
-    replace_text(folder / FILE, json.dumps(asdict(told), indent=1) + "\n")
-
-
-def load(folder: Path) -> Told:
-    """What `save` wrote; nothing where nothing was told. Raises `CoteachError` where the file is damaged."""
-    if not (folder / FILE).is_file():
-        return NOTHING
-    try:
-        return parse(json.loads((folder / FILE).read_text(encoding="utf-8")))
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise CoteachError(f"cannot read what the teacher was told, {folder / FILE}: {error}; is the file whole?") from error
-
-
 def _about(sentence: str) -> str:
     """The option that it is about: the first words in quotes."""
     return sentence.split('"')[1]
-
-
-def parse(told: Any) -> Told:
-    """What `dataclasses.asdict` made of a `Told`; raises KeyError, TypeError or ValueError where it is something else."""
-    return Told(tuple((str(text), str(option)) for text, option in told["examples"]), tuple(map(str, told["evidence"])))
-
-
-def _pieces(told: Told) -> Iterator[Told]:
-    for example, sentence in zip_longest(told.examples, told.evidence):
-        if example is not None:
-            yield Told(examples=(example,))
-        if sentence is not None:
-            yield Told(evidence=(sentence,))
 
 
 def _words_of_text(experience: Experience) -> frozenset[str]:

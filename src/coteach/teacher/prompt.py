@@ -2,7 +2,7 @@
 
 The three are tokenised apart and their ids concatenated, so that every way of scoring sees the same ids.
 Chat models are asked through their own template, others in plain text; nothing here runs a model. What the teacher is
-told (`telling.Told`) stands in the prefix: sentences after the instruction, examples as questions answered before.
+told (`Feedback`) stands in the prefix: sentences after the instruction, examples as questions answered before.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 from coteach.errors import CoteachError
 from coteach.grounding.base import GRID_WORLD_INSTRUCTION, Situation
-from coteach.teacher.feedback import NOTHING, Told
+from coteach.teacher.feedback import NOTHING, Feedback
 
 QUESTION = "\nNext step:"
 EVIDENCE = "What the agent found out:"
@@ -39,13 +39,13 @@ class Prompt:
     options: tuple[tuple[int, ...], ...]
 
 
-def frame(tokenizer: Any, instruction: str = GRID_WORLD_INSTRUCTION, told: Told = NOTHING) -> Frame:
+def frame(tokenizer: Any, instruction: str = GRID_WORLD_INSTRUCTION, feedback: Feedback = NOTHING) -> Frame:
     """How this tokenizer's model is asked: through its chat template where it has one, in plain text else."""
-    head = heading(instruction, told)
+    head = heading(instruction, feedback)
     if not getattr(tokenizer, "chat_template", None):
-        answered = "".join(f"{text}{QUESTION} {option}\n\n" for text, option in told.examples)
+        answered = "".join(f"{text}{QUESTION} {option}\n\n" for text, option in feedback.examples)
         return Frame(f"{head}\n\n{answered}", f"{QUESTION} ", "\n", bos=True)
-    turns = [turn for text, option in told.examples for turn in (_says("user", text), _says("assistant", option))]
+    turns = [turn for text, option in feedback.examples for turn in (_says("user", text), _says("assistant", option))]
     turns.append(_says("user", _MARK))
     try:
         return _chat_frame(tokenizer, [_says("system", head), *turns])
@@ -54,16 +54,16 @@ def frame(tokenizer: Any, instruction: str = GRID_WORLD_INSTRUCTION, told: Told 
         return _chat_frame(tokenizer, turns)
 
 
-def heading(instruction: str, told: Told) -> str:
+def heading(instruction: str, feedback: Feedback) -> str:
     """What is asked of the model, and below it what the agent found out about its advice."""
-    found = [f"\n\n{EVIDENCE}", *(f"\n- {sentence}" for sentence in told.evidence)] if told.evidence else []
+    found = [f"\n\n{EVIDENCE}", *(f"\n- {sentence}" for sentence in feedback.evidence)] if feedback.evidence else []
     return instruction + "".join(found)
 
 
-def briefing(instruction: str, told: Told) -> str:
+def briefing(instruction: str, feedback: Feedback) -> str:
     """All of it in one text, for a model that is not asked by completing an answer: the examples stand below the evidence."""
-    worked = [f"\n- {text}{QUESTION} {option}" for text, option in told.examples]
-    return heading(instruction, told) + (f"\n\n{EXAMPLES}" + "".join(worked) if worked else "")
+    worked = [f"\n- {text}{QUESTION} {option}" for text, option in feedback.examples]
+    return heading(instruction, feedback) + (f"\n\n{EXAMPLES}" + "".join(worked) if worked else "")
 
 
 def _says(role: str, content: str) -> dict[str, str]:

@@ -23,8 +23,8 @@ from coteach.grounding.base import Situation
 from coteach.runs import jsonl
 from coteach.runs.files import disk, replace_text
 from coteach.teacher.base import Lesson, Teacher, TuneReport
-from coteach.teacher.costs import Books
-from coteach.teacher.feedback import NOTHING, Told, parse
+from coteach.teacher.costs import Usage
+from coteach.teacher.feedback import NOTHING, Feedback
 
 RECORD = "answers.jsonl"
 """The record's name in a run folder."""
@@ -62,13 +62,13 @@ class Recorder:
             teacher.said = record.said
 
     @property
-    def books(self) -> Books:
-        """The teacher's books."""
-        return self.teacher.books
+    def usage(self) -> Usage:
+        """What the teacher has cost."""
+        return self.teacher.usage
 
-    @books.setter
-    def books(self, books: Books) -> None:
-        self.teacher.books = books
+    @usage.setter
+    def usage(self, usage: Usage) -> None:
+        self.teacher.usage = usage
 
     def go_on(self, said: int) -> None:
         """Take up the record after so many lines; what was said later is said again."""
@@ -85,14 +85,14 @@ class Recorder:
         return self._written(situations, self.teacher.advise_untuned(situations))
 
     @property
-    def told(self) -> Told:
+    def feedback(self) -> Feedback:
         """What the teacher was told."""
-        return self.teacher.told
+        return self.teacher.feedback
 
-    def tell(self, told: Told) -> bool:
+    def give_feedback(self, feedback: Feedback) -> bool:
         """Tell it."""
-        changed = self.teacher.tell(told)
-        self.record.append([{"told": asdict(self.teacher.told)}])
+        changed = self.teacher.give_feedback(feedback)
+        self.record.append([{"feedback": asdict(self.teacher.feedback)}])
         return changed
 
     def tune(self, lessons: Sequence[Lesson], seed: int) -> TuneReport:
@@ -129,7 +129,7 @@ class RecordedTeacher:
     tunable = True
 
     def __init__(self, run: Path) -> None:
-        self.name, self.books, self.said = f"recorded:{run}", Books(), 0
+        self.name, self.usage, self.said = f"recorded:{run}", Usage(), 0
         self._lines = list(jsonl.read(run / RECORD))
         if not self._lines:
             raise CoteachError(
@@ -145,17 +145,17 @@ class RecordedTeacher:
         return self.advise(situations)
 
     @property
-    def told(self) -> Told:
+    def feedback(self) -> Feedback:
         """What had been told by this line of the record."""
-        lines = (line["told"] for line in reversed(self._lines[: self.said]) if "told" in line)
-        return next(map(parse, lines), NOTHING)
+        lines = (line["feedback"] for line in reversed(self._lines[: self.said]) if "feedback" in line)
+        return next(map(Feedback.parse, lines), NOTHING)
 
-    def tell(self, told: Told) -> bool:
+    def give_feedback(self, feedback: Feedback) -> bool:
         """Whether it was something new to the recorded teacher."""
-        before = self.told
-        if "told" not in self._next():
-            raise self._differs("a telling")
-        return self.told != before
+        before = self.feedback
+        if "feedback" not in self._next():
+            raise self._differs("in-context feedback")
+        return self.feedback != before
 
     def tune(self, lessons: Sequence[Lesson], seed: int) -> TuneReport:
         """The recorded report."""

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from coteach.grounding.base import Situation
 from coteach.teacher.base import FixedTeacher, uniform
-from coteach.teacher.costs import Books
+from coteach.teacher.costs import Usage
 
 DOUBT = 0.02  # what the oracle leaves to the options other than the expert's
 
@@ -18,7 +18,7 @@ class ScriptedTeacher(FixedTeacher):
     """What the scripted teachers share."""
 
     def __init__(self) -> None:
-        self.books = Books()
+        self.usage = Usage()
 
     def advise(self, situations: Sequence[Situation]) -> list[NDArray[np.float64]]:
         """One distribution over `options` for each situation."""
@@ -52,7 +52,7 @@ class OracleTeacher(ScriptedTeacher):
         return advice
 
 
-class LiarTeacher(OracleTeacher):
+class AdversarialTeacher(OracleTeacher):
     """The oracle with the options shuffled: as sure as it is, of an option that the expert would not choose."""
 
     name = "liar"
@@ -61,5 +61,5 @@ class LiarTeacher(OracleTeacher):
         return np.roll(super()._advice(situation), 1)
 
 
-SCRIPTED: dict[str, type[ScriptedTeacher]] = {kind.name: kind for kind in (UniformTeacher, OracleTeacher, LiarTeacher)}
+SCRIPTED: dict[str, type[ScriptedTeacher]] = {kind.name: kind for kind in (UniformTeacher, OracleTeacher, AdversarialTeacher)}
 """By the specs that name them."""

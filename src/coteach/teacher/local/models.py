@@ -17,8 +17,7 @@ import torch
 
 from coteach.errors import CoteachError
 from coteach.runs.machine import fast_products, torch_device
-from coteach.teacher import feedback as telling
-from coteach.teacher.feedback import NOTHING, Told
+from coteach.teacher.feedback import NOTHING, Feedback
 from coteach.teacher.local import embedded
 from coteach.teacher.local import precision as precisions
 
@@ -33,7 +32,7 @@ class LoadedModel:
     """A causal LM in evaluation mode and its tokenizer; `base` names the model for those who get its adapter.
 
     bias: of an exported teacher, the calibration of its options: they are the model's from before it was tuned.
-    told: what it was told by then, under which it was calibrated.
+    feedback: what stood in its prompts, under which it was calibrated.
     precision: what its weights are kept in (`config.PRECISIONS`, but for auto).
     """
 
@@ -41,7 +40,7 @@ class LoadedModel:
     tokenizer: Any
     base: str
     bias: dict[str, float] = field(default_factory=dict)
-    told: Told = NOTHING
+    feedback: Feedback = NOTHING
     precision: str = "float32"
 
 
@@ -81,7 +80,7 @@ def _load(source: str, base: str, device: str, precision: str) -> LoadedModel:
         model = AutoModelForCausalLM.from_pretrained(source, local_files_only=True, use_safetensors=True, **how)
         exported = Path(source, EXPORTED)
         bias = json.loads(exported.read_text(encoding="utf-8"))["bias"] if exported.is_file() else {}
-        told = telling.load(Path(source))
+        feedback = Feedback.load(Path(source))
     except CoteachError:
         raise
     except Exception as error:  # which error it is depends on what is missing or damaged
@@ -92,7 +91,7 @@ def _load(source: str, base: str, device: str, precision: str) -> LoadedModel:
         if bars:
             logging.enable_progress_bar()
     placed = model if "device_map" in how else model.to(where)
-    return LoadedModel(placed.eval().requires_grad_(False), tokenizer, base, bias, told, precision)
+    return LoadedModel(placed.eval().requires_grad_(False), tokenizer, base, bias, feedback, precision)
 
 
 def _parameters(source: str) -> int:

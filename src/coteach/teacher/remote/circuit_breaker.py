@@ -15,7 +15,7 @@ PAUSE = 60.0
 """Seconds between two attempts at a dead server."""
 
 
-class Patience:
+class CircuitBreaker:
     """Counts failures in a row; `clock` gives seconds."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
