@@ -186,7 +186,7 @@ class Players:
 
     def tell(self) -> None:
         """Say in the LLM's prompt what the evidence shows; where that changes it, its answers are asked for again."""
-        what, teacher = self.config.teacher.tell, self.teacher
+        what, teacher = self.config.teacher.feedback, self.teacher
         if what != "nothing" and teacher.tell(telling.compose(what, self.advice.experiences(), teacher.told)):
             self.advice.forget()
 

@@ -116,11 +116,11 @@ class LocalTeacher:
         ]
 
     def tell(self, told: Told) -> bool:
-        """Put as much of `told` before every question as `teacher.tell_tokens` (and half the context) admit.
+        """Put as much of `told` before every question as `teacher.feedback_tokens` (and half the context) admit.
 
         Returns whether that changes the prompt: then everything is asked again, calibration included.
         """
-        fit = telling.fitted(told, self._cost, min(self.config.tell_tokens, self._context // 2))
+        fit = telling.fitted(told, self._cost, min(self.config.feedback_tokens, self._context // 2))
         changed = fit != self.told
         if changed:
             self._address(fit)

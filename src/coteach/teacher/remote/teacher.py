@@ -106,12 +106,12 @@ class RemoteTeacher(FixedTeacher):
         return prompts.briefing(self.instruction, self.told)
 
     def tell(self, told: Told) -> bool:
-        """Put as much of `told` before every question as `teacher.tell_tokens` admit, by length; whether that changes it."""
+        """Put as much of `told` before every question as `teacher.feedback_tokens` admit, by length; whether that changes it."""
 
         def cost(some: Told) -> int:
             return (len(prompts.briefing(self.instruction, some)) - len(self.instruction)) // CHARACTERS
 
-        before, self.told = self.told, telling.fitted(told, cost, self.config.tell_tokens)
+        before, self.told = self.told, telling.fitted(told, cost, self.config.feedback_tokens)
         return self.told != before
 
     def save(self, folder: Path) -> None:
