@@ -37,7 +37,7 @@ EPISODES, TESTED, ENVIRONMENTS, STEPS = 100, 150, 32, 160
 
 def players_of(run: Run, *settings: str) -> Players:
     """The evidence of a run without an LLM, and an LLM that has not been asked yet."""
-    config = load(None, ["arm=mutual", f"tasks={run.config.tasks[0]}", "threads=1", "teacher.tell_tokens=3000", *settings])
+    config = load(None, ["arm=mutual", f"tasks={run.config.tasks[0]}", "threads=1", "teacher.feedback_tokens=3000", *settings])
     players = Players(config)
     checkpoint = run.latest_checkpoint()
     assert checkpoint is not None, f"{run.folder} has no checkpoint"

@@ -187,7 +187,7 @@ def test_what_worked_is_told_to_the_teacher_of_an_arm_with_feedback_and_it_is_as
     arm: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Pupil, "favourite", -1)  # to open a door without its key, and to drop the key before it
-    played = Played(tmp_path, arm, "teacher.queries_per_round=100", "teacher.tell=both", rounds=4)
+    played = Played(tmp_path, arm, "teacher.queries_per_round=100", "teacher.feedback=both", rounds=4)
     advice, teacher = played.players.advice.table, played.teacher
     if not ARMS[arm].tell:
         assert not teacher.heard

@@ -226,7 +226,7 @@ TOLD = Feedback((("You see a box.", "take the box"), ("You see a cup.", "take th
 
 
 def test_what_is_told_changes_the_advice_and_its_calibration_as_if_the_model_read_it_anew():
-    asked = teacher(tell_tokens=400)
+    asked = teacher(feedback_tokens=400)
     situation = SITUATIONS[0]
     before = asked.advise([situation])[0]
     assert asked.give_feedback(TOLD) and asked.feedback == TOLD
@@ -244,7 +244,7 @@ def test_what_is_told_changes_the_advice_and_its_calibration_as_if_the_model_rea
 
 @pytest.mark.parametrize("budget", [0, 60, 120, 400])
 def test_what_is_told_takes_no_more_tokens_than_it_may(budget):
-    asked = teacher(tell_tokens=budget)
+    asked = teacher(feedback_tokens=budget)
     bare = len(asked.prefix)
     asked.give_feedback(TOLD)
     assert len(asked.prefix) - bare <= min(budget, 512 // 2)  # half of what this model reads
@@ -252,14 +252,14 @@ def test_what_is_told_takes_no_more_tokens_than_it_may(budget):
 
 
 def test_what_was_told_is_saved_with_the_adapter_and_without_one(tmp_path):
-    tuned = teacher(tell_tokens=400)
+    tuned = teacher(feedback_tokens=400)
     tuned.give_feedback(TOLD)
     tuned.save(tmp_path / "told")
     assert [file.name for file in (tmp_path / "told").iterdir()] == ["feedback.json"]
     tuned.tune(LESSONS, seed=0)
     tuned.save(tmp_path / "tuned")
     for folder, tunings in (("told", False), ("tuned", True)):
-        again = teacher(tell_tokens=400)
+        again = teacher(feedback_tokens=400)
         again.load(tmp_path / folder)
         assert again.feedback == TOLD and again.adapter.exists == tunings
         assert again.prefix == tuned.prefix
@@ -268,7 +268,7 @@ def test_what_was_told_is_saved_with_the_adapter_and_without_one(tmp_path):
 
 
 def test_a_teacher_that_was_told_something_is_tuned_as_it_is_asked():
-    tuned = teacher(anchor=0.0, tell_tokens=400)
+    tuned = teacher(anchor=0.0, feedback_tokens=400)
     tuned.give_feedback(TOLD)
     report = tuned.tune(LESSONS, seed=0)
     kl = [np.sum(target * np.log(target / p)) for target, p in zip(TARGETS, tuned.advise(SITUATIONS), strict=True)]

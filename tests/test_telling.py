@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import tiny_lm
-from coteach.config import TELL, TeacherConfig
+from coteach.config import FEEDBACK, TeacherConfig
 from coteach.errors import CoteachError, RunFailed
 from coteach.grounding.base import Situation
 from coteach.teacher import feedback
@@ -92,7 +92,7 @@ def test_nothing_is_said_of_advice_that_was_right_or_not_given_or_not_tried(harm
     assert feedback.sentences([harmless], 8) == []
 
 
-@pytest.mark.parametrize("what", TELL)
+@pytest.mark.parametrize("what", FEEDBACK)
 def test_the_two_forms_are_told_as_asked(what: str) -> None:
     composed = feedback.compose(what, [locked("nothing"), locked("a red key")])
     assert bool(composed.examples) == (what in ("examples", "both"))
@@ -134,7 +134,7 @@ def test_what_was_told_is_read_again_and_damage_is_named_in_one_line(tmp_path) -
 
 def test_a_record_says_again_what_was_told_and_whether_it_was_new(tmp_path) -> None:
     some, more = Feedback((("You see a ball.", "take the ball"),)), Feedback((), ("It failed.",))
-    recorder = Recorder(LocalTeacher(tiny_lm.loaded(), TeacherConfig(device="cpu", tell_tokens=200)), Record(tmp_path / RECORD))
+    recorder = Recorder(LocalTeacher(tiny_lm.loaded(), TeacherConfig(device="cpu", feedback_tokens=200)), Record(tmp_path / RECORD))
     situation = Situation("You see a ball.", ("explore", "take the ball"))
 
     def played(teacher: Teacher) -> list[object]:

@@ -14,7 +14,7 @@ class Arm:
     lead:    the teacher leads some environments.
     reweigh: student -> teacher at once: the evidence overrules the prior.
     tune:    student -> teacher's weights: LoRA towards the improved advice.
-    tell:    student -> teacher's prompt: examples and evidence, as far as `teacher.tell` says.
+    tell:    student -> teacher's prompt: examples and evidence, as far as `teacher.feedback` says.
     guide:   teacher -> student: guidance in the student's loss.
     learn:   the student learns at all (off where advice alone drives the controllers).
     share:   what was learned in one situation is guessed for others, by the evaluator.

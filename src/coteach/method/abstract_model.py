@@ -122,7 +122,8 @@ class AbstractModel:
 
     def _summed(self, cell: NDArray[np.int64], weights: Array) -> Array:
         """(S, K): sums of `weights` (L,) over the links of each option."""
-        return np.bincount(cell, weights, self.tries.size).reshape(self.tries.shape)
+        sums: Array = np.bincount(cell, weights, self.tries.size).reshape(self.tries.shape)
+        return sums
 
     def state(self) -> dict[str, Any]:
         """Everything counted, as plain JSON."""

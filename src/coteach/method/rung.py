@@ -35,7 +35,7 @@ class Rung:
         """state: what `state` gave of a rung that goes on."""
         self.index, self.task, self.config = index, config.tasks[index], config
         self.student = players.student_of(self.task)
-        self.curve, self.rounds, self.seconds = Curve(config.evaluation), 0, 0.0
+        self.curve, self.rounds, self.seconds = Curve(), 0, 0.0
         self.held = self.schooled = False
         self.skipped = 0
         self.before: dict[str, float] = {}

@@ -122,7 +122,7 @@ class Experience:
 
 
 def compose(what: str, experiences: Sequence[Experience], before: Feedback = NOTHING) -> Feedback:
-    """All that could be told of `what` (see `config.TELL`), most informative first; `before` is what the teacher knows.
+    """All that could be told of `what` (see `teacher.feedback`), most informative first; `before` is what the teacher knows.
 
     A sentence stays until another is said of the same option: a teacher that heeds it must not forget why.
     """

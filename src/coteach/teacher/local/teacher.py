@@ -115,11 +115,11 @@ class LocalTeacher:
         ]
 
     def give_feedback(self, feedback: Feedback) -> bool:
-        """Put as much of `feedback` before every question as `teacher.tell_tokens` (and half the context) admit.
+        """Put as much of `feedback` before every question as `teacher.feedback_tokens` (and half the context) admit.
 
         Returns whether that changes the prompt: then everything is asked again, calibration included.
         """
-        fit = feedback.fitted(self._cost, min(self.config.tell_tokens, self._context // 2))
+        fit = feedback.fitted(self._cost, min(self.config.feedback_tokens, self._context // 2))
         changed = fit != self.feedback
         if changed:
             self._address(fit)

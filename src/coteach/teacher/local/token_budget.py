@@ -40,7 +40,7 @@ class Budget:
         if alone:
             raise RunFailed(
                 "the card's memory does not hold the teacher's work on one situation; choose a smaller model, "
-                "teacher.precision=4bit, a smaller teacher.tell_tokens, or teacher.device=cpu"
+                "teacher.precision=4bit, a smaller teacher.feedback_tokens, or teacher.device=cpu"
             )
         self.tokens = max(1, self.tokens // 2)
         note(f"the card's memory is full: the teacher goes on with {self.tokens} tokens at once")

@@ -105,12 +105,12 @@ class RemoteTeacher(FixedTeacher):
         return prompts.briefing(self.instruction, self.feedback)
 
     def give_feedback(self, feedback: Feedback) -> bool:
-        """Put as much of `feedback` before every question as `teacher.tell_tokens` admit, by length; whether that changes it."""
+        """Put as much of `feedback` before every question as `teacher.feedback_tokens` admit; whether that changes it."""
 
         def cost(some: Feedback) -> int:
             return (len(prompts.briefing(self.instruction, some)) - len(self.instruction)) // CHARACTERS
 
-        before, self.feedback = self.feedback, feedback.fitted(cost, self.config.tell_tokens)
+        before, self.feedback = self.feedback, feedback.fitted(cost, self.config.feedback_tokens)
         return self.feedback != before
 
     def save(self, folder: Path) -> None:
