@@ -134,7 +134,9 @@ def test_what_was_told_is_read_again_and_damage_is_named_in_one_line(tmp_path) -
 
 def test_a_record_says_again_what_was_told_and_whether_it_was_new(tmp_path) -> None:
     some, more = Feedback((("You see a ball.", "take the ball"),)), Feedback((), ("It failed.",))
-    recorder = Recorder(LocalTeacher(tiny_lm.loaded(), TeacherConfig(device="cpu", feedback_tokens=200)), Record(tmp_path / RECORD))
+    recorder = Recorder(
+        LocalTeacher(tiny_lm.loaded(), TeacherConfig(device="cpu", feedback_tokens=200)), Record(tmp_path / RECORD)
+    )
     situation = Situation("You see a ball.", ("explore", "take the ball"))
 
     def played(teacher: Teacher) -> list[object]:

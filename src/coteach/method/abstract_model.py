@@ -122,8 +122,7 @@ class AbstractModel:
 
     def _summed(self, cell: NDArray[np.int64], weights: Array) -> Array:
         """(S, K): sums of `weights` (L,) over the links of each option."""
-        sums: Array = np.bincount(cell, weights, self.tries.size).reshape(self.tries.shape)
-        return sums
+        return np.asarray(np.bincount(cell, weights, self.tries.size), dtype=np.float64).reshape(self.tries.shape)
 
     def state(self) -> dict[str, Any]:
         """Everything counted, as plain JSON."""

@@ -45,9 +45,9 @@ class Advice:
         # What the arm switches off.
         self._reweigh = improvement.reweigh if arm.reweigh else improvement.keep_prior
         self._tempers_prior = arm.reweigh
-        self._prior_optimism = config.evidence.prior_optimism if arm.reweigh else 0.0
         self._least_weight = config.teacher.least_weight if arm.reweigh else -np.inf
         self._judges_prior = arm.reweigh and arm.prior != "uniform"
+        self._prior_optimism = config.evidence.prior_optimism if self._judges_prior else 0.0
         self._distils_prior = arm.prior == "llm"
         self._guesses = arm.reweigh and arm.share
         self._is_optimistic = arm.hope
