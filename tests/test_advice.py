@@ -237,7 +237,7 @@ def test_the_teacher_gets_as_much_credit_as_its_answers_have_earned() -> None:
 
 
 def test_answers_that_are_right_no_more_often_than_wrong_earn_no_credit() -> None:
-    """Where the mean gain is above nothing, but within what chance does, as on KeyCorridorS3R3 (docs/experiments.md)."""
+    """Where the mean gain is above nothing, but within what chance does, as on KeyCorridorS3R3 (docs/notebook.md)."""
     advice = lecture([0.05, 0.05, 0.9])
     for number in range(30):  # leaning to the right option in every second situation, as far to a wrong one in the others
         advice.table.prior[number, :3] = [0.25, 0.25, 0.5] if number % 2 else [0.5, 0.25, 0.25]

@@ -160,7 +160,7 @@ def test_an_installed_packages_tasks_are_found(tmp_path: Path, monkeypatch: pyte
     info = tmp_path / "plug-1.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: plug\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text("[coteach.envs.tasks]\nFound-v0 = plug_module:LINE\n")
+    (info / "entry_points.txt").write_text("[coteach.tasks]\nFound-v0 = plug_module:LINE\n")
     (tmp_path / "plug_module.py").write_text("import worlds\nLINE = worlds.environment()\n")
     monkeypatch.syspath_prepend(str(tmp_path))
     environments._points.cache_clear()
