@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 
 def language_model(players: Players) -> LocalTeacher | None:
     """Return the teacher if it is a local language model whose weights can be merged, else None."""
-    from coteach.teacher.local.precision import is_packed
+    from coteach.teacher.local.precision import is_quantised
     from coteach.teacher.local.teacher import LocalTeacher
 
     teacher = players.teacher
-    return teacher if isinstance(teacher, LocalTeacher) and not is_packed(teacher.model) else None
+    return teacher if isinstance(teacher, LocalTeacher) and not is_quantised(teacher.model) else None
 
 
 def missing(players: Players) -> str:
