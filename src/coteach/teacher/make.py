@@ -21,7 +21,7 @@ def make_teacher(
 ) -> Teacher:
     """The teacher that `spec` names, asked under `instruction`; `memory` None remembers within this process only."""
     if spec in SCRIPTED:
-        return SCRIPTED[spec]()
+        return SCRIPTED[spec](config)
     kind, _, name = spec.partition(":")
     if kind == "recorded" and name:
         from coteach.teacher.recorded import RecordedTeacher
