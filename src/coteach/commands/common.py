@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from coteach.errors import CoteachError
-from coteach.runs.run_folder import Run, understood
+from coteach.runs.checkpoints import understood
+from coteach.runs.run_folder import Run
 
 if TYPE_CHECKING:
     from coteach.method.players import Players

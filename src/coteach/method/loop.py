@@ -22,8 +22,9 @@ from coteach.errors import NotFinite, note, require_finite
 from coteach.method.players import Players
 from coteach.method.report import progress, round_metrics, rung_summaries, write_artifacts, write_video
 from coteach.method.rung import Rung, Turn, blamed, failed
+from coteach.runs.checkpoints import understood
 from coteach.runs.progress import Progress
-from coteach.runs.run_folder import Run, understood
+from coteach.runs.run_folder import Run
 from coteach.runs.signals import Signals
 from coteach.student import guidance
 from coteach.student.batch import Batch, Imitation
