@@ -21,8 +21,9 @@ from coteach.method.report import Reporter, rung_summaries
 from coteach.method.round import play_round
 from coteach.method.rung import Rung
 from coteach.method.schooling import Schooling
+from coteach.runs.checkpoints import understood
 from coteach.runs.progress import Progress
-from coteach.runs.run_folder import Run, understood
+from coteach.runs.run_folder import Run
 from coteach.runs.signals import Signals
 from coteach.teacher.recorded import RECORD
 
