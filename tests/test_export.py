@@ -126,8 +126,8 @@ def test_the_model_card_says_what_it_is_and_names_no_place_on_this_machine(expor
 def test_the_embedded_model_is_named_as_on_the_hub_with_its_licence() -> None:
     origin = card.Origin("HuggingFaceTB/SmolLM2-135M-Instruct", True, "apache-2.0", (TASK,), 3)
     rung = {"task": TASK, **{f"teacher_{what}_{when}": 0.5 for what in ("success", "return") for when in ("before", "after")}}
-    text = card.model_card(origin, Config(), rung | {"rungs": [rung]})
-    found = ModelCard(text).data
+    made = card.model_card(origin, Config(), rung | {"rungs": [rung]})
+    text, found = str(made), made.data
     assert (found.license, found.base_model, found.library_name) == ("apache-2.0", origin.base, "transformers")
     assert "3 situations" in text and f"| {TASK} | yes | 50 % | 50 % | 0.500 | 0.500 |" in text
 
@@ -239,7 +239,7 @@ def test_an_empty_folder_will_do_and_its_files_can_be_read_by_all(run: Run, play
     alone = Players(replace(players.config, arm="no-llm"))
     alone.students = players.students
     what = export.export(run, alone, tmp_path)
-    assert what.teacher.folder is None and "'uniform' is no language model" in what.teacher.says
+    assert what.teacher.folder is None and "'uniform' is not a local language model" in what.teacher.says
     files = {path.relative_to(tmp_path).as_posix(): path.stat() for path in tmp_path.rglob("*") if path.is_file()}
     assert what.files == {name: found.st_size for name, found in files.items()} and len(files) == 3
     assert {found.st_mode & 0o777 for found in files.values()} == {0o644}

@@ -104,4 +104,4 @@ def test_in_4_bits_it_is_asked_and_tuned_but_not_exported(folder: Path, monkeypa
         teacher = packed
 
     assert export.language_model(Players) is None  # type: ignore[arg-type]
-    assert "packed weights" in export.missing(Players)  # type: ignore[arg-type]
+    assert "quantised weights" in export.missing(Players)  # type: ignore[arg-type]

@@ -174,7 +174,7 @@ def test_a_models_own_code_is_not_run(tmp_path: Path) -> None:
     plain = json.loads((folder / "config.json").read_text())
     own = plain | {"model_type": "own", "auto_map": {"AutoConfig": "own.Config", "AutoModelForCausalLM": "own.Model"}}
     (folder / "config.json").write_text(json.dumps(own))
-    with pytest.raises(CoteachError, match="needs code that comes with it, and coteach runs none"):
+    with pytest.raises(CoteachError, match="needs code from its own folder, and coteach runs none"):
         models.load_model(f"hf:{folder}", "cpu")
     (folder / "config.json").write_text(json.dumps(plain))
     (folder / "model.safetensors").unlink()

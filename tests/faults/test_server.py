@@ -80,7 +80,7 @@ def test_a_server_that_fails_is_survived_and_asked_again(failure: str, server: S
     assert asked.usage.failures >= 2 and asked.usage.unanswered == 2 and asked.usage.queries == 1
     assert all(call.detail for call in asked.usage.journal if call.outcome == "failed")
     server.reply = lambda handler: handler.send(GOOD)
-    asked.breaker.succeeded()
+    asked.breaker.record_success()
     assert asked.advise([situation(1)])[0] is not None, "what had no answer is asked about again"
 
 
@@ -212,7 +212,7 @@ def test_a_dead_server_is_left_alone_and_asked_once_a_minute(server: Server) -> 
     now[0] += PAUSE
     server.reply = lambda handler: handler.send(GOOD)
     assert asked.advise([situation(1)]) == [None], "whether it is alive again is found out meanwhile"
-    until(lambda: not asked.breaker.lost)
+    until(lambda: not asked.breaker.is_open)
     assert all(answer is not None for answer in asked.advise([situation(number) for number in range(1, 11)]))
 
 
@@ -226,7 +226,7 @@ def test_nobody_waits_for_a_dead_server_not_even_for_the_call_of_the_minute(serv
     server.reply = SEND["hangs"]
     began = time.monotonic()
     asked.advise([situation(number) for number in range(1, 30)])
-    assert DEADLINE <= time.monotonic() - began < 3 * DEADLINE and asked.breaker.lost, "calls begun before the fifth failed"
+    assert DEADLINE <= time.monotonic() - began < 3 * DEADLINE and asked.breaker.is_open, "calls begun before the fifth failed"
     spent, server.requests[:] = asked.usage.seconds, []
     for minute in range(1, 6):
         now[0] += PAUSE

@@ -1,4 +1,4 @@
-"""Teacher specs -> teachers. PyTorch and transformers are imported only where a language model is asked for."""
+"""Makes the teacher that a spec names. PyTorch and transformers are imported only for a local LLM."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SPECS = (
 def make_teacher(
     spec: str, config: TeacherConfig, cache: AnswerCache | None = None, instruction: str = GRID_WORLD_INSTRUCTION
 ) -> Teacher:
-    """The teacher that `spec` names, asked under `instruction`; `memory` None remembers within this process only."""
+    """Make the teacher that `spec` names. instruction: opens every prompt; cache: None for one within this process."""
     if spec in SCRIPTED:
         return SCRIPTED[spec]()
     kind, _, name = spec.partition(":")

@@ -1,4 +1,4 @@
-"""Teachers without a language model: `UniformTeacher` knows nothing, `OracleTeacher` what the task's expert would do."""
+"""Teachers without an LLM, for comparison: uniform advice, the advice of the task's expert, and adversarial advice."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ DOUBT = 0.02  # what the oracle leaves to the options other than the expert's
 
 
 class ScriptedTeacher(FixedTeacher):
-    """What the scripted teachers share."""
+    """The base of the scripted teachers: uniform advice, at no cost."""
 
     def __init__(self) -> None:
         self.usage = Usage()
 
     def advise(self, situations: Sequence[Situation]) -> list[NDArray[np.float64]]:
-        """One distribution over `options` for each situation."""
+        """Return one distribution over the options of each situation."""
         return [self._advice(situation) for situation in situations]
 
     def advise_untuned(self, situations: Sequence[Situation]) -> list[NDArray[np.float64]]:
-        """The same advice: nothing is tuned."""
+        """Return the same advice: this teacher is never tuned."""
         return self.advise(situations)
 
     def _advice(self, situation: Situation) -> NDArray[np.float64]:
@@ -33,7 +33,7 @@ class ScriptedTeacher(FixedTeacher):
 
 
 class UniformTeacher(ScriptedTeacher):
-    """The same probability for every option."""
+    """Gives every option the same probability."""
 
     name = "uniform"
 
@@ -53,7 +53,7 @@ class OracleTeacher(ScriptedTeacher):
 
 
 class AdversarialTeacher(OracleTeacher):
-    """The oracle with the options shuffled: as sure as it is, of an option that the expert would not choose."""
+    """The adversarial teacher: as confident as the oracle, of the option after the expert's."""
 
     name = "liar"
 
@@ -62,4 +62,4 @@ class AdversarialTeacher(OracleTeacher):
 
 
 SCRIPTED: dict[str, type[ScriptedTeacher]] = {kind.name: kind for kind in (UniformTeacher, OracleTeacher, AdversarialTeacher)}
-"""By the specs that name them."""
+"""Scripted teachers by their `teacher.spec`."""

@@ -230,7 +230,7 @@ class LocalTeacher:
         adapter = self._adapter_mark if tuned else ""
         keys = [cache_key(self._model_mark, adapter, self.prefix, situation) for situation in situations]
         wanted = dict(zip(keys, situations, strict=True))
-        known = self.cache.recall(wanted)
+        known = self.cache.look_up(wanted)
         missing = [key for key in wanted if key not in known]
         if missing:
             answers = dict(zip(missing, self._ask([wanted[key] for key in missing], tuned), strict=True))

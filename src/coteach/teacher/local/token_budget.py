@@ -13,7 +13,7 @@ import torch
 
 from coteach.errors import RunFailed, note
 from coteach.teacher.local.adapter import SHARE_OF_LAYERS
-from coteach.teacher.local.precision import is_packed
+from coteach.teacher.local.precision import is_quantised
 
 READ, TUNED = 1024, 768
 """Tokens of one pass on a processor: asked, and with gradients. More at once is no faster there, and takes memory."""
@@ -84,7 +84,7 @@ def bytes_tuned(config: Any, wide: int) -> int:
 
 def width(model: Any) -> int:
     """Bytes of an activation: in a packed model those between the layers are float32."""
-    return 4 if is_packed(model) else int(model.dtype.itemsize)
+    return 4 if is_quantised(model) else int(model.dtype.itemsize)
 
 
 def free(device: torch.device) -> int:

@@ -130,7 +130,7 @@ class RemoteTeacher(FixedTeacher):
         """Log of the advice, from memory where it is there, else from the server."""
         keys = [self._key(situation) for situation in situations]
         wanted = dict(zip(keys, situations, strict=True))
-        known: dict[str, Scores | None] = {**self.cache.recall(wanted)}
+        known: dict[str, Scores | None] = {**self.cache.look_up(wanted)}
         self.usage.cache_hits += sum(key in known for key in keys)
         known |= {key: np.zeros(1) for key, situation in wanted.items() if len(situation.options) == 1}
         missing = [key for key in wanted if key not in known]
@@ -149,7 +149,7 @@ class RemoteTeacher(FixedTeacher):
 
     def _ask(self, situations: Sequence[Situation]) -> list[Scores | None]:
         """The server's answers; the first one ever is waited for alone, and must come. A dead server is not waited for."""
-        if self._settled and self.breaker.lost:
+        if self._settled and self.breaker.is_open:
             self.endpoint.begin(self._answer(situations[0]))  # once a minute: whether it is alive again, the next call sees
             self.usage.unanswered += len(situations)
             return [None] * len(situations)
@@ -280,7 +280,7 @@ class RemoteTeacher(FixedTeacher):
 
     async def _call(self, question: Messages, lost: Callable[[replies.Reply], str], more: dict[str, Any]) -> replies.Reply:
         """One call, recorded whatever comes of it. lost: a reply's text where it cannot be read."""
-        if self.spent or not self.breaker.may_ask():
+        if self.spent or not self.breaker.allows_call():
             raise Withheld
         began = time.perf_counter()
         try:
@@ -289,10 +289,10 @@ class RemoteTeacher(FixedTeacher):
             self.usage.record(Call("refused", 1, seconds=time.perf_counter() - began, detail=str(error)))
             raise
         except (Failed, Denied, replies.Malformed) as error:
-            self.breaker.failed()
+            self.breaker.record_failure()
             self.usage.record(Call("failed", 1, seconds=time.perf_counter() - began, detail=str(error)))
             raise
-        self.breaker.succeeded()
+        self.breaker.record_success()
         tokens_in, tokens_out = reply.tokens or _estimate(question, reply)
         money = (tokens_in * self.config.price_in + tokens_out * self.config.price_out) / 1e6
         text = lost(reply)
