@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from coteach.config import load
+from coteach.config import TeacherConfig, load
 from coteach.envs import tasks
 from coteach.grounding.base import Situation, Situations
 from coteach.grounding.minigrid import MiniGridGrounding
@@ -79,7 +79,7 @@ def _drawn(some: Sequence[Situation], count: int, rng: np.random.Generator) -> l
 
 def forms(experiences: Sequence[Experience], rng: np.random.Generator) -> dict[str, Feedback]:
     """What is told, by name."""
-    chosen, words = feedback.examples(experiences, 16), tuple(feedback.sentences(experiences, feedback.MOST))
+    chosen, words = feedback.examples(experiences, 16), tuple(feedback.sentences(TeacherConfig(), experiences))
     verified = [experience for experience in experiences if experience.verified]
     drawn = [
         (verified[i].situation.text, verified[i].situation.options[verified[i].best]) for i in rng.permutation(len(verified))
@@ -90,7 +90,7 @@ def forms(experiences: Sequence[Experience], rng: np.random.Generator) -> dict[s
         | {f"{count} drawn at random": Feedback(tuple(drawn[:count])) for count in (4, 8)}
         | {
             "evidence": Feedback((), words),
-            "the wrong way round": Feedback((), tuple(feedback.sentences(_wrong(experiences), feedback.MOST))),
+            "the wrong way round": Feedback((), tuple(feedback.sentences(TeacherConfig(), _wrong(experiences)))),
         }
         | {"8 examples and evidence": Feedback(tuple(chosen[:8]), words)}
     )

@@ -10,7 +10,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from coteach.config import load
+from coteach.config import StudentConfig, load
 from coteach.grounding.base import Grounded, Layout, Situations
 from coteach.method import checkpoint
 from coteach.method.examiner import Examiner
@@ -85,7 +85,7 @@ def test_a_student_that_forgets_hints_acts_as_one_that_gets_none(layout: Layout)
     features = rng.integers(0, 2, (20, layout.size)).astype(layout.dtype)
     none = np.tile([0, 0, 0, 1], (20, 1))
     habits = rng.normal(size=(layout.size + 4, 3)).astype(np.float32) if layout.binary else None
-    network = ActorCritic(layout.widened(4), 3, 16, torch.Generator().manual_seed(0), habits)
+    network = ActorCritic(layout.widened(4), 3, StudentConfig(hidden=16), torch.Generator().manual_seed(0), habits)
     logits, values = (given.detach() for given in network(read(layout.widened(4), layout.inserted(features, none))))
     forget_hints(network, layout)
     for now, before in zip(network(read(layout, features)), (logits, values), strict=True):

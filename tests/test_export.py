@@ -169,7 +169,8 @@ def test_habits_are_in_the_onnx_model(exported: Path, players: Players) -> None:
     features = np.zeros((2, learner(players).sizes["feature_size"]), dtype=np.uint8)
     habits = learner(players).network.get_buffer("habits").numpy()
     (feature, *_), (action, *_) = np.nonzero(habits)
-    network = ActorCritic(Layout(len(habits)), habits.shape[1], learner(players).sizes["hidden"], habits=np.zeros_like(habits))
+    config = learner(players).config
+    network = ActorCritic(Layout(len(habits)), habits.shape[1], config, habits=np.zeros_like(habits))
     network.load_state_dict(learner(players).network.state_dict() | {"habits": torch.zeros(habits.shape)})
     features[1, feature] = 1
     without = network(SetFeatures.of(features))[0].detach().numpy()
@@ -186,7 +187,7 @@ def test_the_safetensors_and_json_make_the_student(exported: Path, run: Run, pla
     about = json.loads((exported / "student" / "student.json").read_text())
     weights = safetensors.torch.load_file(exported / "student" / "student.safetensors")
     layout, habits = Layout(about["feature_size"]), weights["habits"].numpy()
-    network = ActorCritic(layout, about["num_actions"], about["hidden"], habits=habits)
+    network = ActorCritic(layout, about["num_actions"], StudentConfig(hidden=about["hidden"]), habits=habits)
     network.load_state_dict(weights)
     assert all(torch.equal(weight, network.state_dict()[name]) for name, weight in learner(players).network.state_dict().items())
     assert about["actions"] == ["left", "right", "forward", "pickup", "drop", "toggle", "done"]

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from coteach.config import CollectConfig
 from coteach.envs import levels, tasks
 from coteach.grounding.base import Grounded, Observation, Situations
 from coteach.grounding.follower import Outcome as End
@@ -67,7 +68,12 @@ class Table:
 
     def __init__(self, task: str = UNLOCK, envs: int = 8, share: float = 0.0, patience: int = 40, turning: bool = False) -> None:
         self.grounding = Watched(envs, turning)
-        self.collector = Collector(tasks.make(task, "minigrid", envs, 0), self.grounding, patience, np.random.default_rng(0))
+        self.collector = Collector(
+            tasks.make(task, "minigrid", envs, 0),
+            self.grounding,
+            CollectConfig(option_patience=patience),
+            np.random.default_rng(0),
+        )
         self.share = share
         self.collector.assign_all(share)
 
@@ -216,7 +222,7 @@ def going_on(task: str, tmp_path: Path) -> Iterator[tuple[Collector, MiniGridGro
     for _ in range(2):
         environments = tasks.make(task, "minigrid", 12, seed=4)
         grounding = MiniGridGrounding(12, situations, environments.num_actions)
-        collector = Collector(environments, grounding, 15, np.random.default_rng(1), state)
+        collector = Collector(environments, grounding, CollectConfig(option_patience=15), np.random.default_rng(1), state)
         if state is None:
             collector.assign_all(0.5)
             collector.collect(97, Acting(lambda rows: np.random.default_rng(2).integers(0, 3, rows)), uniform, 0.5)

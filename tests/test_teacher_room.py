@@ -47,7 +47,7 @@ def on_card(config: Any, dtype: torch.dtype = torch.bfloat16) -> Any:
 def lora() -> tuple[scoring.Scorer, list[torch.nn.Parameter]]:
     """A tiny model with LoRA layers that change something."""
     model = tiny_lm.model(dtype=torch.float32)
-    adapter = Adapter(model, 4, "tiny")
+    adapter = Adapter(model, TeacherConfig(lora_rank=4), "tiny")
     adapter.create(0)
     leaves = list(adapter.weights().values())
     with torch.no_grad():
@@ -64,27 +64,32 @@ def gradient(scorer: scoring.Scorer, leaves: list[torch.nn.Parameter], budget: B
 
 
 def test_more_free_memory_more_tokens_and_the_larger_the_model_the_fewer(card: dict[str, int]) -> None:
-    tokens = [token_budget.to_tune(on_card(config)).tokens for config in (SMALL, LARGE)]
+    tokens = [token_budget.to_tune(on_card(config), 0.5).tokens for config in (SMALL, LARGE)]
     assert token_budget.MOST > tokens[0] > 2 * tokens[1] > 0
-    assert token_budget.to_read(on_card(SMALL)).tokens > tokens[0] > token_budget.to_tune(on_card(SMALL, torch.float32)).tokens
+    assert (
+        token_budget.to_read(on_card(SMALL)).tokens > tokens[0] > token_budget.to_tune(on_card(SMALL, torch.float32), 0.5).tokens
+    )
     card["free"] //= 2
-    assert token_budget.to_tune(on_card(SMALL)).tokens == pytest.approx(tokens[0] / 2, abs=1)
+    assert token_budget.to_tune(on_card(SMALL), 0.5).tokens == pytest.approx(tokens[0] / 2, abs=1)
     card["held"] = card["free"]
-    assert token_budget.to_tune(on_card(SMALL)).tokens == tokens[0]  # what PyTorch holds and does not use is free
+    assert token_budget.to_tune(on_card(SMALL), 0.5).tokens == tokens[0]  # what PyTorch holds and does not use is free
     card |= {"free": 0, "held": 0}
-    assert token_budget.to_tune(on_card(SMALL)).tokens == token_budget.FEWEST
+    assert token_budget.to_tune(on_card(SMALL), 0.5).tokens == token_budget.FEWEST
 
 
 def test_a_processor_takes_what_it_always_took() -> None:
     model = tiny_lm.model()
-    assert (token_budget.to_read(model).tokens, token_budget.to_tune(model).tokens) == (token_budget.READ, token_budget.TUNED)
+    assert (token_budget.to_read(model).tokens, token_budget.to_tune(model, 0.5).tokens) == (
+        token_budget.READ,
+        token_budget.TUNED,
+    )
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_backward_pass_keeps_no_more_than_was_reckoned(dtype: torch.dtype) -> None:
     sizes = {"hidden_size": 64, "intermediate_size": 192, "num_hidden_layers": 6, "num_attention_heads": 4, "vocab_size": 500}
     model = transformers.LlamaForCausalLM(transformers.LlamaConfig(**sizes)).to(dtype).requires_grad_(False)
-    Adapter(model, 4, "llama").create(0)
+    Adapter(model, TeacherConfig(lora_rank=4), "llama").create(0)
     own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
     kept: dict[int, int] = {}
 
@@ -97,7 +102,7 @@ def test_a_backward_pass_keeps_no_more_than_was_reckoned(dtype: torch.dtype) -> 
     prompt = Prompt(tuple(range(10, 130)), tuple((token, 1) for token in range(200, 260)))
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         scores = scoring.Scorer(model, PREFIX).score_with_gradient([prompt])
-    reckoned = token_budget.bytes_tuned(model.config, token_budget.width(model)) * (len(PREFIX) + 180)
+    reckoned = token_budget.bytes_tuned(model.config, token_budget.width(model), 0.5) * (len(PREFIX) + 180)
     assert scores[0].requires_grad and 0.1 * reckoned < sum(kept.values()) < reckoned
 
 

@@ -53,19 +53,19 @@ def test_examples_cover_what_is_met_rather_than_repeat_what_is_met_most() -> Non
 def test_no_example_is_chosen_twice_and_none_where_nothing_is_known() -> None:
     assert len(feedback.examples([experience("You see a red ball.", met=5.0)] * 3, 8)) == 1
     assert feedback.examples([], 8) == []
-    assert feedback.compose("both", []) == NOTHING
+    assert feedback.compose(TeacherConfig(feedback="both"), []) == NOTHING
 
 
 def test_the_advice_that_cost_most_is_told_first() -> None:
     rare = experience("You see a red ball.", said=0, worth=(0.0, 0.9, 0.0), met=1.0)
     often = experience("You see a red ball far away.", said=2, worth=(0.0, 0.9, 0.6), met=10.0)
-    first, second = feedback.sentences([rare, often], 8)
+    first, second = feedback.sentences(TeacherConfig(), [rare, often])
     assert '"go to the blue box"' in first and "0.60" in first and '"explore"' in second
-    assert feedback.sentences([rare, often], 1) == [first]
+    assert feedback.sentences(TeacherConfig(feedback_pieces=1), [rare, often]) == [first]
 
 
 def test_advice_that_fails_is_told_with_the_condition_that_decides() -> None:
-    (said,) = feedback.sentences([locked("nothing"), locked("a red key", said=1)], 8)
+    (said,) = feedback.sentences(TeacherConfig(), [locked("nothing"), locked("a red key", said=1)])
     assert said == (
         'You advised "open the red door": it failed 10 of 10 times where "You carry nothing", '
         'and was done where "You carry a red key".'
@@ -75,7 +75,7 @@ def test_advice_that_fails_is_told_with_the_condition_that_decides() -> None:
 def test_where_nothing_decides_no_condition_is_made_up() -> None:
     always = locked("nothing")
     sometimes = locked("nothing", best=1, failures=(0.0, 5.0))
-    (said,) = feedback.sentences([always, sometimes], 8)
+    (said,) = feedback.sentences(TeacherConfig(), [always, sometimes])
     assert said == 'You advised "open the red door": it failed 15 of 20 times.'
 
 
@@ -89,22 +89,24 @@ def test_where_nothing_decides_no_condition_is_made_up() -> None:
     ],
 )
 def test_nothing_is_said_of_advice_that_was_right_or_not_given_or_not_tried(harmless: Experience) -> None:
-    assert feedback.sentences([harmless], 8) == []
+    assert feedback.sentences(TeacherConfig(), [harmless]) == []
 
 
 @pytest.mark.parametrize("what", FEEDBACK)
 def test_the_two_forms_are_told_as_asked(what: str) -> None:
-    composed = feedback.compose(what, [locked("nothing"), locked("a red key")])
+    composed = feedback.compose(TeacherConfig(feedback=what), [locked("nothing"), locked("a red key")])
     assert bool(composed.examples) == (what in ("examples", "both"))
     assert bool(composed.evidence) == (what in ("evidence", "both"))
 
 
 def test_what_the_teacher_heeds_is_still_told_until_there_is_news_of_it() -> None:
     key = "a red key"
-    first = feedback.compose("evidence", [locked("nothing"), locked(key)])
-    heeded = feedback.compose("evidence", [locked("nothing", said=0), locked(key)], first)
+    first = feedback.compose(TeacherConfig(feedback="evidence"), [locked("nothing"), locked(key)])
+    heeded = feedback.compose(TeacherConfig(feedback="evidence"), [locked("nothing", said=0), locked(key)], first)
     assert heeded == first and len(first.evidence) == 1
-    worse = feedback.compose("evidence", [locked("nothing", tries=30.0, failures=(0.0, 30.0)), locked(key)], heeded)
+    worse = feedback.compose(
+        TeacherConfig(feedback="evidence"), [locked("nothing", tries=30.0, failures=(0.0, 30.0)), locked(key)], heeded
+    )
     assert len(worse.evidence) == 1 and "30 of 30" in worse.evidence[0]
 
 

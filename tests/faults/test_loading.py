@@ -19,6 +19,7 @@ import coteach
 import tiny_lm
 from coteach import config
 from coteach.commands.common import load_players
+from coteach.config import TeacherConfig
 from coteach.errors import CoteachError
 from coteach.runs import tensors
 from coteach.runs.checkpoints import intact, seal
@@ -142,7 +143,7 @@ def test_a_configuration_is_data(text: str, tmp_path: Path) -> None:
 
 
 def test_an_adapter_is_lora_layers_and_nothing_else(tmp_path: Path) -> None:
-    adapter = Adapter(tiny_lm.model(), 2, "tiny")
+    adapter = Adapter(tiny_lm.model(), TeacherConfig(lora_rank=2), "tiny")
     adapter.create(0)
     adapter.save(tmp_path / "good")
     good = json.loads((tmp_path / "good" / "adapter_config.json").read_text())
@@ -157,11 +158,11 @@ def test_an_adapter_is_lora_layers_and_nothing_else(tmp_path: Path) -> None:
         folder = Path(shutil.copytree(tmp_path / "good", tmp_path / str(number)))
         (folder / "adapter_config.json").write_text(json.dumps(good | change))
         with pytest.raises(CoteachError, match="expected plain LoRA layers"):
-            Adapter(tiny_lm.model(), 2, "tiny").load(folder)
+            Adapter(tiny_lm.model(), TeacherConfig(lora_rank=2), "tiny").load(folder)
     for kind, content in bombs().items():
         (tmp_path / "good" / "adapter_model.safetensors").write_bytes(content)
         with pytest.raises(CoteachError, match="cannot load the adapter"):
-            Adapter(tiny_lm.model(), 2, "tiny").load(tmp_path / "good")
+            Adapter(tiny_lm.model(), TeacherConfig(lora_rank=2), "tiny").load(tmp_path / "good")
         (tmp_path / "good" / "adapter_model.bin").write_bytes(bombs()["pickle"] + kind.encode())
 
 

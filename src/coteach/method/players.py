@@ -139,10 +139,10 @@ class Players:
 
     def give_feedback(self) -> None:
         """Say in the LLM's prompt what the evidence shows; where that changes it, its answers are asked for again."""
-        what, teacher = self.config.teacher.feedback, self.teacher
-        if what == "nothing":
+        settings, teacher = self.config.teacher, self.teacher
+        if settings.feedback == "nothing":
             return
-        composed = feedback.compose(what, make_experiences(self.advice), teacher.feedback)
+        composed = feedback.compose(settings, make_experiences(self.advice), teacher.feedback)
         if teacher.give_feedback(composed):
             self.advice.ask_again()
 

@@ -35,7 +35,7 @@ class Rung:
         """state: what `state` gave of a rung that goes on."""
         self.index, self.task, self.config = index, config.tasks[index], config
         self.student = players.student_of(self.task)
-        self.curve, self.rounds, self.seconds = Curve(), 0, 0.0
+        self.curve, self.rounds, self.seconds = Curve(config.evaluation), 0, 0.0
         self.held = self.schooled = False
         self.skipped = 0
         self.before: dict[str, float] = {}
@@ -45,7 +45,7 @@ class Rung:
         self.seed = state["seed"] if state and under_way else players.draw_seed()
         self.environments = tasks.make(self.task, config.engine, config.collect.envs, self.seed)
         grounding = players.ground(self.task, config.collect.envs, self.environments.num_actions, learn=True)
-        self.collector = Collector(self.environments, grounding, config.collect.option_patience, players.rng, under_way)
+        self.collector = Collector(self.environments, grounding, config.collect, players.rng, under_way)
         self.repeatable = players.repeatable
         """Whether the episodes under way can be brought back."""
         if not self.collector.resumed:

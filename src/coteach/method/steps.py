@@ -21,7 +21,7 @@ MOST_SKIPPED = 3
 def collect(players: Players, rung: Rung, others: int) -> Turn:
     """Collect the rung's rows of this round; so many `others` collect theirs later, and are left as many of the queries."""
     config, advice, arm = players.config, players.advice, players.arm
-    coefficient = guidance.heed(rung.curve.student, rung.curve.led)
+    coefficient = guidance.heed(config.guidance, rung.curve.student, rung.curve.led)
     led_share = guidance.led_share(config.collect, coefficient) if arm.lead else 0.0
     advice.budget.reserve_for(others)
     with blamed(rung):

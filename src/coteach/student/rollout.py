@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from coteach.config import CollectConfig
 from coteach.envs.engines import Step, VectorTask
 from coteach.errors import require_finite
 from coteach.grounding.base import Grounded, Grounding, Layout
@@ -101,7 +102,7 @@ _UNDER_WAY = ("led", "bold", "_done", "_terminal", "_reward", "_length", "_optio
 class Collector:
     """Steps one task's environments from round to round; episodes go on across rounds.
 
-    Every other led episode is `bold`: the teacher tries what may turn out best. In the others it does what it would show the
+    A share of the led episodes is `bold`: the teacher tries what may turn out best. In the others it does what it would show the
     student, so that their success says what that is worth.
     """
 
@@ -109,14 +110,14 @@ class Collector:
         self,
         task: VectorTask,
         grounding: Grounding,
-        patience: int,
+        config: CollectConfig,
         rng: np.random.Generator,
         state: dict[str, Any] | None = None,
     ) -> None:
         """state: what `state` gave of a collector on the same task, whose episodes go on where they were."""
-        self.task, self.grounding, self.rng = task, grounding, rng
+        self.task, self.grounding, self.config, self.rng = task, grounding, config, rng
         n = task.num_envs
-        self.leader = Leader(n, grounding.max_options, patience)
+        self.leader = Leader(n, grounding.max_options, config.option_patience)
         self.led, self.bold = np.zeros(n, dtype=np.bool_), np.zeros(n, dtype=np.bool_)
         self.steps = 0
         """Environment steps taken over all environments, restarts not counted."""
@@ -211,7 +212,7 @@ class Collector:
         for env in np.flatnonzero(restarted):
             self.led[env] = self.bold[env] = False
             self.led[env] = self.led.sum() < wanted
-            self.bold[env] = self.led[env] and 2 * self.bold.sum() < self.led.sum()
+            self.bold[env] = self.led[env] and self.bold.sum() < self.config.optimistic_share * self.led.sum()
 
     def _account(self, rollout: Rollout, t: int, step: Step, before: Grounded) -> None:
         scoring = self.task.scoring

@@ -21,7 +21,7 @@ def make_teacher(
 ) -> Teacher:
     """Make the teacher that `spec` names. instruction: opens every prompt; cache: None for one within this process."""
     if spec in SCRIPTED:
-        return SCRIPTED[spec]()
+        return SCRIPTED[spec](config)
     kind, _, name = spec.partition(":")
     if kind == "recorded" and name:
         from coteach.teacher.recorded import RecordedTeacher

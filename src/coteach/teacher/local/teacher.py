@@ -55,7 +55,7 @@ class LocalTeacher:
         self.usage = Usage()
         self.model, self.tokenizer = loaded.model, loaded.tokenizer
         self.cache = cache or AnswerCache(None)
-        self.adapter = Adapter(self.model, config.lora_rank, loaded.base)
+        self.adapter = Adapter(self.model, config, loaded.base)
         self.instruction = instruction
         self._context = int(getattr(self.model.config.get_text_config(), "max_position_embeddings", None) or 2**31)
         self._packed, self._given = True, (loaded.feedback, loaded.bias)

@@ -12,7 +12,6 @@ from typing import Any
 import torch
 
 from coteach.errors import RunFailed, note
-from coteach.teacher.local.adapter import SHARE_OF_LAYERS
 from coteach.teacher.local.precision import is_quantised
 
 READ, TUNED = 1024, 768
@@ -53,11 +52,11 @@ def to_read(model: Any) -> Budget:
     return _fitting(model, bytes_read(model.config.get_text_config(), width(model)))
 
 
-def to_tune(model: Any) -> Budget:
-    """For passes with gradients."""
+def to_tune(model: Any, trained: float) -> Budget:
+    """For passes with gradients; trained: the share of the layers that have LoRA."""
     if model.device.type == "cpu":
         return Budget(TUNED)
-    return _fitting(model, bytes_tuned(model.config.get_text_config(), width(model)))
+    return _fitting(model, bytes_tuned(model.config.get_text_config(), width(model), trained))
 
 
 def bytes_read(config: Any, wide: int) -> int:
@@ -71,13 +70,13 @@ def bytes_read(config: Any, wide: int) -> int:
     return int(wide * (kept + 8 * config.hidden_size + 3 * _inner(config) + MOST) + (wide + 4) * config.vocab_size)
 
 
-def bytes_tuned(config: Any, wide: int) -> int:
+def bytes_tuned(config: Any, wide: int, share: float) -> int:
     """Of one token with gradients: what a read one takes, and what the backward pass needs.
 
-    In the layers with LoRA: activations, and of the seven projections' inputs float32 copies; of the logits the
-    log-softmax and two gradients.
+    In the layers with LoRA, this `share` of all: activations, and of the seven projections' inputs float32 copies; of the logits
+    the log-softmax and two gradients.
     """
-    trained = max(1, round(int(config.num_hidden_layers) * SHARE_OF_LAYERS))
+    trained = max(1, round(int(config.num_hidden_layers) * share))
     saved = wide * (12 * config.hidden_size + 5 * _inner(config)) + 4 * (6 * config.hidden_size + _inner(config))
     return int(bytes_read(config, wide) + trained * saved + 12 * config.vocab_size)
 

@@ -31,14 +31,11 @@ from coteach.teacher.remote import replies
 from coteach.teacher.remote.circuit_breaker import CircuitBreaker
 from coteach.teacher.remote.endpoint import KEY, Denied, Endpoint, Failed, Missing, Refused, parse
 
-LEAST = 1e-3
-"""Probability that every option keeps."""
-
 TOP = 20
 """Likeliest tokens to be told: as many as the interface admits."""
 
-WORDS = 32
-"""Tokens of a reply that is read, at most."""
+READING = ("samples", "reply_tokens", "reply_temperature", "reply_smoothing", "least_label_mass", "least_probability")
+"""Settings on which an answer depends beside the question; the cache's keys name the first, the others where not the default."""
 
 CHARACTERS = 4
 """Per token, where a server does not count them."""
@@ -73,6 +70,9 @@ class RemoteTeacher(FixedTeacher):
         self.endpoint = Endpoint(self.model, self.url, config.deadline)
         self.manner, self._settled = Manner.LOGPROBS, False
         self._slots = asyncio.Semaphore(config.concurrency)
+        plain = TeacherConfig()
+        changed = [name for name in READING[1:] if getattr(config, name) != getattr(plain, name)]
+        self._reading = " ".join(f"{name}={getattr(config, name)}" for name in (READING[0], *changed))
 
     def advise(self, situations: Sequence[Situation]) -> list[Scores | None]:
         """One distribution over `options` for each situation; the server is asked only what it was not asked before.
@@ -145,7 +145,7 @@ class RemoteTeacher(FixedTeacher):
 
     def _key(self, situation: Situation) -> str:
         asked = self._question(situation, letters=False)
-        return cache_key(f"{self.url} {self.model}", f"samples={self.config.samples}", json.dumps(asked).encode(), situation)
+        return cache_key(f"{self.url} {self.model}", self._reading, json.dumps(asked).encode(), situation)
 
     def _ask(self, situations: Sequence[Situation]) -> list[Scores | None]:
         """The server's answers; the first one ever is waited for alone, and must come. A dead server is not waited for."""
@@ -204,32 +204,32 @@ class RemoteTeacher(FixedTeacher):
     async def _answer(self, situation: Situation) -> Scores:
         """(len(options),) log of the advice: the geometric mean over two orders of the options."""
         slots = list(range(len(situation.options)))
-        score = np.zeros(len(slots))
+        score, least = np.zeros(len(slots)), self.config.least_probability
         try:
             for order in (slots, slots[::-1]):
                 share = await self._share(situation, order)
-                score[order] += np.log(np.maximum(share, LEAST)) / 2
+                score[order] += np.log(np.maximum(share, least)) / 2
         except Refused:
             if not self._settled:
                 raise
             return np.log(uniform(situation))  # too long a text, for example: asking again is of no use
         weight = np.exp(score - score.max())
-        advice = np.maximum(weight / weight.sum(), LEAST)
+        advice = np.maximum(weight / weight.sum(), least)
         answer: Scores = np.log(advice / advice.sum())
         return answer
 
     async def _share(self, situation: Situation, order: Sequence[int]) -> Scores:
         """(len(order),) advice for the options listed in this order, in this order."""
-        names = replies.labels(len(order), letters=True)
+        names, mass = replies.labels(len(order), letters=True), self.config.least_label_mass
         if self.manner is not Manner.LOGPROBS or len(names[-1]) > 1:
             return await self._votes(situation, order, -(-self.config.samples // 2))
 
         def lost(reply: replies.Reply) -> str:
-            return (reply.texts[0] or "(empty)") if reply.top and replies.shares(reply.top, names) is None else ""
+            return (reply.texts[0] or "(empty)") if reply.top and replies.shares(reply.top, names, mass) is None else ""
 
         question = replies.question(situation, names, order, self.briefing)
         reply = await self._post(question, lost, max_tokens=1, logprobs=True, top_logprobs=TOP)
-        if (share := replies.shares(reply.top, names)) is not None:
+        if (share := replies.shares(reply.top, names, mass)) is not None:
             return share
         if not reply.top and not self._settled:
             self.manner = Manner.SEVERAL
@@ -237,7 +237,7 @@ class RemoteTeacher(FixedTeacher):
         return await self._votes(situation, order, 1)
 
     async def _votes(self, situation: Situation, order: Sequence[int], wanted: int) -> Scores:
-        """(len(order),) so many replies counted, smoothed by one vote that all options share (Laplace).
+        """(len(order),) so many replies counted, smoothed by votes that all options share (Laplace).
 
         Replies that name no option are asked for once more; those that still do not are shared by all options too.
         """
@@ -253,14 +253,16 @@ class RemoteTeacher(FixedTeacher):
             more = await self._texts(question, lost, places.count(None))
             places += [replies.choice(text, names, options) for text in more]
         votes = np.bincount([place for place in places if place is not None], minlength=len(order))
-        share: Scores = (votes + (1 + wanted - votes.sum()) / len(order)) / (1 + wanted)
+        total = self.config.reply_smoothing + wanted
+        share: Scores = (votes + (total - votes.sum()) / len(order)) / total
         return share
 
     async def _texts(self, question: Messages, lost: Callable[[replies.Reply], str], wanted: int) -> list[str]:
         """So many replies to one question, in as few calls as the server admits."""
         texts: list[str] = []
         while len(texts) < wanted:
-            more: dict[str, Any] = {} if self.manner is Manner.BARE else {"max_tokens": WORDS, "temperature": 1.0}
+            limits = {"max_tokens": self.config.reply_tokens, "temperature": self.config.reply_temperature}
+            more: dict[str, Any] = {} if self.manner is Manner.BARE else limits
             if self.manner is Manner.SEVERAL and wanted - len(texts) > 1:
                 more["n"] = wanted - len(texts)
             texts += (await self._post(question, lost, **more)).texts
