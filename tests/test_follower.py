@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from coteach.grounding.base import Grounded
-from coteach.grounding.follower import Leader, Outcome, draw
+from coteach.grounding.follower import Ending, OptionFollower, draw
 
 NOBODY = np.zeros(1, dtype=np.bool_)
 LED = np.ones(1, dtype=np.bool_)
@@ -23,96 +23,96 @@ def one(situation=0, actions=(3, 4), completed=0, failed=0):
     )
 
 
-def told(leader):
+def told(follower):
     """What ended on the last step: (situation, slot, duration, outcome, next situation)."""
-    ended = leader.ended
+    ended = follower.ended
     rows = zip(ended.situation, ended.slot, ended.duration, ended.outcome, ended.next_situation, strict=True)
-    return [(int(c), int(o), int(d), Outcome(int(w)), int(n)) for c, o, d, w, n in rows]
+    return [(int(c), int(o), int(d), Ending(int(w)), int(n)) for c, o, d, w, n in rows]
 
 
-def follow(leader, advice=FIRST, led=LED, done=NOBODY, rng=None, **step):
-    return int(leader.choose(one(**step), advice, led, done, rng)[0])
+def follow(follower, advice=FIRST, controlled=LED, done=NOBODY, rng=None, **step):
+    return int(follower.choose(one(**step), advice, controlled, done, rng)[0])
 
 
 def test_an_option_is_followed_although_the_advice_turns_against_it():
-    leader = Leader(1, 2, patience=10)
-    assert follow(leader) == 3
-    assert follow(leader, advice=SECOND) == 3
-    assert len(leader.ended) == 0
-    assert leader.age[0] == 2
+    follower = OptionFollower(1, 2, patience=10)
+    assert follow(follower) == 3
+    assert follow(follower, advice=SECOND) == 3
+    assert len(follower.ended) == 0
+    assert follower.age[0] == 2
 
 
 def test_the_controllers_action_is_looked_up_anew_on_every_step():
-    leader = Leader(1, 2, patience=10)
-    assert [follow(leader, actions=(a, 0)) for a in (2, 5, 1)] == [2, 5, 1]
+    follower = OptionFollower(1, 2, patience=10)
+    assert [follow(follower, actions=(a, 0)) for a in (2, 5, 1)] == [2, 5, 1]
 
 
 @pytest.mark.parametrize(
     ("step", "done", "outcome"),
     [
-        ({"completed": 0b01}, False, Outcome.COMPLETED),
-        ({"failed": 0b01}, False, Outcome.FAILED),
-        ({"situation": 7}, False, Outcome.CHANGED),
-        ({"actions": (-1, 4)}, False, Outcome.STUCK),
-        ({}, True, Outcome.EPISODE_END),
-        ({"situation": 7, "completed": 0b01}, False, Outcome.COMPLETED),
-        ({"completed": 0b01}, True, Outcome.COMPLETED),
-        ({"situation": 7, "failed": 0b01}, True, Outcome.FAILED),
-        ({"situation": 7}, True, Outcome.EPISODE_END),
+        ({"completed": 0b01}, False, Ending.COMPLETED),
+        ({"failed": 0b01}, False, Ending.FAILED),
+        ({"situation": 7}, False, Ending.CHANGED),
+        ({"actions": (-1, 4)}, False, Ending.STUCK),
+        ({}, True, Ending.EPISODE_END),
+        ({"situation": 7, "completed": 0b01}, False, Ending.COMPLETED),
+        ({"completed": 0b01}, True, Ending.COMPLETED),
+        ({"situation": 7, "failed": 0b01}, True, Ending.FAILED),
+        ({"situation": 7}, True, Ending.EPISODE_END),
     ],
 )
 def test_how_an_option_ends(step, done, outcome):
-    leader = Leader(1, 2, patience=10)
-    follow(leader)
-    follow(leader)
-    follow(leader, advice=SECOND, done=np.array([done]), **step)
-    assert told(leader) == [(0, 0, 2, outcome, step.get("situation", 0))]
+    follower = OptionFollower(1, 2, patience=10)
+    follow(follower)
+    follow(follower)
+    follow(follower, advice=SECOND, done=np.array([done]), **step)
+    assert told(follower) == [(0, 0, 2, outcome, step.get("situation", 0))]
 
 
 def test_what_happens_to_another_option_does_not_end_the_followed_one():
-    leader = Leader(1, 2, patience=10)
-    follow(leader)
-    follow(leader, completed=0b10, failed=0b10)
-    assert told(leader) == []
-    assert leader.slot[0] == 0
+    follower = OptionFollower(1, 2, patience=10)
+    follow(follower)
+    follow(follower, completed=0b10, failed=0b10)
+    assert told(follower) == []
+    assert follower.slot[0] == 0
 
 
 def test_patience_is_the_number_of_actions_an_option_gets():
-    leader = Leader(1, 2, patience=3)
+    follower = OptionFollower(1, 2, patience=3)
     for _ in range(3):
-        follow(leader)
-        assert told(leader) == []
-    assert follow(leader, advice=SECOND) == 4
-    assert told(leader) == [(0, 0, 3, Outcome.TIMEOUT, 0)]
+        follow(follower)
+        assert told(follower) == []
+    assert follow(follower, advice=SECOND) == 4
+    assert told(follower) == [(0, 0, 3, Ending.TIMEOUT, 0)]
 
 
 def test_the_next_option_begins_on_the_step_on_which_the_last_one_ended():
-    leader = Leader(1, 2, patience=10)
-    follow(leader)
-    assert follow(leader, advice=SECOND, situation=5, completed=0b01) == 4
-    assert (leader.situation[0], leader.slot[0], leader.age[0]) == (5, 1, 1)
+    follower = OptionFollower(1, 2, patience=10)
+    follow(follower)
+    assert follow(follower, advice=SECOND, situation=5, completed=0b01) == 4
+    assert (follower.situation[0], follower.slot[0], follower.age[0]) == (5, 1, 1)
 
 
 def test_nothing_is_followed_out_of_the_last_observation_of_an_episode():
-    leader = Leader(1, 2, patience=10)
-    follow(leader)
-    assert follow(leader, done=LED) == -1
-    assert follow(leader, situation=9) == 3
-    assert told(leader) == []
+    follower = OptionFollower(1, 2, patience=10)
+    follow(follower)
+    assert follow(follower, done=LED) == -1
+    assert follow(follower, situation=9) == 3
+    assert told(follower) == []
 
 
 def test_an_option_taken_away_from_the_teacher_is_no_evidence():
-    leader = Leader(1, 2, patience=10)
-    follow(leader)
-    assert follow(leader, led=NOBODY, completed=0b01) == -1
-    assert told(leader) == []
+    follower = OptionFollower(1, 2, patience=10)
+    follow(follower)
+    assert follow(follower, controlled=NOBODY, completed=0b01) == -1
+    assert told(follower) == []
 
 
 def test_without_an_option_that_has_an_action_there_is_no_action():
-    leader = Leader(1, 2, patience=10)
-    assert follow(leader, actions=(-1, -1), rng=np.random.default_rng(0)) == -1
-    assert leader.slot[0] == -1
-    assert follow(leader) == 3
+    follower = OptionFollower(1, 2, patience=10)
+    assert follow(follower, actions=(-1, -1), rng=np.random.default_rng(0)) == -1
+    assert follower.slot[0] == -1
+    assert follow(follower) == 3
 
 
 def test_advice_for_options_without_an_action_is_shared_among_the_others():
@@ -137,21 +137,21 @@ def test_environments_do_not_disturb_each_other():
     actions = rng.integers(-1, 7, (steps, envs, slots)).astype(np.int8)
     completed = np.where(rng.random((steps, envs)) < 0.2, rng.integers(0, 2**slots, (steps, envs)), 0)
     failed = np.where(rng.random((steps, envs)) < 0.1, rng.integers(0, 2**slots, (steps, envs)), 0)
-    advice, led = rng.random((steps, envs, slots)), rng.random((steps, envs)) < 0.9
+    advice, controlled = rng.random((steps, envs, slots)), rng.random((steps, envs)) < 0.9
     done = rng.random((steps, envs)) < 0.1
 
     def run(rows):
-        leader, acted, seen = Leader(len(rows), slots, 4), [], []
+        follower, acted, seen = OptionFollower(len(rows), slots, 4), [], []
         for t in range(steps):
             now = Grounded(
                 np.zeros((len(rows), 1), np.uint8), situation[t, rows], actions[t, rows], completed[t, rows], failed[t, rows]
             )
-            acted.append(leader.choose(now, advice[t, rows], led[t, rows], done[t, rows], None))
-            seen += [(t, rows[e], *row) for e, row in zip(leader.ended.env, told(leader), strict=True)]
+            acted.append(follower.choose(now, advice[t, rows], controlled[t, rows], done[t, rows], None))
+            seen += [(t, rows[e], *row) for e, row in zip(follower.ended.env, told(follower), strict=True)]
         return np.array(acted), seen
 
     together, seen = run(list(range(envs)))
     alone = [run([env]) for env in range(envs)]
     assert np.array_equal(together, np.hstack([acted for acted, _ in alone]))
     assert seen == sorted(row for _, rows in alone for row in rows)
-    assert {row[5] for row in seen} == set(Outcome)
+    assert {row[5] for row in seen} == set(Ending)
