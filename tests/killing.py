@@ -17,7 +17,8 @@ from unittest import mock
 import numpy as np
 
 from coteach.method import loop
-from coteach.runs.run_folder import Run, intact
+from coteach.runs.checkpoints import intact
+from coteach.runs.run_folder import Run
 from coteach.teacher.answer_cache import AnswerCache
 from whole_runs import play
 

@@ -74,11 +74,11 @@ def test_calls_go_to_the_situations_met_most_and_not_beyond_their_number() -> No
 def test_a_situation_met_while_leading_is_judged_at_once_and_asked_about_while_there_are_calls() -> None:
     advice, _, teacher = advice_of("mutual")
     advice.budget.left = 1
-    met, bold = np.array([0, 1, 0]), np.array([True, True, False])
-    first = advice.follow(met, bold)
+    met, optimistic = np.array([0, 1, 0]), np.array([True, True, False])
+    first = advice.follow(met, optimistic)
     assert len(teacher.asked) == 1 and first.shape == (3, 4)
     assert first.sum(axis=1) == pytest.approx(1.0) and (first[:, 3] == 0).all(), "there is no fourth option"
-    assert np.array_equal(advice.follow(met, bold), first) and len(teacher.asked) == 1
+    assert np.array_equal(advice.follow(met, optimistic), first) and len(teacher.asked) == 1
 
 
 def test_what_was_met_before_without_asking_is_asked_about_when_the_teacher_leads_there() -> None:

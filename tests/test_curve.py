@@ -15,17 +15,17 @@ NONE = np.zeros(0, dtype=np.int64)
 """No episode under way."""
 
 
-def episodes(successes: int, failures: int, led: bool = False) -> list[Episode]:
-    return [Episode(led, 1.0, 5)] * successes + [Episode(led, 0.0, 5)] * failures
+def episodes(successes: int, failures: int, controlled: bool = False) -> list[Episode]:
+    return [Episode(controlled, 1.0, 5)] * successes + [Episode(controlled, 0.0, 5)] * failures
 
 
 def test_before_the_first_episode_there_is_no_success() -> None:
-    assert Curve(CONFIG).student is None and Curve(CONFIG).led is None
+    assert Curve(CONFIG).student is None and Curve(CONFIG).controlled is None
 
 
 def exams(curve: Curve, *successes: float, begin: int = 100) -> None:
     for number, success in enumerate(successes):
-        curve.examined(begin * (number + 1), success)
+        curve.add_evaluation(begin * (number + 1), success)
 
 
 def test_a_level_is_reached_over_three_exams_in_a_row_and_once() -> None:
@@ -40,7 +40,7 @@ def test_exams_come_after_each_round_at_first_and_ever_more_rarely() -> None:
     curve, taken = Curve(CONFIG), []
     for steps in range(2_000, 1_000_001, 2_000):
         if curve.due(steps):
-            curve.examined(steps, 0.0)
+            curve.add_evaluation(steps, 0.0)
             taken.append(steps)
     gaps = np.diff(taken)
     assert taken[0] == 2_000 and set(gaps[:15]) == {2_000}
@@ -51,7 +51,7 @@ def test_a_rung_is_over_only_when_success_has_held() -> None:
     curve = Curve(CONFIG)
     exams(curve, *[1.0] * (CONFIG.held - 1))
     assert not curve.holds(0.5), "too few exams to tell"
-    curve.examined(9_000, 0.9)
+    curve.add_evaluation(9_000, 0.9)
     assert curve.holds(0.98) and not curve.holds(0.99)
 
 
@@ -65,7 +65,7 @@ def test_late_episodes_count_as_failures() -> None:
 
 def test_a_curve_goes_on_from_its_state() -> None:
     curve = Curve(CONFIG)
-    curve.add([*episodes(90, 20), *episodes(3, 1, led=True)], NONE)
+    curve.add([*episodes(90, 20), *episodes(3, 1, controlled=True)], NONE)
     exams(curve, 0.8, 0.9, 0.9)
     taken_up = Curve(CONFIG)
     taken_up.restore(json.loads(json.dumps(curve.state())))

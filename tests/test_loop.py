@@ -150,14 +150,14 @@ def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
 def test_an_arms_switches_open_and_close_the_loops_channels(arm: str, tmp_path: Path) -> None:
     played, switches = Played(tmp_path, arm), ARMS[arm]
     advice = played.players.advice.table
-    assert all(rollout.led.any() == switches.lead for rollout in played.rollouts)
-    assert [row["led_share"] > 0 for row in played.metrics] == [switches.lead] * 3
+    assert all(rollout.controlled.any() == switches.controls for rollout in played.rollouts)
+    assert [row["led_share"] > 0 for row in played.metrics] == [switches.controls] * 3
     assert [row["guidance_weight"] > 0 for row in played.metrics] == [switches.guide] * 3
     assert all(("imitation_loss" in row) == switches.learn for row in played.metrics)
     assert played.learned == switches.learn
     assert np.array_equal(advice.exploration, advice.prior) == (not switches.reweigh)
     assert played.players.advice.evidence.model.tries.sum() > 0, "evidence is counted in every arm"
-    assert advice.asked.any() == switches.taught
+    assert advice.asked.any() == switches.has_teacher
     if switches.prior == "llm":
         asked = len(played.teacher.asked)
         assert asked > 0 and (switches.tune or asked <= 3 * 5), "calls are rationed"
@@ -189,7 +189,7 @@ def test_what_worked_is_told_to_the_teacher_of_an_arm_with_feedback_and_it_is_as
     monkeypatch.setattr(Pupil, "favourite", -1)  # to open a door without its key, and to drop the key before it
     played = Played(tmp_path, arm, "teacher.queries_per_round=100", "teacher.feedback=both", rounds=4)
     advice, teacher = played.players.advice.table, played.teacher
-    if not ARMS[arm].tell:
+    if not ARMS[arm].feedback:
         assert not teacher.heard
         return
     assert len(teacher.heard) == 2 and not advice.asked.any(), "every second round, like tunings"
@@ -224,10 +224,10 @@ def test_only_the_students_own_rows_are_its_policys(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(played.players.students[0].learner, "update", watched)
     play_round(played.players, [played.rung], lambda phase: None)
     (rollout,), (batch,) = played.rollouts, batches
-    own, led = rollout.valid & ~rollout.led, rollout.valid & rollout.led
-    assert own.sum() > 100 and led.sum() > 100 and not rollout.valid.all()
+    own, controlled = rollout.valid & ~rollout.controlled, rollout.valid & rollout.controlled
+    assert own.sum() > 100 and controlled.sum() > 100 and not rollout.valid.all()
     assert np.array_equal(batch.features, rollout.features[:-1][own]) and np.array_equal(batch.actions, rollout.actions[own])
-    assert np.array_equal(batch.value_features, rollout.features[:-1][led]), "the teacher's rows teach the critic"
+    assert np.array_equal(batch.value_features, rollout.features[:-1][controlled]), "the teacher's rows teach the critic"
 
 
 @pytest.mark.parametrize("arm", ["mutual", "student-only"])

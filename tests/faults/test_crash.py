@@ -15,14 +15,15 @@ import pytest
 from coteach.commands import cli
 from coteach.config import Config
 from coteach.errors import CoteachError, RunFailed
-from coteach.runs.run_folder import Run, intact
+from coteach.runs.checkpoints import intact
+from coteach.runs.run_folder import Run
 from killing import EVERY, killed_and_resumed, writers_killed
 from whole_runs import DOOR_KEY, fingerprint, full_disk, play, rounds
 
 SAVE_FOR_EVER = """
 import sys
 from pathlib import Path
-from coteach.run import Run
+from coteach.runs.run_folder import Run
 
 def write(folder):
     for part in range(8):

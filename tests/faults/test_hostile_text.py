@@ -132,7 +132,7 @@ def test_a_task_whose_missions_are_hostile_is_played_like_any_other() -> None:
     collector.assign_all(1.0)
     rng = np.random.default_rng(1)
     student: Any = type("Random", (), {"act": lambda self, f: (rng.integers(0, 7, len(f)), np.zeros(len(f)), np.zeros(len(f)))})()
-    rollout = collector.collect(40, student, lambda numbers, bold: np.ones((len(numbers), grounding.max_options)), 1.0)
+    rollout = collector.collect(40, student, lambda numbers, optimistic: np.ones((len(numbers), grounding.max_options)), 1.0)
     assert ((rollout.actions >= 0) & (rollout.actions < 7)).all()
 
 

@@ -22,7 +22,8 @@ from coteach.commands.common import load_players
 from coteach.config import TeacherConfig
 from coteach.errors import CoteachError
 from coteach.runs import tensors
-from coteach.runs.run_folder import Run, _seal, intact
+from coteach.runs.checkpoints import intact, seal
+from coteach.runs.run_folder import Run
 from coteach.teacher.local import embedded, models
 from coteach.teacher.local.adapter import Adapter
 from whole_runs import DOOR_KEY, play
@@ -94,7 +95,7 @@ def test_a_checkpoint_whose_json_is_not_ours_is_refused_in_one_line(name: str, f
         latest = Run.open(run).latest_checkpoint()
         assert latest is not None
         (latest / name).write_text(text, encoding="latin-1")
-        _seal(latest)  # its sums are right: it was made so
+        seal(latest)  # its sums are right: it was made so
         assert intact(latest)
         with pytest.raises(CoteachError) as refused:
             play(run) if name == "progress.json" else load_players(Run.open(run))
@@ -108,7 +109,7 @@ def test_nor_are_its_weights_taken_for_others(name: str, finished: Path, tmp_pat
         latest = Run.open(run).latest_checkpoint()
         assert latest is not None
         (latest / name).write_bytes(content)
-        _seal(latest)
+        seal(latest)
         with pytest.raises(CoteachError):
             load_players(Run.open(run))
 

@@ -19,7 +19,8 @@ from coteach.errors import CoteachError
 from coteach.method.loop import Loop
 from coteach.method.rung import Rung
 from coteach.runs import jsonl
-from coteach.runs.run_folder import Run, intact
+from coteach.runs.checkpoints import intact
+from coteach.runs.run_folder import Run
 from coteach.teacher.remote import circuit_breaker as patience
 from coteach.teacher.remote.circuit_breaker import FAILURES
 from killing import EVERY, killed_and_resumed, writers_killed

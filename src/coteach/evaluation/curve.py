@@ -34,7 +34,7 @@ class Curve:
         self.config = config
         self.points: list[tuple[int, float]] = []
         self._student: deque[bool] = deque(maxlen=config.window)
-        self._led: deque[bool] = deque(maxlen=config.controlled_window)
+        self._controlled: deque[bool] = deque(maxlen=config.controlled_window)
         self._lengths: deque[int] = deque(maxlen=config.window)
         self._late = 0
         self.episodes = 0
@@ -43,10 +43,10 @@ class Curve:
     def add(self, episodes: Iterable[Episode], under_way: NDArray[np.int64]) -> None:
         """Take in training episodes that ended; under_way: lengths so far of the student-led ones that have not."""
         for episode in episodes:
-            if episode.success and not episode.led:
+            if episode.success and not episode.controlled:
                 self._lengths.append(episode.length)
-            if not episode.bold:
-                (self._led if episode.led else self._student).append(episode.success)
+            if not episode.optimistic:
+                (self._controlled if episode.controlled else self._student).append(episode.success)
             self.episodes += 1
         self._late = (
             int((under_way > np.quantile(self._lengths, self.config.usual_length)).sum()) if self._lengths else len(under_way)
@@ -56,7 +56,7 @@ class Curve:
         """Whether the next exam is due."""
         return not self.points or steps >= (1.0 + self.config.spacing) * self.points[-1][0]
 
-    def examined(self, steps: int, success: float) -> None:
+    def add_evaluation(self, steps: int, success: float) -> None:
         """Take in an exam."""
         self.points.append((steps, success))
         for level, reached in self.steps_to.items():
@@ -73,12 +73,12 @@ class Curve:
         return sum(self._student) / (len(self._student) + self._late) if self._student else None
 
     @property
-    def led(self) -> float | None:
+    def controlled(self) -> float | None:
         """Success of recent teacher-led episodes in [0, 1], bold ones left out."""
-        return sum(self._led) / len(self._led) if self._led else None
+        return sum(self._controlled) / len(self._controlled) if self._controlled else None
 
     @property
-    def alone(self) -> float | None:
+    def greedy(self) -> float | None:
         """Success in the last exam, in [0, 1]."""
         return self.points[-1][1] if self.points else None
 
@@ -87,7 +87,7 @@ class Curve:
         return {
             "points": self.points,
             "student": list(self._student),
-            "led": list(self._led),
+            "controlled": list(self._controlled),
             "lengths": list(self._lengths),
             "late": self._late,
             "episodes": self.episodes,
@@ -98,7 +98,7 @@ class Curve:
         """Take up what `state` gave."""
         self.points = [(steps, success) for steps, success in state["points"]]
         self._student.extend(state["student"])
-        self._led.extend(state["led"])
+        self._controlled.extend(state["controlled"])
         self._lengths.extend(state["lengths"])
         self._late, self.episodes = state["late"], state["episodes"]
         self.steps_to = dict(zip(LEVELS, state["steps_to"], strict=True))

@@ -156,7 +156,7 @@ def model_card(origin: Origin, config: Config, summary: dict[str, Any]) -> Model
     """Return the model card of the exported teacher; `str` gives its text."""
     from huggingface_hub import ModelCard
 
-    return ModelCard.from_template(
+    card: ModelCard = ModelCard.from_template(
         _metadata(origin, config, summary),
         template_str=TEMPLATE,
         version=__version__,
@@ -167,6 +167,7 @@ def model_card(origin: Origin, config: Config, summary: dict[str, Any]) -> Model
         use=USE,
         toml=_toml(origin, config),
     )
+    return card
 
 
 def _metadata(origin: Origin, config: Config, summary: dict[str, Any]) -> ModelCardData:

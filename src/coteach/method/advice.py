@@ -39,7 +39,7 @@ class Advice:
     def __init__(self, config: Config, arm: Arm, family: Family, situations: Situations, teacher: Teacher, seed: int) -> None:
         self.config, self.situations, self.teacher = config, situations, teacher
         self.table = AdviceTable(situations, family.max_options)
-        self.evidence = Evidence(config, family, situations, arm.share, seed)
+        self.evidence = Evidence(config, family, situations, arm.generalise, seed)
         self.budget = QueryBudget()
         self.prior_trust = 1.0
         # What the arm switches off.
@@ -49,8 +49,8 @@ class Advice:
         self._judges_prior = arm.reweigh and arm.prior != "uniform"
         self._prior_optimism = config.evidence.prior_optimism if self._judges_prior else 0.0
         self._distils_prior = arm.prior == "llm"
-        self._guesses = arm.reweigh and arm.share
-        self._is_optimistic = arm.hope
+        self._guesses = arm.reweigh and arm.generalise
+        self._is_optimistic = arm.optimism
 
     # Collect: what the teacher follows where it controls an episode.
 

@@ -13,7 +13,8 @@ from coteach.errors import CoteachError
 from coteach.grounding.base import Situation
 from coteach.method.players import Players
 from coteach.method.schooling import Schooling, Standing
-from coteach.runs.run_folder import Run, understood
+from coteach.runs.checkpoints import understood
+from coteach.runs.run_folder import Run
 from coteach.student.student import Student
 from coteach.teacher.costs import Usage
 from coteach.teacher.recorded import Recorder

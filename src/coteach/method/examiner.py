@@ -18,9 +18,9 @@ from coteach.evaluation.episodes import (
     TeacherAlone,
     evaluate_student,
     evaluate_teacher,
-    examine,
     record_student,
     record_teacher,
+    success_over_levels,
 )
 from coteach.grounding.base import Situations
 from coteach.method.players import Players
@@ -48,7 +48,7 @@ class Examiner:
 
     def success_and_return(self, who: Who, task: str) -> dict[str, float]:
         """Return `success` and `return` of `evaluate`; empty for the teacher of an arm without one."""
-        if who == "teacher" and not self.players.arm.taught:
+        if who == "teacher" and not self.players.arm.has_teacher:
             return {}
         result = self.evaluate(who, task)
         return {"success": result.success, "return": result.mean_return}
@@ -58,7 +58,7 @@ class Examiner:
         settings = self.config.evaluation
         environments = tasks.make(task, self.config.engine, settings.levels, settings.level_seed)
         grounding = self.players.ground(task, settings.levels, environments.num_actions, situations=self._situations)
-        return examine(StudentAlone(self.players.student_of(task).learner), environments, grounding)
+        return success_over_levels(StudentAlone(self.players.student_of(task).learner), environments, grounding)
 
     def film(self, who: Who, task: str, seed: int = SEED) -> list[NDArray[np.uint8]]:
         """Return the frames of one episode of `evaluate`, (H, W, 3) uint8 each."""
@@ -80,7 +80,7 @@ class Examiner:
             grounding = players.ground(task, levels, environments.num_actions)
             patience = config.collect.option_patience
             alone = TeacherAlone(players.teacher.advise, grounding, environments, patience, players.draw_seed())
-            successes.append(examine(alone, environments, grounding))
+            successes.append(success_over_levels(alone, environments, grounding))
             chosen += alone.chosen
         players.advice.initialise(np.array(sorted(chosen), dtype=np.int64))
         met = np.zeros(len(players.situations))

@@ -21,8 +21,9 @@ from coteach.method.report import Reporter, rung_summaries
 from coteach.method.round import play_round
 from coteach.method.rung import Rung
 from coteach.method.schooling import Schooling
+from coteach.runs.checkpoints import understood
 from coteach.runs.progress import Progress
-from coteach.runs.run_folder import Run, understood
+from coteach.runs.run_folder import Run
 from coteach.runs.signals import Signals
 from coteach.teacher.recorded import RECORD
 
@@ -124,7 +125,7 @@ class Loop:
         if not self.players.arm.learn or not rung.curve.due(rung.steps):
             return {}
         success = self.examiner.greedy_success(rung.task)
-        rung.curve.examined(rung.steps, success)
+        rung.curve.add_evaluation(rung.steps, success)
         if rung.curve.holds(self.config.stop_at):
             self.show("evaluate")
             rung.held = self.examiner.success_and_return("student", rung.task)["success"] >= self.config.stop_at
@@ -160,7 +161,7 @@ class Loop:
 
     def save(self) -> None:
         """Keep a checkpoint: the players, what they know, and how far the run is."""
-        success = sum(rung.curve.alone or 0.0 for rung in self.rungs) / len(self.rungs)
+        success = sum(rung.curve.greedy or 0.0 for rung in self.rungs) / len(self.rungs)
         evaluated = (self.rungs[-1].index, success)
         best, self._best = evaluated >= self._best, max(evaluated, self._best)
         seconds = self.reporter.seconds

@@ -30,7 +30,7 @@ def play_round(players: Players, rungs: Sequence[Rung], show: Callable[[str], No
 
     # 2. Advise. The LLM is asked for p_LLM(o|c) where the agents are most; everywhere else its advice is looked up.
     advice.count_visits(turn.rollout.situation for turn in turns)
-    if arm.taught:
+    if arm.has_teacher:
         show("advise")
         advice.query_most_visited()
 

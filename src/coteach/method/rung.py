@@ -49,7 +49,7 @@ class Rung:
         self.repeatable = players.repeatable
         """Whether the episodes under way can be brought back."""
         if not self.collector.resumed:
-            self.collector.assign_all(config.collect.led_share_max if players.arm.lead else 0.0)
+            self.collector.assign_all(config.collect.led_share_max if players.arm.controls else 0.0)
         if state is not None:
             self._restore(state)
 

@@ -21,8 +21,8 @@ MOST_SKIPPED = 3
 def collect(players: Players, rung: Rung, others: int) -> Turn:
     """Collect the rung's rows of this round; so many `others` collect theirs later, and are left as many of the queries."""
     config, advice, arm = players.config, players.advice, players.arm
-    coefficient = guidance.heed(config.guidance, rung.curve.student, rung.curve.led)
-    led_share = guidance.led_share(config.collect, coefficient) if arm.lead else 0.0
+    coefficient = guidance.imitation_coefficient(config.guidance, rung.curve.student, rung.curve.controlled)
+    led_share = guidance.led_share(config.collect, coefficient) if arm.controls else 0.0
     advice.budget.reserve_for(others)
     with blamed(rung):
         rollout = rung.collector.collect(config.collect.horizon, rung.student.learner, advice.follow, led_share)
@@ -62,7 +62,7 @@ def update_student(players: Players, turn: Turn) -> dict[str, Any]:
         rewards, rollout.values, rollout.terminated, rollout.truncated, rollout.valid, config.gamma, config.gae_lambda
     )
     require_finite(advantages=advantages, returns=returns)
-    own, led = rollout.valid & ~rollout.led, rollout.valid & rollout.led
+    own, controlled = rollout.valid & ~rollout.controlled, rollout.valid & rollout.controlled
     student.observe_returns(rollout.situation[:-1][own], (returns + potential[:-1])[own], len(players.situations))
     target, imitates = players.targets(student, rollout.situation[:-1][own], rollout.controls[:-1][own])
     require_finite(advice=target)
@@ -75,8 +75,8 @@ def update_student(players: Players, turn: Turn) -> dict[str, Any]:
         returns=returns[own],
         target=target,
         weight=(turn.weight * imitates).astype(np.float32),
-        value_features=rollout.features[:-1][led],
-        value_returns=returns[led],
+        value_features=rollout.features[:-1][controlled],
+        value_returns=returns[controlled],
     )
     student.replay.add(rollout)
     distils = turn.weight > 0 and players.arm.replay and players.config.guidance.replay > 0 and student.replay.filled > 0
@@ -99,7 +99,7 @@ def teaches(players: Players, rungs: Sequence[Rung]) -> bool:
 
 def teach(players: Players, show: Callable[[str], None]) -> dict[str, Any]:
     """Give the teacher in-context feedback and tune it, as far as the arm does; return the tuning's metrics."""
-    if players.arm.tell:
+    if players.arm.feedback:
         players.give_feedback()
     if not players.arm.tune:
         return {}

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import torch
 
 PACKAGES = (
-    "coteach", "torch", "numpy", "numba", "transformers", "peft", "safetensors", "gguf", "gymnasium", "minigrid", "envpool",
+    "torch", "numpy", "numba", "transformers", "peft", "safetensors", "gguf", "gymnasium", "minigrid", "envpool",
 )  # fmt: skip
 
 

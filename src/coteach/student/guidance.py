@@ -48,20 +48,20 @@ def shaped(rewards: NDArray[np.float32], potential: Array, terminated: NDArray[n
     return (rewards + gained).astype(np.float32)
 
 
-def heed(config: GuidanceConfig, student: float | None, led: float | None) -> float:
+def imitation_coefficient(config: GuidanceConfig, student: float | None, controlled: float | None) -> float:
     """How far the student still follows, in [0, 1]: 1 while far below the led ones or both fail, 0 once it has outgrown them.
 
     In between `least_coefficient` stays, also where the student is better: what the controllers do never runs in circles, and a
     greedy student may. Where the advice is wrong, the situation itself says so (`StudentSide.surpasses`).
     student, led: success of student-led and teacher-led episodes in [0, 1], None while no episode has ended.
     """
-    if student is None or led is None or max(student, led) <= config.failing:
+    if student is None or controlled is None or max(student, controlled) <= config.failing:
         return 1.0
-    behind = (led - student) / max(led, config.failing)
-    least = config.least_coefficient if led >= config.useful_share * student else 0.0
+    behind = (controlled - student) / max(controlled, config.failing)
+    least = config.least_coefficient if controlled >= config.useful_share * student else 0.0
     return float(np.clip(config.slope * behind, least, 1.0))
 
 
-def led_share(config: CollectConfig, heed: float) -> float:
+def led_share(config: CollectConfig, imitation_coefficient: float) -> float:
     """Share of the environments that the teacher leads: shrinks from its maximum to its minimum with `heed`."""
-    return config.led_share_min + (config.led_share_max - config.led_share_min) * heed
+    return config.led_share_min + (config.led_share_max - config.led_share_min) * imitation_coefficient
