@@ -19,7 +19,8 @@ from coteach.config import TeacherConfig
 from coteach.errors import CoteachError, RunFailed
 from coteach.grounding.base import Situation
 from coteach.teacher.remote.circuit_breaker import FAILURES, PAUSE, CircuitBreaker
-from coteach.teacher.remote.teacher import Manner, RemoteTeacher
+from coteach.teacher.remote.option_scores import RequestMode
+from coteach.teacher.remote.teacher import RemoteTeacher
 from llm_server import GOOD, Handler, Server, completion, hang, http
 
 KEY = "sk-this-is-secret-0123456789"
@@ -80,7 +81,7 @@ def test_a_server_that_fails_is_survived_and_asked_again(failure: str, server: S
     assert asked.usage.failures >= 2 and asked.usage.unanswered == 2 and asked.usage.queries == 1
     assert all(call.detail for call in asked.usage.journal if call.outcome == "failed")
     server.reply = lambda handler: handler.send(GOOD)
-    asked.breaker.record_success()
+    asked.caller.breaker.record_success()
     assert asked.advise([situation(1)])[0] is not None, "what had no answer is asked about again"
 
 
@@ -147,7 +148,7 @@ def test_a_megabyte_is_read_like_any_reply(server: Server) -> None:
 
 def test_a_reply_that_names_no_option_is_asked_for_once_more_and_then_counts_as_uniform_advice(server: Server) -> None:
     asked = teacher(server.url, samples=2)
-    asked.manner = Manner.SEVERAL
+    asked.scorer.mode = RequestMode.SEVERAL
     server.reply = lambda handler: handler.send(http(completion("I would rather not say.")))
     np.testing.assert_allclose(asked.advise([situation(0)])[0], [0.5, 0.5])
     assert len(server.requests) == 2 * 2, "two orders of the options, each asked twice"
@@ -164,7 +165,7 @@ def test_without_log_probabilities_replies_are_counted_and_every_place_in_the_li
 
     server.reply = explore
     advice = asked.advise([situation(0)])[0]
-    assert asked.manner is Manner.SEVERAL
+    assert asked.scorer.mode is RequestMode.SEVERAL
     np.testing.assert_allclose(advice, [3.5 / 4, 0.5 / 4])  # three of three votes in each order, and half a vote
     server.reply = lambda handler: handler.send(http(completion(choices=[{"message": {"content": "1"}}])))
     np.testing.assert_allclose(asked.advise([situation(1)])[0], [0.5, 0.5])  # always the first in the list: no opinion
@@ -178,7 +179,7 @@ def test_a_server_that_refuses_parameters_is_asked_without_them(server: Server) 
 
     server.reply = picky
     asked = teacher(server.url)
-    assert asked.advise([situation(0)])[0] is not None and asked.manner is Manner.BARE
+    assert asked.advise([situation(0)])[0] is not None and asked.scorer.mode is RequestMode.BARE
     refused = asked.usage.failures
     asked.advise([situation(1)])
     assert asked.usage.failures == refused > 0, "what it refuses is found out once"
@@ -194,7 +195,7 @@ def until(happened: Callable[[], bool]) -> None:
 def test_a_dead_server_is_left_alone_and_asked_once_a_minute(server: Server) -> None:
     now = [0.0]
     asked = teacher(server.url, concurrency=1)
-    asked.breaker = CircuitBreaker(lambda: now[0])
+    asked.caller.breaker = CircuitBreaker(lambda: now[0])
     asked.advise([situation(0)])
     server.requests.clear()
     server.reply = SEND["wrong schema"]
@@ -212,7 +213,7 @@ def test_a_dead_server_is_left_alone_and_asked_once_a_minute(server: Server) -> 
     now[0] += PAUSE
     server.reply = lambda handler: handler.send(GOOD)
     assert asked.advise([situation(1)]) == [None], "whether it is alive again is found out meanwhile"
-    until(lambda: not asked.breaker.is_open)
+    until(lambda: not asked.caller.breaker.is_open)
     assert all(answer is not None for answer in asked.advise([situation(number) for number in range(1, 11)]))
 
 
@@ -220,13 +221,13 @@ def test_nobody_waits_for_a_dead_server_not_even_for_the_call_of_the_minute(serv
     """One that hangs costs two deadlines at most when it dies, and nothing afterwards: what is known is still answered."""
     now = [0.0]
     asked = teacher(server.url, concurrency=FAILURES)
-    asked.breaker = CircuitBreaker(lambda: now[0])
+    asked.caller.breaker = CircuitBreaker(lambda: now[0])
     asked.advise([situation(0)])
     asked.cache.put_many({asked._key(situation(0)): np.log([0.9, 0.1])})
     server.reply = SEND["hangs"]
     began = time.monotonic()
     asked.advise([situation(number) for number in range(1, 30)])
-    assert DEADLINE <= time.monotonic() - began < 3 * DEADLINE and asked.breaker.is_open, "calls begun before the fifth failed"
+    assert DEADLINE <= time.monotonic() - began < 3 * DEADLINE and asked.caller.breaker.is_open, "begun before the fifth failed"
     spent, server.requests[:] = asked.usage.seconds, []
     for minute in range(1, 6):
         now[0] += PAUSE
