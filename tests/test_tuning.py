@@ -97,7 +97,7 @@ def test_a_lesson_without_worth_is_taught_by_its_target() -> None:
     same = [replace(lesson, pessimistic_q=lesson.target) for lesson in LESSONS]
     one, other = teacher("pg"), teacher("pg")
     one.tune(bare, seed=0), other.tune(same, seed=0)
-    assert one.adapter.fingerprint() == other.adapter.fingerprint()
+    assert one.lm.adapter.fingerprint() == other.lm.adapter.fingerprint()
 
 
 @pytest.mark.parametrize("q", [[0.5, 0.5], [0.5, np.nan, 0.5]])

@@ -203,5 +203,5 @@ def test_lora_weights_that_a_tuning_broke_are_taken_back_and_the_run_goes_on(
         assert metrics["tune_lessons"] > 0
         rung.rounds = 2
         play_round(loop.players, [rung], lambda phase: None)
-    adapter = loop.players.record is not None and loop.players.teacher.teacher.adapter  # type: ignore[union-attr]
+    adapter = loop.players.record is not None and loop.players.teacher.teacher.lm.adapter  # type: ignore[union-attr]
     assert all(bool(torch.isfinite(weight).all()) for weight in adapter.weights().values()) and all_finite(loop)
