@@ -140,6 +140,9 @@ class TeacherConfig(Section):
     least_weight: float = setting(
         0.08, "weight of the prior (lambda_N) below which a query would change nothing, and is not made", 0.0, 100.0, MEASURED
     )
+    query_visits: float = setting(
+        0.5, "visit count above which the LLM is asked about a situation that no teacher-controlled episode met", 0.0, 1e6, CHOSEN
+    )
     oracle_doubt: float = setting(
         0.02, "probability that the scripted teachers oracle and liar leave to the options they do not choose", 0.0, 1.0, CHOSEN
     )
@@ -251,6 +254,9 @@ class EvidenceConfig(Section):
     planning_sweeps: Whole = setting(100, "most sweeps of value iteration per round", 1, 100_000, CHOSEN)
     planning_tolerance: float = setting(1e-4, "largest change of a value at which value iteration stops", 0.0, 1.0, CHOSEN)
     visit_decay: float = setting(0.7, "share of a situation's visit count that is kept from round to round", 0.0, 1.0, CHOSEN)
+    recent_visits: float = setting(
+        1.0, "visit count from which a situation counts as met of late: word values are renewed for these", 0.0, 1e6, CHOSEN
+    )
     forgotten_visits: float = setting(
         0.01, "visit count below which the policies of a situation are no longer updated", 0.0, 1e6, CHOSEN
     )
