@@ -92,7 +92,7 @@ def test_a_run_that_was_over_when_the_comparison_died_is_only_kept() -> None:
 def start(**fates: str) -> subprocess.Popen[str]:
     """The same comparison in a process of its own, with its stand-in for training."""
     patch = f"from coteach.experiments import pool; pool.PROGRAM = {FAKE!r}"
-    code = f"import sys; from coteach import cli; {patch}; sys.exit(cli.main())"
+    code = f"import sys; from coteach.commands import cli; {patch}; sys.exit(cli.main())"
     environment = os.environ | {"FAKE_TRAIN": ",".join(f"{run.replace('_', '-')}={fate}" for run, fate in fates.items())}
     return subprocess.Popen([sys.executable, "-c", code, *WORDS], stderr=subprocess.PIPE, text=True, env=environment)
 

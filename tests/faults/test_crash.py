@@ -22,7 +22,7 @@ from whole_runs import DOOR_KEY, fingerprint, full_disk, play, rounds
 SAVE_FOR_EVER = """
 import sys
 from pathlib import Path
-from coteach.run import Run
+from coteach.runs.run_folder import Run
 
 def write(folder):
     for part in range(8):
