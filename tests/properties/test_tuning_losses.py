@@ -108,4 +108,4 @@ def test_the_learning_rate_falls_and_a_longer_tuning_has_a_lower_one(lessons: in
     steps = tuning.steps_for(lessons, config)
     rates = [tuning.rate(step, steps, config) for step in range(steps)]
     assert steps >= tune_steps and rates == sorted(rates, reverse=True)
-    assert 0 < rates[-1] and rates[0] <= config.lora_learning_rate
+    assert rates[-1] > 0 and rates[0] <= config.lora_learning_rate
