@@ -57,12 +57,12 @@ def learn(config: Config, run: Run, progress: Callable[[Progress], None], resume
 @pytest.fixture
 def loop(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ModuleType:
     """Stands in for the loop, so that only the shell around it is tested; the working directory is empty."""
-    import coteach
+    import coteach.method
 
     module = ModuleType("coteach.method.loop")
     module.train = learn  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "coteach.method.loop", module)
-    monkeypatch.setattr(coteach, "loop", module, raising=False)
+    monkeypatch.setattr(coteach.method, "loop", module, raising=False)
     monkeypatch.chdir(tmp_path)
     return module
 
