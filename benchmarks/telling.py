@@ -1,7 +1,7 @@
 """What telling the teacher is worth: the untuned LLM, told what one run without it found out, in several amounts and forms.
 
     coteach train --task BabyAI-GoToLocal-v0 --arm no-llm --steps 40000 --out RUN
-    python benchmarks/telling.py RUN [SEED]
+    python benchmarks/feedback.py RUN [SEED]
 
 Prints a JSON line for each form: tokens told, success of the advice alone, and how often its first choice is the expert's in
 150 situations of random play whose mission names a kind of thing that no example's does (two thirds are not about
@@ -19,27 +19,31 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from coteach.config import load
+from coteach.config import TeacherConfig, load
 from coteach.envs import tasks
 from coteach.grounding.base import Situation, Situations
 from coteach.grounding.minigrid import MiniGridGrounding
+from coteach.method.checkpoint import load_players
+from coteach.method.examiner import Examiner
+from coteach.method.lessons import make_experiences
 from coteach.method.players import Players
 from coteach.runs.run_folder import Run
-from coteach.teacher import feedback as telling
+from coteach.teacher import feedback
 from coteach.teacher.base import Teacher
-from coteach.teacher.feedback import Experience, Told
+from coteach.teacher.feedback import Experience, Feedback
 
 EPISODES, TESTED, ENVIRONMENTS, STEPS = 100, 150, 32, 160
 
 
 def players_of(run: Run, *settings: str) -> Players:
     """The evidence of a run without an LLM, and an LLM that has not been asked yet."""
-    config = load(None, ["arm=mutual", f"tasks={run.config.tasks[0]}", "threads=1", "teacher.tell_tokens=3000", *settings])
+    config = load(None, ["arm=mutual", f"tasks={run.config.tasks[0]}", "threads=1", "teacher.feedback_tokens=3000", *settings])
     players = Players(config)
     checkpoint = run.latest_checkpoint()
     assert checkpoint is not None, f"{run.folder} has no checkpoint"
-    players.load(checkpoint)
-    players.advice.asked[:] = players.advice.answered[:] = False
+    load_players(checkpoint, players)
+    table = players.advice.table
+    table.asked[:] = table.answered[:] = False
     return players
 
 
@@ -73,22 +77,22 @@ def _drawn(some: Sequence[Situation], count: int, rng: np.random.Generator) -> l
     return [some[i] for i in rng.permutation(len(some))[:count]]
 
 
-def forms(experiences: Sequence[Experience], rng: np.random.Generator) -> dict[str, Told]:
+def forms(experiences: Sequence[Experience], rng: np.random.Generator) -> dict[str, Feedback]:
     """What is told, by name."""
-    chosen, words = telling.examples(experiences, 16), tuple(telling.sentences(experiences, telling.MOST))
+    chosen, words = feedback.examples(experiences, 16), tuple(feedback.sentences(TeacherConfig(), experiences))
     verified = [experience for experience in experiences if experience.verified]
     drawn = [
         (verified[i].situation.text, verified[i].situation.options[verified[i].best]) for i in rng.permutation(len(verified))
     ]
     return (
-        {"nothing": Told()}
-        | {f"{count} examples": Told(tuple(chosen[:count])) for count in (2, 4, 8, 16)}
-        | {f"{count} drawn at random": Told(tuple(drawn[:count])) for count in (4, 8)}
+        {"nothing": Feedback()}
+        | {f"{count} examples": Feedback(tuple(chosen[:count])) for count in (2, 4, 8, 16)}
+        | {f"{count} drawn at random": Feedback(tuple(drawn[:count])) for count in (4, 8)}
         | {
-            "evidence": Told((), words),
-            "the wrong way round": Told((), tuple(telling.sentences(_wrong(experiences), telling.MOST))),
+            "evidence": Feedback((), words),
+            "the wrong way round": Feedback((), tuple(feedback.sentences(TeacherConfig(), _wrong(experiences)))),
         }
-        | {"8 examples and evidence": Told(tuple(chosen[:8]), words)}
+        | {"8 examples and evidence": Feedback(tuple(chosen[:8]), words)}
     )
 
 
@@ -107,14 +111,14 @@ def main(folder: Path, seed: int) -> None:
     players, task = players_of(run), run.config.tasks[0]
     held_out = {"ball", "key"} if seed % 2 == 0 else {"box"}
     tested = random_play(task, seed, held_out) if task == "BabyAI-GoToLocal-v0" else []
-    known = [e for e in players.advice.experiences() if not tested or kind(e.situation) not in held_out]
-    often = sorted(known, key=lambda experience: -experience.met)[: telling.CANDIDATES]
+    known = [e for e in make_experiences(players.advice) if not tested or kind(e.situation) not in held_out]
+    often = sorted(known, key=lambda experience: -experience.met)[: feedback.CANDIDATES]
     said = players.teacher.advise([experience.situation for experience in often])
     often = [replace(experience, said=advice) for experience, advice in zip(often, said, strict=True)]
-    for name, told in forms(often, rng).items():
-        players.teacher.tell(told)
+    for name, given in forms(often, rng).items():
+        players.teacher.give_feedback(given)
         right = first_choices(players.teacher, tested) == [situation.expert for situation in tested]
-        alone = players.evaluate("teacher", task, EPISODES)
+        alone = Examiner(players).evaluate("teacher", task, EPISODES)
         shown = {"right": round(float(right.mean()), 3)} if tested else {}
         print(json.dumps({"told": name, "seed": seed, "alone": alone.success} | shown), flush=True)
 

@@ -17,6 +17,8 @@ import numpy as np
 from telling import first_choices, players_of
 
 from coteach.config import TUNE_METHODS
+from coteach.method.examiner import Examiner
+from coteach.method.lessons import make_experiences, make_lessons
 from coteach.runs.run_folder import Run
 
 LESSONS, TUNINGS, EPISODES = 24, 4, 100
@@ -26,8 +28,8 @@ def measure(run: Run, method: str, seed: int) -> None:
     """Tune with one method and print what came of it."""
     players = players_of(run, f"teacher.tune_method={method}")
     task, teacher, advice = run.config.tasks[0], players.teacher, players.advice
-    lessons = advice.lessons(LESSONS, np.random.default_rng(seed))
-    known = [experience for experience in advice.experiences() if experience.tries.sum() >= 10]
+    lessons = make_lessons(advice, LESSONS, np.random.default_rng(seed))
+    known = [experience for experience in make_experiences(advice) if experience.tries.sum() >= 10]
     tries = [float(experience.tries.sum()) for experience in known]
     taught, best = [lesson.situation for lesson in lessons], [int(lesson.target.argmax()) for lesson in lessons]
     for tuning in range(TUNINGS + 1):
@@ -37,7 +39,7 @@ def measure(run: Run, method: str, seed: int) -> None:
         row = {"right": np.average(right, weights=tries), "lessons": np.average(learned, weights=[one.weight for one in lessons])}
         drift = report and round(report.drift, 3)
         print(json.dumps({"method": method, "seed": seed, "tuning": tuning, "drift": drift} | _rounded(row)), flush=True)
-    alone = players.evaluate("teacher", task, EPISODES)
+    alone = Examiner(players).evaluate("teacher", task, EPISODES)
     print(
         json.dumps({"method": method, "seed": seed} | _rounded({"alone": alone.success, "return": alone.mean_return})), flush=True
     )

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from coteach import config as configuration
+from coteach.experiments.results import keep_result
 
 STEPS = 100_000
 
@@ -28,7 +29,7 @@ def result(
     """A kept result. `overrides`: settings; `changed`: fields of the summary."""
     settings = [f"steps={STEPS}", "threads=1", "stop_at=0.95", *overrides]
     config = configuration.load(None, [*settings, f"tasks={json.dumps([task])}", f"arm={arm}", f"seed={seed}"])
-    rung = summary(task, curve, **changed)
+    rung = summary(task, curve, arm=arm, seed=seed, budget=config.steps) | changed
     return {
         "command": "coteach train",
         "revision": "abc1234",
@@ -43,10 +44,7 @@ def result(
 def keep(folder: Path, *results: dict[str, Any]) -> None:
     """Lay results down as a comparison does."""
     for entry in results:
-        config = entry["config"]
-        path = folder / config["tasks"][-1] / f"{config['arm']}-{config['seed']}.json"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(entry), encoding="utf-8")
+        keep_result(folder, entry)
 
 
 def learner(speed: float, ceiling: float = 1.0) -> list[list[float]]:

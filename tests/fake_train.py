@@ -32,7 +32,8 @@ def main() -> int:
         return 1
     if fate == "wait":
         wait(run.folder)
-    rungs = [summary(task, learner(1.0 + config.seed)) for task in config.tasks]
+    about = {"arm": config.arm, "seed": config.seed, "budget": config.steps}
+    rungs = [summary(task, learner(1.0 + config.seed), **about) for task in config.tasks]
     run.write_json("summary.json", rungs[-1] | {"rungs": rungs})
     return 0
 

@@ -17,8 +17,9 @@ from unittest import mock
 import numpy as np
 
 from coteach.method import loop
-from coteach.runs.run_folder import Run, intact
-from coteach.teacher.answer_cache import AdviceMemory
+from coteach.runs.checkpoints import intact
+from coteach.runs.run_folder import Run
+from coteach.teacher.answer_cache import AnswerCache
 from whole_runs import play
 
 EVERY = 2
@@ -50,7 +51,7 @@ def killed_and_resumed(
 
 
 def writers_killed(path: Path, kills: int, chance: random.Random) -> int:
-    """Two processes write into one advice memory and are killed in turn; returns how many answers it holds, all of them right."""
+    """Two processes write into one answer cache and are killed in turn; returns how many answers it holds, all of them right."""
     writers = [_writing(path, number) for number in range(2)]
     for kill in range(kills):
         time.sleep(chance.uniform(0.02, 0.1))
@@ -61,7 +62,7 @@ def writers_killed(path: Path, kills: int, chance: random.Random) -> int:
         os.kill(writer, signal.SIGKILL)
         os.waitpid(writer, 0)
     assert sqlite3.connect(path).execute("PRAGMA integrity_check").fetchone() == ("ok",)
-    found = AdviceMemory(path).get_many([str(number) for number in range(ANSWERS)])
+    found = AnswerCache(path).get_many([str(number) for number in range(ANSWERS)])
     assert all(scores.tolist() == [float(key), -float(key)] for key, scores in found.items())
     return len(found)
 
@@ -73,11 +74,11 @@ def _writing(path: Path, seed: int) -> int:
     """A child that puts answers, each a function of its key, into a memory and looks others up, without end."""
     process = os.fork()
     if process == 0:
-        chance, memory = random.Random(seed), AdviceMemory(path)
+        chance, cache = random.Random(seed), AnswerCache(path)
         while True:
             keys = [str(chance.randrange(ANSWERS)) for _ in range(20)]
-            memory.put_many({key: np.array([float(key), -float(key)]) for key in keys[:10]})
-            memory.get_many(keys)
+            cache.put_many({key: np.array([float(key), -float(key)]) for key in keys[:10]})
+            cache.get_many(keys)
     return process
 
 

@@ -6,14 +6,15 @@ import numpy as np
 import pytest
 
 from coteach.arms import ARMS
-from coteach.config import EvidenceConfig
-from coteach.grounding.base import Situation, Situations
+from coteach.config import Config
+from coteach.grounding.base import Family, Layout, Situation, Situations
 from coteach.grounding.outcomes import TERMINAL, Outcome
 from coteach.method.abstract_model import AbstractModel
-from coteach.method.advice_table import Advice
-from coteach.method.word_values import Evaluator
+from coteach.method.advice import Advice
+from coteach.method.lessons import make_lessons
+from coteach.method.word_values import WordValues
 from coteach.teacher.base import Lesson, TuneReport
-from coteach.teacher.costs import Books
+from coteach.teacher.costs import Usage
 
 OPTIONS = ("explore", "drop the key", "open the door")
 
@@ -24,7 +25,7 @@ class Stubborn:
     name, tunable = "stubborn", False
 
     def __init__(self, answer: Sequence[float]) -> None:
-        self.answer, self.books, self.asked = np.array(answer), Books(), list[str]()
+        self.answer, self.usage, self.asked = np.array(answer), Usage(), list[str]()
 
     def advise(self, situations: Sequence[Situation]) -> list[np.ndarray]:
         self.asked += [situation.text for situation in situations]
@@ -35,57 +36,58 @@ class Stubborn:
 
 
 def advice_of(arm: str, count: int = 3) -> tuple[Advice, AbstractModel, Stubborn]:
-    situations, teacher, model = Situations(), Stubborn([0.1, 0.8, 0.1]), AbstractModel(4, 0.99)
+    situations, teacher = Situations(), Stubborn([0.1, 0.8, 0.1])
     for i in range(count):
         situations.number(Situation(f"Mission: leave. This is room {i}.", OPTIONS))
-    advice = Advice(situations, teacher, ARMS[arm], EvidenceConfig(), 4.0, model, Evaluator(situations, 4, seed=0))  # type: ignore[arg-type]
-    advice.visit([np.arange(count).repeat(np.arange(1, count + 1))])
-    advice.calls = 10
-    return advice, model, teacher
+    family = Family("test", Layout(flags=1), ("wait",), 4, "", lambda *_: None, "")  # type: ignore[arg-type]
+    advice = Advice(Config(), ARMS[arm], family, situations, teacher, seed=0)  # type: ignore[arg-type]
+    advice.count_visits([np.arange(count).repeat(np.arange(1, count + 1))])
+    advice.budget.left = 10
+    return advice, advice.evidence.model, teacher
 
 
 def test_no_situation_is_asked_about_twice_under_the_same_weights() -> None:
     advice, _, teacher = advice_of("no-share")
     asked = []
     for calls in (2, 2, 2):
-        advice.calls = calls
-        asked.append(advice.ask())
+        advice.budget.left = calls
+        asked.append(advice.query_most_visited())
     assert asked == [2, 1, 0]
     assert sorted(teacher.asked) == [
         "Mission: leave. This is room 0.",
         "Mission: leave. This is room 1.",
         "Mission: leave. This is room 2.",
     ]
-    advice.forget()
-    advice.calls = 10
-    assert advice.ask() == 3
+    advice.ask_again()
+    advice.budget.left = 10
+    assert advice.query_most_visited() == 3
 
 
 def test_calls_go_to_the_situations_met_most_and_not_beyond_their_number() -> None:
     advice, _, teacher = advice_of("no-share")
-    advice.calls = 1
-    advice.ask()
-    advice.ask()
-    assert teacher.asked == ["Mission: leave. This is room 2."] and advice.calls == 0
+    advice.budget.left = 1
+    advice.query_most_visited()
+    advice.query_most_visited()
+    assert teacher.asked == ["Mission: leave. This is room 2."] and advice.budget.left == 0
 
 
 def test_a_situation_met_while_leading_is_judged_at_once_and_asked_about_while_there_are_calls() -> None:
     advice, _, teacher = advice_of("mutual")
-    advice.calls = 1
-    met, bold = np.array([0, 1, 0]), np.array([True, True, False])
-    first = advice.lead(met, bold)
+    advice.budget.left = 1
+    met, optimistic = np.array([0, 1, 0]), np.array([True, True, False])
+    first = advice.follow(met, optimistic)
     assert len(teacher.asked) == 1 and first.shape == (3, 4)
     assert first.sum(axis=1) == pytest.approx(1.0) and (first[:, 3] == 0).all(), "there is no fourth option"
-    assert np.array_equal(advice.lead(met, bold), first) and len(teacher.asked) == 1
+    assert np.array_equal(advice.follow(met, optimistic), first) and len(teacher.asked) == 1
 
 
 def test_what_was_met_before_without_asking_is_asked_about_when_the_teacher_leads_there() -> None:
     """An evaluation, or a student, may have come by first; then the calls may have been spent on others."""
     advice, _, teacher = advice_of("no-share")
-    advice.calls = 0
+    advice.budget.left = 0
     advice.improve()
-    advice.calls = 1
-    shown = advice.lead(np.array([1, 1]), np.array([False, False]))
+    advice.budget.left = 1
+    shown = advice.follow(np.array([1, 1]), np.array([False, False]))
     assert teacher.asked == ["Mission: leave. This is room 1."]
     assert (shown.argmax(axis=1) == 1).all()
 
@@ -93,37 +95,37 @@ def test_what_was_met_before_without_asking_is_asked_about_when_the_teacher_lead
 def test_what_the_teacher_thinks_likely_is_tried_first_as_far_as_it_is_believed() -> None:
     """Both were tried and led on to somewhere new: without the teacher's word what was never tried is more attractive."""
     tried = [Outcome(0, 1, 1, duration=3)] * 3
-    boldest = {}
-    for arm, credit in (("no-llm", 1.0), ("no-share", 0.0), ("no-share", 1.0)):
+    explored = {}
+    for arm, trust in (("no-llm", 1.0), ("no-share", 0.0), ("no-share", 1.0)):
         advice, model, _ = advice_of(arm)
-        advice.ask()
+        advice.query_most_visited()
         for outcome in tried:
             model.add(outcome)
-        advice.credit = credit
+        advice.prior_trust = trust
         advice.improve()
-        boldest[arm, credit] = advice.q[0, :3].argmax()
-    assert boldest == {("no-llm", 1.0): 0, ("no-share", 0.0): 0, ("no-share", 1.0): 1}
+        explored[arm, trust] = advice.table.optimistic_q[0, :3].argmax()
+    assert explored == {("no-llm", 1.0): 0, ("no-share", 0.0): 0, ("no-share", 1.0): 1}
 
 
 def test_a_teacher_whose_first_choices_come_to_nothing_is_found_out_before_the_first_reward() -> None:
     """Its first choice is option 1: that ends the episode without a reward, or fails; others lead on. Or the other way round."""
     for bad, believed in ((1, False), (2, True)):
         advice, _, _ = advice_of("no-share", count=12)
-        advice.calls = 12
-        advice.ask()
+        advice.budget.left = 12
+        advice.query_most_visited()
         for number in range(12):
             for slot in (1, 2):
                 vain = Outcome(number, slot, TERMINAL) if number % 2 else Outcome(number, slot, number, failed=True)
-                advice.model.add(vain if slot == bad else Outcome(number, slot, (number + 1) % 12, duration=2))
+                advice.evidence.model.add(vain if slot == bad else Outcome(number, slot, (number + 1) % 12, duration=2))
         for _ in range(8):
             advice.improve()
-        assert (advice.credit < 0.01, advice.credit == 1.0) == (not believed, believed)
+        assert (advice.prior_trust < 0.01, advice.prior_trust == 1.0) == (not believed, believed)
 
 
 def test_until_the_teacher_answered_its_advice_is_uniform() -> None:
     advice, model, _ = advice_of("no-share")
     advice.improve()
-    assert advice.leading[0] == pytest.approx([1 / 3, 1 / 3, 1 / 3, 0], abs=1e-6)
+    assert advice.table.exploration[0] == pytest.approx([1 / 3, 1 / 3, 1 / 3, 0], abs=1e-6)
 
 
 def proof() -> list[Outcome]:
@@ -134,35 +136,35 @@ def proof() -> list[Outcome]:
 def test_evidence_overrules_the_teacher_only_where_the_arm_reweighs() -> None:
     for arm, best in (("no-share", 2), ("one-way", 1)):
         advice, model, _ = advice_of(arm)
-        advice.ask()
+        advice.query_most_visited()
         for outcome in proof():
             model.add(outcome)
         advice.improve()
-        assert advice.shown[2].argmax() == best, arm
-        assert advice.shown[0].argmax() == 1, "no evidence there: the teacher speaks alone"
+        assert advice.table.imitation[2].argmax() == best, arm
+        assert advice.table.imitation[0].argmax() == 1, "no evidence there: the teacher speaks alone"
 
 
 def test_lessons_are_what_worked_where_the_teacher_is_wrong() -> None:
     advice, model, _ = advice_of("no-share")
-    advice.ask()
+    advice.query_most_visited()
     for outcome in [*proof(), *[Outcome(0, 0, 0, failed=True)] * 30]:
         model.add(outcome)
     advice.improve()
-    lessons = advice.lessons(5, np.random.default_rng(0))
+    lessons = make_lessons(advice, 5, np.random.default_rng(0))
     assert [lesson.situation.text for lesson in lessons] == ["Mission: leave. This is room 2."], "failures alone teach nothing"
     assert lessons[0].target.argmax() == 2 and lessons[0].target.sum() == pytest.approx(1.0)
 
 
 def test_a_few_lessons_are_not_taught_by_heart_where_less_is_known_of_more() -> None:
     advice, _, _ = advice_of("no-share", count=30)
-    advice.calls = 30
-    advice.ask()
+    advice.budget.left = 30
+    advice.query_most_visited()
     for number in range(30):
         for _ in range(12 if number < 3 else 3):
-            advice.model.add(Outcome(number, 2, TERMINAL, reward=0.9, duration=3))
+            advice.evidence.model.add(Outcome(number, 2, TERMINAL, reward=0.9, duration=3))
     advice.improve()
     rng = np.random.default_rng(0)
-    assert len(advice.lessons(2, rng)) == 2 and len(advice.lessons(20, rng)) == 20
+    assert len(make_lessons(advice, 2, rng)) == 2 and len(make_lessons(advice, 20, rng)) == 20
 
 
 def test_a_teacher_that_says_what_worked_is_not_taught() -> None:
@@ -170,9 +172,9 @@ def test_a_teacher_that_says_what_worked_is_not_taught() -> None:
     teacher.answer = np.array([0.005, 0.005, 0.99])
     for outcome in proof():
         model.add(outcome)
-    advice.ask()
+    advice.query_most_visited()
     advice.improve()
-    assert advice.lessons(5, np.random.default_rng(0)) == []
+    assert make_lessons(advice, 5, np.random.default_rng(0)) == []
 
 
 def test_no_call_is_spent_where_the_evidence_has_decided() -> None:
@@ -180,99 +182,101 @@ def test_no_call_is_spent_where_the_evidence_has_decided() -> None:
     for outcome in proof():
         model.add(outcome)
     advice.improve()
-    assert advice.ask() == 2
+    assert advice.query_most_visited() == 2
     assert "Mission: leave. This is room 2." not in teacher.asked
 
 
 def test_what_was_learned_in_one_situation_is_guessed_for_others_where_the_arm_shares() -> None:
     for arm, best in (("mutual", 2), ("no-share", 1)):
         advice, _, _ = advice_of(arm)
-        advice.ask()
+        advice.query_most_visited()
         for outcome in [*proof(), *[Outcome(2, 0, 2, failed=True)] * 30]:
-            advice.witness(outcome)
+            advice.evidence.add_outcome(outcome)
         for _ in range(30):
-            advice.visits[:] = 5.0
+            advice.table.visits[:] = 5.0
             advice.improve()
-        assert advice.shown[0].argmax() == best, arm
+        assert advice.table.imitation[0].argmax() == best, arm
 
 
 def test_the_echo_speaks_for_the_teacher_where_it_was_not_asked() -> None:
     advice, _, _ = advice_of("one-way", count=80)
-    advice.calls = 40
-    advice.ask()
+    advice.budget.left = 40
+    advice.query_most_visited()
     for outcome in proof():
-        advice.model.add(outcome)
+        advice.evidence.model.add(outcome)
     for _ in range(30):
-        advice.visits[:] = 5.0
+        advice.table.visits[:] = 5.0
         advice.improve()
-    unasked = np.flatnonzero(~advice.answered)
+    unasked = np.flatnonzero(~advice.table.answered)
     assert len(unasked) == 40
-    assert (advice.leading[unasked].argmax(axis=1) == 1).all() and advice.prior[unasked, :3].std() < 1e-6
+    assert (advice.table.exploration[unasked].argmax(axis=1) == 1).all() and advice.table.prior[unasked, :3].std() < 1e-6
 
 
 def lecture(answer: list[float]) -> Advice:
     """Advice after evidence from thirty situations in all of which the last option is right, and a teacher that says `answer`."""
     advice, _, teacher = advice_of("no-share", count=30)
     teacher.answer = np.array(answer)
-    advice.calls = 30
-    advice.ask()
+    advice.budget.left = 30
+    advice.query_most_visited()
     for number in range(30):
         for slot, reward in ((0, 0.0), (1, 0.0), (2, 0.9)):
             for _ in range(5):
-                advice.witness(Outcome(number, slot, TERMINAL, reward=reward, duration=3))
+                advice.evidence.add_outcome(Outcome(number, slot, TERMINAL, reward=reward, duration=3))
     for _ in range(5):
-        advice.visits[:] = 5.0
+        advice.table.visits[:] = 5.0
         advice.improve()
     return advice
 
 
 def test_the_teacher_gets_as_much_credit_as_its_answers_have_earned() -> None:
     right, wrong = lecture([0.01, 0.01, 0.98]), lecture([0.01, 0.98, 0.01])
-    assert right.credit > 0.7 and wrong.credit < 0.1
-    right.allow(16)
-    wrong.allow(16)
-    assert right.calls > 10 and wrong.calls == 4, "who is wrong is asked less, but not never"
+    assert right.prior_trust > 0.7 and wrong.prior_trust < 0.1
+    right.begin_round(16)
+    wrong.begin_round(16)
+    assert right.budget.left > 10 and wrong.budget.left == 4, "who is wrong is asked less, but not never"
 
 
 def test_answers_that_are_right_no_more_often_than_wrong_earn_no_credit() -> None:
-    """Where the mean gain is above nothing, but within what chance does, as on KeyCorridorS3R3 (docs/experiments.md)."""
+    """Where the mean gain is above nothing, but within what chance does, as on KeyCorridorS3R3 (docs/notebook.md)."""
     advice = lecture([0.05, 0.05, 0.9])
     for number in range(30):  # leaning to the right option in every second situation, as far to a wrong one in the others
-        advice.prior[number, :3] = [0.25, 0.25, 0.5] if number % 2 else [0.5, 0.25, 0.25]
-    advice.credit = 0.25
+        advice.table.prior[number, :3] = [0.25, 0.25, 0.5] if number % 2 else [0.5, 0.25, 0.25]
+    advice.prior_trust = 0.25
     for _ in range(10):
-        advice.visits[:] = 5.0
+        advice.table.visits[:] = 5.0
         advice.improve()
-    assert advice.credit < 0.01
+    assert advice.prior_trust < 0.01
 
 
 def test_new_weights_earn_their_credit_before_they_are_believed() -> None:
     advice = lecture([0.01, 0.98, 0.01])
-    advice.forget()
-    assert advice.credit < 0.1
+    advice.ask_again()
+    assert advice.prior_trust < 0.1
     advice.teacher.answer = np.array([0.01, 0.01, 0.98])  # type: ignore[attr-defined]
     for _ in range(6):
-        advice.allow(16)
-        advice.ask()
-        advice.visits[:] = 5.0
+        advice.begin_round(16)
+        advice.query_most_visited()
+        advice.table.visits[:] = 5.0
         advice.improve()
-    assert advice.credit > 0.7
+    assert advice.prior_trust > 0.7
 
 
 def test_what_a_teacher_was_taught_earns_it_no_credit() -> None:
     advice = lecture([0.01, 0.98, 0.01])
-    advice.taught[:] = True
-    advice.credit = 1.0
+    advice.table.taught[:] = True
+    advice.prior_trust = 1.0
     advice.improve()
-    assert advice.credit == 1.0
+    assert advice.prior_trust == 1.0
 
 
 def test_where_nothing_was_tried_the_student_is_shown_what_is_expected_not_what_is_unknown() -> None:
     advice, _, _ = advice_of("no-llm", count=1)
     advice.grow()
-    advice.evaluator.mean[0, :3], advice.evaluator.doubt[0, :3] = [0.1, 0.4, 0.2], [0.5, 0.3, 0.05]
-    advice.reckon(np.array([0]))
-    assert advice.leading[0].argmax() != 2, "what may turn out best is tried"
-    assert advice.leading[0, 0] > 0.5 * advice.leading[0, 1]
-    assert advice.shown[0].argmax() == 1
-    assert advice.shown[0, 0] < advice.shown[0, 2]
+    words = advice.evidence.words
+    assert isinstance(words, WordValues)
+    words.mean[0, :3], words.uncertainty[0, :3] = [0.1, 0.4, 0.2], [0.5, 0.3, 0.05]
+    advice.update_policies(np.array([0]))
+    assert advice.table.exploration[0].argmax() != 2, "what may turn out best is tried"
+    assert advice.table.exploration[0, 0] > 0.5 * advice.table.exploration[0, 1]
+    assert advice.table.imitation[0].argmax() == 1
+    assert advice.table.imitation[0, 0] < advice.table.imitation[0, 2]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +14,7 @@ from coteach.errors import CoteachError
 from coteach.experiments import case_study
 from coteach.experiments.case_study import Study, cells, learn_glam, lines, markdown, notes
 from coteach.experiments.glam import GlamConfig
+from coteach.experiments.results import Key, Result, keep_result, make_result, write_results
 from coteach.runs.progress import percent
 
 
@@ -33,23 +33,21 @@ def study(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Study:
     return Study(arms=("glam",), budgets=(1, 4), seeds=(0,), teacher="tiny", episodes=2, **folders)
 
 
-def kept(path: Path) -> dict[str, Any]:
-    result: dict[str, Any] = json.loads(path.read_text())
-    return result
+def kept(study: Study, budget: int) -> Result:
+    """The result of the baseline under a budget."""
+    return study.kept()[budget][Key(case_study.TASK, "glam", 0)]
 
 
 def write(study: Study, budget: int, arm: str, seed: int, **summary: float) -> None:
-    path = study.result(budget, arm, seed)
-    path.parent.mkdir(parents=True, exist_ok=True)
     figures = {"steps": budget * 256, "success": 0.5, "return": 0.4, "wall_seconds": 60.0, "llm_tokens": 1000}
-    path.write_text(json.dumps({"config": {}, "summary": figures | summary}))
+    about = {"task": case_study.TASK, "arm": arm, "seed": seed, "budget": budget * 256, "curve": [[0, 0.5]]}
+    keep_result(study.folder, make_result([], None, {}, {}, figures | about | summary))
 
 
 def test_one_run_of_glam_serves_both_budgets_and_is_not_made_again(study: Study) -> None:
     said: list[str] = []
-    short, long = learn_glam(study, 0, said.append)
-    assert (short, long) == (study.result(1, "glam", 0), study.result(4, "glam", 0))
-    first, second = (kept(path)["summary"] for path in (short, long))
+    assert list(learn_glam(study, 0, said.append)) == [1, 4]
+    first, second = (kept(study, budget)["summary"] for budget in (1, 4))
     assert 32 <= first["steps"] < 64
     assert 128 <= second["steps"] < 160
     assert 0 < first["llm_tokens"] < second["llm_tokens"]
@@ -61,19 +59,19 @@ def test_one_run_of_glam_serves_both_budgets_and_is_not_made_again(study: Study)
 
 
 def test_what_is_kept_says_what_made_it(study: Study) -> None:
-    path = next(learn_glam(study, 0, lambda _: None))
-    result = kept(path)
+    assert next(learn_glam(study, 0, lambda _: None)) == 1
+    result = kept(study, 1)
     assert result["command"] == "coteach case-study --arms glam --budgets 1 --seed 0 --seeds 1 --teacher tiny --glam-minutes 60"
     assert {"revision", "version", "machine", "config", "summary", "finished"} < result.keys()
     assert result["config"]["learning_rate"] == GlamConfig(case_study.TASK).learning_rate
 
 
 def test_a_budget_that_is_missing_is_made_though_the_other_is_there(study: Study) -> None:
-    paths = list(learn_glam(study, 0, lambda _: None))
-    before = paths[0].read_bytes()
-    paths[1].unlink()
-    assert list(learn_glam(study, 0, lambda _: None)) == [paths[1]]
-    assert paths[0].read_bytes() == before
+    assert list(learn_glam(study, 0, lambda _: None)) == [1, 4]
+    before = kept(study, 1)
+    write_results(study.folder, [before])
+    assert list(learn_glam(study, 0, lambda _: None)) == [4]
+    assert kept(study, 1) == before and kept(study, 4)["summary"]["steps"] >= 128
 
 
 def test_only_the_long_budget_is_cut_short_and_the_table_says_so(study: Study) -> None:
@@ -91,17 +89,17 @@ def test_only_the_long_budget_is_cut_short_and_the_table_says_so(study: Study) -
 
 
 def test_results_of_other_settings_and_damaged_ones_are_refused(study: Study) -> None:
-    path = next(learn_glam(study, 0, lambda _: None))
-    with pytest.raises(CoteachError, match="episodes=2, not 3"):
+    assert next(learn_glam(study, 0, lambda _: None)) == 1
+    with pytest.raises(CoteachError, match=r"results.jsonl: glam-0 on .* was made with episodes=2, not 3"):
         list(learn_glam(replace(study, episodes=3), 0, lambda _: None))
-    path.write_text("{}")
-    with pytest.raises(CoteachError, match="not the result of a run"):
+    (study.folder / "results.jsonl").write_text("{}")
+    with pytest.raises(CoteachError, match="results.jsonl, line 1, is not the result of a run"):
         list(learn_glam(study, 0, lambda _: None))
 
 
 def test_the_loops_arms_play_rounds_of_one_iteration_with_the_budgets_steps(tmp_path: Path) -> None:
     study = Study(results=tmp_path)
-    jobs = {(job.result.parent.name, job.config.arm, job.config.seed): job.config for job in study.jobs()}
+    jobs = {(job.folder.parent.name, job.config.arm, job.config.seed): job.config for job in study.jobs()}
     assert set(jobs) == {(b, arm, seed) for b in ("40", "2100") for arm in case_study.LOOP_ARMS for seed in (0, 1, 2)}
     for (budget, _, _), config in jobs.items():
         assert config.steps == int(budget) * 256
@@ -134,5 +132,4 @@ def test_interrupting_glam_leaves_what_had_finished(study: Study, monkeypatch: p
     monkeypatch.setattr(case_study.Glam, "learn", interrupted)
     with pytest.raises(KeyboardInterrupt):
         list(learn_glam(study, 0, lambda _: None))
-    assert study.result(1, "glam", 0).is_file()
-    assert not study.result(4, "glam", 0).exists()
+    assert [len(results) for results in study.kept().values()] == [1, 0]

@@ -10,11 +10,13 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-import coteach.method.players
-from coteach.config import load
+from coteach.config import StudentConfig, load
 from coteach.grounding.base import Grounded, Layout, Situations
+from coteach.method import checkpoint
+from coteach.method.examiner import Examiner
 from coteach.method.loop import Loop
 from coteach.method.players import Players
+from coteach.method.round import play_round
 from coteach.method.rung import Rung
 from coteach.runs.run_folder import Run
 from coteach.student.guidance import shaped
@@ -83,7 +85,7 @@ def test_a_student_that_forgets_hints_acts_as_one_that_gets_none(layout: Layout)
     features = rng.integers(0, 2, (20, layout.size)).astype(layout.dtype)
     none = np.tile([0, 0, 0, 1], (20, 1))
     habits = rng.normal(size=(layout.size + 4, 3)).astype(np.float32) if layout.binary else None
-    network = ActorCritic(layout.widened(4), 3, 16, torch.Generator().manual_seed(0), habits)
+    network = ActorCritic(layout.widened(4), 3, StudentConfig(hidden=16), torch.Generator().manual_seed(0), habits)
     logits, values = (given.detach() for given in network(read(layout.widened(4), layout.inserted(features, none))))
     forget_hints(network, layout)
     for now, before in zip(network(read(layout, features)), (logits, values), strict=True):
@@ -98,18 +100,17 @@ def test_a_channel_goes_through_rounds_and_checkpoints(channel: str, tmp_path: P
     loop = Loop(config, Run(tmp_path / "run", config))
     rung = Rung(0, config, loop.players)
     for _ in range(3):
-        metrics = loop.play_round([rung])[0]
+        metrics = play_round(loop.players, [rung], lambda phase: None)[0]
     assert np.isfinite(metrics["policy_loss"])
     assert ("executor_loss" in metrics) == channel.startswith("student.learned")
-    loop.players.save(tmp_path / "saved")
+    checkpoint.save_players(tmp_path / "saved", loop.players)
     other = Loop(config, Run(tmp_path / "run", config))
-    other.players.load(tmp_path / "saved")
-    success = [players.evaluate("student", config.tasks[0], 2).returns for players in (loop.players, other.players)]
+    checkpoint.load_players(tmp_path / "saved", other.players)
+    success = [Examiner(players).evaluate("student", config.tasks[0], 2).returns for players in (loop.players, other.players)]
     assert (success[0] == success[1]).all()
 
 
-def test_in_an_exam_nobody_follows_options_and_it_meets_situations_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(coteach.method.players, "EXAM_LEVELS", 8)
-    small = ("tasks=MiniGrid-Unlock-v0", "engine=minigrid", "threads=1", "arm=student-only")
+def test_in_an_exam_nobody_follows_options_and_it_meets_situations_of_its_own() -> None:
+    small = ("tasks=MiniGrid-Unlock-v0", "engine=minigrid", "threads=1", "arm=student-only", "evaluation.levels=8")
     players = Players(load(None, [*small, 'student.learned_options=["pick up"]', "guidance.hint=0.5"]))
-    assert 0.0 <= players.examine("MiniGrid-Unlock-v0") <= 1.0 and len(players.situations) == 0
+    assert 0.0 <= Examiner(players).greedy_success("MiniGrid-Unlock-v0") <= 1.0 and len(players.situations) == 0

@@ -20,6 +20,7 @@ from coteach.errors import CoteachError
 from coteach.experiments import compare, figures, tables
 from coteach.experiments.compare import DEFAULT_ARMS, Plan
 from coteach.experiments.pool import Standing, State
+from coteach.experiments.results import Key, by_key, read_results
 
 TASK, OTHER = "MiniGrid-UnlockPickup-v0", "BabyAI-GoToLocal-v0"
 
@@ -35,6 +36,10 @@ def results_of(plan: Plan, speeds: dict[str, float], task: str = TASK) -> list[d
     return [result(task, arm, seed, learner(speed + 0.05 * seed)) for arm, speed in speeds.items() for seed in plan.seeds]
 
 
+def kept(plan: Plan) -> dict[Key, dict[str, Any]]:
+    return by_key(read_results(plan.folder), plan.name)
+
+
 def grouped(plan: Plan, results: list[dict[str, Any]]) -> compare.Groups:
     return compare.group(results, plan.tasks, plan.arms, plan.seeds, plan.name)
 
@@ -44,7 +49,7 @@ def grouped(plan: Plan, results: list[dict[str, Any]]) -> compare.Groups:
 
 def test_a_comparison_is_a_run_for_each_task_arm_and_seed(plan: Plan) -> None:
     jobs = replace(plan, tasks=(TASK, OTHER), after=("MiniGrid-Unlock-v0",)).jobs()
-    assert len(jobs) == len({job.folder for job in jobs}) == len({job.result for job in jobs}) == 8
+    assert len(jobs) == len({job.folder for job in jobs}) == len({job.key for job in jobs}) == 8
     assert {(job.task, job.config.arm, job.config.seed) for job in jobs} == {
         (task, arm, seed) for task in (TASK, OTHER) for arm in plan.arms for seed in (0, 1)
     }
@@ -59,21 +64,20 @@ def test_the_command_of_a_run_makes_just_that_run(plan: Plan) -> None:
 
 
 def test_a_kept_result_is_not_made_again_wherever_it_was_made(plan: Plan) -> None:
-    job = plan.jobs()[0]
-    assert not job.finished()
-    kept = result(TASK, "mutual", 0, learner(2.0), ("threads=8", "student.device=cpu"))
-    keep(plan.folder, kept)
-    assert job.finished()
+    job, other = plan.jobs()[:2]
+    assert not job.finished(kept(plan))
+    keep(plan.folder, result(TASK, "mutual", 0, learner(2.0), ("threads=8", "student.device=cpu")))
+    assert job.finished(kept(plan)) and not other.finished(kept(plan))
 
 
 @pytest.mark.parametrize("setting", ["student.epochs=9", "steps=5000", "stop_at=1.01"])
 def test_a_result_of_other_settings_is_refused_with_a_way_out(plan: Plan, setting: str) -> None:
     keep(plan.folder, result(TASK, "mutual", 0, learner(2.0), (setting,)))
     with pytest.raises(CoteachError) as error:
-        plan.jobs()[0].finished()
+        plan.jobs()[0].finished(kept(plan))
     name, _, value = setting.partition("=")
     assert f"{name}={value}" in str(error.value) and "another --name" in str(error.value)
-    assert "mutual-0.json" in str(error.value) and "\n" not in str(error.value)
+    assert f"results.jsonl: mutual-0 on {TASK} was made" in str(error.value) and "\n" not in str(error.value)
 
 
 def test_a_run_begun_with_other_settings_is_refused_too(plan: Plan) -> None:
@@ -82,8 +86,8 @@ def test_a_run_begun_with_other_settings_is_refused_too(plan: Plan) -> None:
     ours, theirs = plan.jobs()[0], replace(plan, overrides=(*SETTINGS, "student.epochs=9")).jobs()[0]
     Run.create(theirs.folder, theirs.config)
     with pytest.raises(CoteachError, match="student.epochs=9, not"):
-        ours.finished()
-    assert not theirs.finished()
+        ours.finished({})
+    assert not theirs.finished({})
     assert theirs.command() == ["train", "--resume", str(theirs.folder)]
 
 
@@ -98,14 +102,6 @@ def test_a_setting_that_an_older_version_did_not_know_has_its_default() -> None:
 
 def plan_config() -> Any:
     return Plan("x", (TASK,), ("mutual",), (0,), SETTINGS, Path(), Path()).jobs()[0].config
-
-
-@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"config": {"arm": "mutual"}, "summary": {"curve": []}}'])
-def test_a_file_that_is_no_result_is_named(tmp_path: Path, text: str) -> None:
-    path = tmp_path / "mutual-0.json"
-    path.write_text(text)
-    with pytest.raises(CoteachError, match="mutual-0.json is not the result of a run: delete it"):
-        compare.read_result(path)
 
 
 # What cannot be compared

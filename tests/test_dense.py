@@ -37,7 +37,7 @@ def batch(features: NDArray[np.generic], actions: NDArray[np.int64], advantages:
 
 
 def test_the_running_scale_is_the_mean_and_deviation_of_all_that_was_seen() -> None:
-    scale = RunningScale(NUMBERS)
+    scale = RunningScale(NUMBERS, 10.0)
     parts = [np.random.default_rng(i).normal(5.0 * i, 1.0 + i, (40 + i, 3)) for i in range(4)]
     for part in parts:
         scale.add(torch.from_numpy(part))
@@ -51,7 +51,7 @@ def test_the_running_scale_is_the_mean_and_deviation_of_all_that_was_seen() -> N
 
 @pytest.mark.parametrize("layout", [NUMBERS, *PICTURES], ids=str)
 def test_every_layout_gives_logits_values_and_gradients(layout: Layout) -> None:
-    network = ActorCritic(layout, 4, 16, torch.Generator().manual_seed(0))
+    network = ActorCritic(layout, 4, StudentConfig(hidden=16), torch.Generator().manual_seed(0))
     features = rows(layout, 6)
     logits, values = network(read(layout, features[:2], features[2:]))
     assert logits.shape == (6, 4) and values.shape == (6,)

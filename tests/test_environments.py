@@ -20,6 +20,7 @@ from coteach.envs.registration import Environment, Scoring
 from coteach.errors import CoteachError
 from coteach.evaluation import episodes as evaluate
 from coteach.grounding.base import Grounded, Layout, Situation, Situations
+from coteach.method.examiner import Examiner
 from coteach.method.players import Players
 from worlds import LEFT, RIGHT
 
@@ -114,7 +115,7 @@ def test_the_student_learns_from_scaled_rewards_and_the_evidence_counts_their_wo
     config = coteach.load(overrides=["tasks=Line-v0", "arm=no-llm", "collect.envs=16", "threads=1"])
     loop = Loop(config, coteach.Run(tmp_path, config))
     rung = Rung(0, config, loop.players)
-    rollout = rung.collector.collect(64, loop.players.students[0].learner, loop.players.advice.lead, 0.5)
+    rollout = rung.collector.collect(64, loop.players.students[0].learner, loop.players.advice.follow, 0.5)
     assert np.unique(rollout.rewards[rollout.valid]).tolist() == [np.float32(-0.1)]
     won = [outcome for outcome in rollout.outcomes if outcome.reward]
     assert len(won) > 5 and all((outcome.reward, outcome.following) == (0.5, -1) for outcome in won)
@@ -159,7 +160,7 @@ def test_an_installed_packages_tasks_are_found(tmp_path: Path, monkeypatch: pyte
     info = tmp_path / "plug-1.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: plug\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text("[coteach.envs.tasks]\nFound-v0 = plug_module:LINE\n")
+    (info / "entry_points.txt").write_text("[coteach.tasks]\nFound-v0 = plug_module:LINE\n")
     (tmp_path / "plug_module.py").write_text("import worlds\nLINE = worlds.environment()\n")
     monkeypatch.syspath_prepend(str(tmp_path))
     environments._points.cache_clear()
@@ -195,14 +196,17 @@ def test_without_an_expert_there_is_none_to_repeat(teacher: str) -> None:
 def test_the_oracle_repeats_the_experts_choice_and_the_liar_twists_it() -> None:
     add(expert=lambda place: "go right")
     players = {arm: Players(coteach.load(overrides=["tasks=Line-v0", f"arm={arm}", "episodes=5"])) for arm in ("oracle", "liar")}
-    assert {arm: player.evaluate("teacher", "Line-v0").success for arm, player in players.items()} == {"oracle": 1, "liar": 0}
+    assert {arm: Examiner(player).evaluate("teacher", "Line-v0").success for arm, player in players.items()} == {
+        "oracle": 1,
+        "liar": 0,
+    }
     assert {situation.expert for situation in players["oracle"].situations} == {1}
 
 
 def test_an_expert_that_names_no_option_is_named_itself() -> None:
     add(expert=lambda place: "fly")
     with pytest.raises(CoteachError, match="'Line-v0': expert gave 'fly' for the observation 0: expected one of its options"):
-        Players(coteach.load(overrides=["tasks=Line-v0", "arm=oracle"])).evaluate("teacher", "Line-v0", 1)
+        Examiner(Players(coteach.load(overrides=["tasks=Line-v0", "arm=oracle"]))).evaluate("teacher", "Line-v0", 1)
 
 
 class Silent:
@@ -249,7 +253,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
 def test_what_cannot_be_a_task_is_refused_in_one_line(wrong: dict[str, Any], message: str) -> None:
     with pytest.raises(CoteachError, match=message) as error:
         coteach.register("Line-v0", **(GOOD | wrong))
-        Players(coteach.load(overrides=["tasks=Line-v0", "arm=no-llm"])).examine("Line-v0")
+        Examiner(Players(coteach.load(overrides=["tasks=Line-v0", "arm=no-llm"]))).greedy_success("Line-v0")
     assert "\n" not in str(error.value) and "Line-v0" in str(error.value)
 
 
@@ -270,10 +274,10 @@ def test_a_task_that_draws_no_pictures_cannot_be_filmed_and_trains_all_the_same(
         (summary,) = coteach.train(config, run)
     assert summary["engine"] == "gymnasium" and not (tmp_path / "run" / "videos").exists()
     with pytest.raises(CoteachError, match="'Line-v0': cannot be filmed"):
-        Players(config).record("student", "Line-v0")
+        Examiner(Players(config)).film("student", "Line-v0")
 
 
 def test_a_gymnasium_environment_is_filmed(tmp_path: Path) -> None:
     coteach.register("FrozenLake-v1", worlds.describe, ("left", "down", "right", "up"))
-    frames = Players(coteach.load(overrides=["tasks=FrozenLake-v1", "arm=no-llm"])).record("student", "FrozenLake-v1")
+    frames = Examiner(Players(coteach.load(overrides=["tasks=FrozenLake-v1", "arm=no-llm"]))).film("student", "FrozenLake-v1")
     assert len(frames) > 1 and frames[0].dtype == np.uint8 and frames[0].ndim == 3

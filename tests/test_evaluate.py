@@ -155,6 +155,6 @@ def test_a_video_that_cannot_be_written_is_told_in_one_line(tmp_path):
 def test_an_exam_is_one_episode_of_every_environment():
     def exam(student):
         environments = GymnasiumTask(TASK, [iter(range(seed, seed + 9)) for seed in (0, 10, 20)])
-        return evaluate.examine(evaluate.StudentAlone(student), environments, WayGrounding(3, 3))
+        return evaluate.success_over_levels(evaluate.StudentAlone(student), environments, WayGrounding(3, 3))
 
     assert exam(Walker()) == 1.0 and exam(Turner()) == 0.0

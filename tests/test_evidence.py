@@ -5,9 +5,13 @@ import json
 import numpy as np
 import pytest
 
+from coteach.config import EvidenceConfig
 from coteach.grounding.outcomes import TERMINAL, Outcome
-from coteach.method.abstract_model import GAP, AbstractModel, reweigh, trust, widened
+from coteach.method.abstract_model import AbstractModel
+from coteach.method.improvement import prior_weight, reweigh, widen_gaps
+from coteach.method.planning import Plan
 
+SETTINGS = EvidenceConfig()
 MASK = np.array([[True, True, True]] * 3)
 HOPE = np.ones((3, 3))
 
@@ -19,13 +23,17 @@ def model_of(*outcomes: Outcome) -> AbstractModel:
     return model
 
 
+def solved(model: AbstractModel, unknown: np.ndarray, optimistic: bool) -> np.ndarray:
+    return Plan(model, SETTINGS, SETTINGS.decision_discount if optimistic else 1.0).solve(MASK, unknown)
+
+
 def test_before_any_outcome_every_option_is_worth_as_much_as_every_other() -> None:
-    q = model_of().solve(MASK, 1.0, HOPE, hopeful=True)
+    q = solved(model_of(), HOPE, optimistic=True)
     assert np.allclose(q, q[0, 0]) and q[0, 0] > 0
 
 
 def test_an_option_that_only_fails_loses_its_value_before_the_first_reward() -> None:
-    q = model_of(*[Outcome(0, 0, 0, failed=True)] * 9).solve(MASK, 1.0, HOPE, hopeful=True)
+    q = solved(model_of(*[Outcome(0, 0, 0, failed=True)] * 9), HOPE, optimistic=True)
     assert q[0, 0] == pytest.approx(0.1)
     assert q[0, 1] == pytest.approx(1.0)
 
@@ -33,19 +41,19 @@ def test_an_option_that_only_fails_loses_its_value_before_the_first_reward() -> 
 def test_an_option_that_leads_somewhere_new_keeps_its_value_before_the_first_reward() -> None:
     leads_on = Outcome(0, 0, 1, duration=5)
     stays = Outcome(0, 1, 0, duration=5)
-    q = model_of(*[leads_on] * 20, *[stays] * 20, *[Outcome(0, 2, 0, failed=True)] * 20).solve(MASK, 1.0, HOPE, hopeful=True)
+    q = solved(model_of(*[leads_on] * 20, *[stays] * 20, *[Outcome(0, 2, 0, failed=True)] * 20), HOPE, optimistic=True)
     assert q[0, 0] > q[0, 1] > q[0, 2]
 
 
 def test_reward_two_options_away_shows_at_the_first() -> None:
     outcomes = [Outcome(0, 1, 1, duration=4), Outcome(1, 2, TERMINAL, reward=0.9, duration=4)] * 20
-    q = model_of(*outcomes).solve(MASK, 1.0, 0 * HOPE, hopeful=False)
+    q = solved(model_of(*outcomes), 0 * HOPE, optimistic=False)
     assert q[0].argmax() == 1 and q[1].argmax() == 2
     assert q[0, 1] == pytest.approx((20 / 21) * 0.99**4 * q[1, 2], rel=1e-3)
 
 
 def test_without_optimism_nothing_is_worth_anything_before_the_first_reward() -> None:
-    assert not model_of(*[Outcome(0, 0, 1)] * 5).solve(MASK, 1.0, 0 * HOPE, hopeful=False).any()
+    assert not solved(model_of(*[Outcome(0, 0, 1)] * 5), 0 * HOPE, optimistic=False).any()
 
 
 def test_a_students_dawdling_does_not_make_an_option_look_slow() -> None:
@@ -54,7 +62,7 @@ def test_a_students_dawdling_does_not_make_an_option_look_slow() -> None:
     assert with_hindsight.discounts()[0, 0] == followed.discounts()[0, 0]
 
 
-def test_in_vain_is_what_failed_or_ended_without_a_reward() -> None:
+def test_wasted_is_what_failed_or_ended_without_a_reward() -> None:
     model = model_of(
         Outcome(0, 0, 1),
         Outcome(0, 0, 0, failed=True),
@@ -62,20 +70,20 @@ def test_in_vain_is_what_failed_or_ended_without_a_reward() -> None:
         Outcome(0, 1, TERMINAL, reward=1.0),
         Outcome(0, 2, 1),
     )
-    assert model.in_vain().tolist() == [[1, 1, 0], [0, 0, 0]]
+    assert model.wasted().tolist() == [[1, 1, 0], [0, 0, 0]]
 
 
-def test_widened_worth_keeps_the_best_and_the_order_and_moves_the_others_away() -> None:
+def test_wider_gaps_keep_the_best_and_the_order_and_moves_the_others_away() -> None:
     worth = np.array([[0.5, 0.45, 0.1, 0.9], [0.3, 0.2, 0.0, 0.0]])
     tried = np.array([[True, True, True, False], [False, False, False, False]])
-    np.testing.assert_allclose(widened(worth, tried), [[0.5, 0.5 - GAP * 0.05, 0.0, 0.0], [0.0] * 4])
+    np.testing.assert_allclose(widen_gaps(worth, tried, 6.0), [[0.5, 0.5 - 6.0 * 0.05, 0.0, 0.0], [0.0] * 4])
 
 
 def test_counts_survive_a_checkpoint() -> None:
     model = model_of(Outcome(0, 1, 2, 0.5, 3), Outcome(0, 1, TERMINAL, 1.0, 3), Outcome(2, 0, 2, failed=True))
     restored = AbstractModel(3, 0.99)
     restored.restore(json.loads(json.dumps(model.state())))
-    assert np.array_equal(restored.solve(MASK, 1.0, HOPE, hopeful=True), model.solve(MASK, 1.0, HOPE, hopeful=True))
+    assert np.array_equal(solved(restored, HOPE, optimistic=True), solved(model, HOPE, optimistic=True))
     restored.add(Outcome(2, 1, 0))
     assert restored.tries[2].tolist() == [1, 1, 0]
 
@@ -112,7 +120,7 @@ def test_equal_evidence_leaves_the_advice_as_it_was() -> None:
 def test_advice_that_never_completes_loses_trust() -> None:
     prior = np.array([[0.9, 0.05, 0.05]])
     q = np.array([[0.1, 1.0, 1.0]])
-    trusted = [reweigh(prior, q, trust(np.array([float(n)]), np.array([3.0]), 0.5))[0, 0] for n in (0, 4, 40, 400)]
+    trusted = [reweigh(prior, q, prior_weight(np.array([float(n)]), np.array([3.0]), 0.5))[0, 0] for n in (0, 4, 40, 400)]
     assert trusted == sorted(trusted, reverse=True)
     assert trusted[-1] < 0.1
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from coteach.config import Config, ExecutorConfig, StudentConfig
 from coteach.grounding.base import Grounded, Layout, Situation, Situations
 from coteach.student.executor import Executor, LearnedControllers, Steps
 
@@ -41,10 +42,14 @@ class Corridor:
         )
 
 
+def settings(**student: Any) -> Config:
+    return Config(student=StudentConfig(hidden=32, **student))
+
+
 def walked(learn: bool) -> tuple[Executor, LearnedControllers]:
     """An executor after some rounds of random walking."""
     corridor, rng = Corridor(8), np.random.default_rng(0)
-    executor = Executor(corridor.layout, 2, 32, 0, corridor.situations, ())
+    executor = Executor(corridor.layout, 2, settings(), 0, corridor.situations)
     grounding = LearnedControllers(corridor, executor, learn)
     never = np.zeros(8, dtype=np.bool_)
     grounding.observe(None, None, ~never)
@@ -75,7 +80,7 @@ def test_nothing_is_learned_from_an_evaluation() -> None:
 
 def test_named_options_are_carried_out_in_place_of_their_controllers() -> None:
     situations = Situations()
-    executor = Executor(Layout(flags=3), 2, 16, 0, situations, ["go to the left"])
+    executor = Executor(Layout(flags=3), 2, settings(learned_options=["go to the left"]), 0, situations)
     number = np.array([situations.number(Situation("Mission: walk.", OPTIONS))])
     assert executor.missing(number, None, 3).tolist() == [[True, False, False]]
 
@@ -83,7 +88,7 @@ def test_named_options_are_carried_out_in_place_of_their_controllers() -> None:
 def test_an_executor_is_saved_and_loaded(tmp_path: Any) -> None:
     executor, _ = walked(learn=True)
     executor.save(tmp_path)
-    other = Executor(Layout(flags=CELLS), 2, 32, 1, executor.situations, ())
+    other = Executor(Layout(flags=CELLS), 2, settings(), 1, executor.situations)
     other.load(tmp_path)
     for name, value in executor.network.state_dict().items():
         assert (other.network.state_dict()[name] == value).all()
@@ -93,7 +98,7 @@ def test_an_executor_is_saved_and_loaded(tmp_path: Any) -> None:
 def test_the_run_up_to_an_event_stays_within_what_is_remembered(rows: int) -> None:
     corridor, rng = Corridor(4), np.random.default_rng(1)
     now = corridor.observe(None, None, np.ones(4, dtype=np.bool_))
-    steps = Steps(rows, now.features)
+    steps = Steps(ExecutorConfig(rows=rows), now.features)
     for _ in range(60):
         actions = rng.integers(0, 2, 4)
         before, now = now, corridor.observe(None, actions, np.zeros(4, dtype=np.bool_))

@@ -29,6 +29,7 @@ from coteach.errors import CoteachError, RunFailed
 from coteach.evaluation.episodes import SEED
 from coteach.export import card, student
 from coteach.grounding.base import Layout, Situation
+from coteach.method.examiner import Examiner
 from coteach.method.players import Players
 from coteach.runs.run_folder import Run
 from coteach.student.learner import Learner
@@ -125,8 +126,8 @@ def test_the_model_card_says_what_it_is_and_names_no_place_on_this_machine(expor
 def test_the_embedded_model_is_named_as_on_the_hub_with_its_licence() -> None:
     origin = card.Origin("HuggingFaceTB/SmolLM2-135M-Instruct", True, "apache-2.0", (TASK,), 3)
     rung = {"task": TASK, **{f"teacher_{what}_{when}": 0.5 for what in ("success", "return") for when in ("before", "after")}}
-    text = card.model_card(origin, Config(), rung | {"rungs": [rung]})
-    found = ModelCard(text).data
+    made = card.model_card(origin, Config(), rung | {"rungs": [rung]})
+    text, found = str(made), made.data
     assert (found.license, found.base_model, found.library_name) == ("apache-2.0", origin.base, "transformers")
     assert "3 situations" in text and f"| {TASK} | yes | 50 % | 50 % | 0.500 | 0.500 |" in text
 
@@ -168,7 +169,8 @@ def test_habits_are_in_the_onnx_model(exported: Path, players: Players) -> None:
     features = np.zeros((2, learner(players).sizes["feature_size"]), dtype=np.uint8)
     habits = learner(players).network.get_buffer("habits").numpy()
     (feature, *_), (action, *_) = np.nonzero(habits)
-    network = ActorCritic(Layout(len(habits)), habits.shape[1], learner(players).sizes["hidden"], habits=np.zeros_like(habits))
+    config = learner(players).config
+    network = ActorCritic(Layout(len(habits)), habits.shape[1], config, habits=np.zeros_like(habits))
     network.load_state_dict(learner(players).network.state_dict() | {"habits": torch.zeros(habits.shape)})
     features[1, feature] = 1
     without = network(SetFeatures.of(features))[0].detach().numpy()
@@ -185,7 +187,7 @@ def test_the_safetensors_and_json_make_the_student(exported: Path, run: Run, pla
     about = json.loads((exported / "student" / "student.json").read_text())
     weights = safetensors.torch.load_file(exported / "student" / "student.safetensors")
     layout, habits = Layout(about["feature_size"]), weights["habits"].numpy()
-    network = ActorCritic(layout, about["num_actions"], about["hidden"], habits=habits)
+    network = ActorCritic(layout, about["num_actions"], StudentConfig(hidden=about["hidden"]), habits=habits)
     network.load_state_dict(weights)
     assert all(torch.equal(weight, network.state_dict()[name]) for name, weight in learner(players).network.state_dict().items())
     assert about["actions"] == ["left", "right", "forward", "pickup", "drop", "toggle", "done"]
@@ -203,7 +205,7 @@ def success_of_the_example(folder: Path) -> float:
 
 
 def test_the_example_plays_it_without_pytorch_and_solves_the_same_levels(exported: Path, players: Players) -> None:
-    expected = players.evaluate("student", TASK, 200).success
+    expected = Examiner(players).evaluate("student", TASK, 200).success
     assert success_of_the_example(exported) == pytest.approx(expected) and 0.0 < expected < 1.0
 
 
@@ -238,7 +240,7 @@ def test_an_empty_folder_will_do_and_its_files_can_be_read_by_all(run: Run, play
     alone = Players(replace(players.config, arm="no-llm"))
     alone.students = players.students
     what = export.export(run, alone, tmp_path)
-    assert what.teacher.folder is None and "'uniform' is no language model" in what.teacher.says
+    assert what.teacher.folder is None and "'uniform' is not a local language model" in what.teacher.says
     files = {path.relative_to(tmp_path).as_posix(): path.stat() for path in tmp_path.rglob("*") if path.is_file()}
     assert what.files == {name: found.st_size for name, found in files.items()} and len(files) == 3
     assert {found.st_mode & 0o777 for found in files.values()} == {0o644}

@@ -89,4 +89,4 @@ def test_few_files_on_top() -> None:
 
 def test_circles_and_upward_imports_are_seen() -> None:
     assert room_of("grounding.minigrid.belief") == "grounding.minigrid" and room_of("grounding.base") == "grounding"
-    assert "errors" in imported(MODULES["config"])
+    assert "errors" in imported(MODULES["config.files"])

@@ -3,8 +3,10 @@
 import numpy as np
 import pytest
 
-from coteach.config import CollectConfig
+from coteach.config import CollectConfig, GuidanceConfig
 from coteach.student import guidance
+
+CONFIG = GuidanceConfig()
 
 
 def test_options_whose_controllers_agree_add_up() -> None:
@@ -30,19 +32,23 @@ def test_sharp_advice_keeps_its_order_and_ignores_empty_slots() -> None:
 
 
 def test_the_student_stops_heeding_as_it_catches_up() -> None:
-    heeds = [guidance.heed(student, 0.4) for student in (0.0, 0.2, 0.3, 0.4, 0.9)]
+    heeds = [guidance.imitation_coefficient(CONFIG, student, 0.4) for student in (0.0, 0.2, 0.3, 0.4, 0.9)]
     assert heeds[0] == 1.0 and heeds[-1] == 0.0
     assert heeds == sorted(heeds, reverse=True)
-    assert guidance.heed(None, None) == 1.0
+    assert guidance.imitation_coefficient(CONFIG, None, None) == 1.0
 
 
 def test_a_student_that_is_better_still_heeds_advice_that_is_right_mostly() -> None:
-    assert guidance.heed(0.98, 0.82) == guidance.heed(0.8, 0.8) == guidance.LEAST_HEED
+    assert (
+        guidance.imitation_coefficient(CONFIG, 0.98, 0.82)
+        == guidance.imitation_coefficient(CONFIG, 0.8, 0.8)
+        == CONFIG.least_coefficient
+    )
 
 
 def test_a_teacher_that_fails_is_followed_only_while_the_student_fails_as_well() -> None:
-    assert guidance.heed(0.0, 0.0) == guidance.heed(0.04, 0.02) == 1.0
-    assert guidance.heed(0.5, 0.0) == guidance.heed(0.5, 0.04) == 0.0
+    assert guidance.imitation_coefficient(CONFIG, 0.0, 0.0) == guidance.imitation_coefficient(CONFIG, 0.04, 0.02) == 1.0
+    assert guidance.imitation_coefficient(CONFIG, 0.5, 0.0) == guidance.imitation_coefficient(CONFIG, 0.5, 0.04) == 0.0
 
 
 def test_the_teacher_leads_less_as_the_student_catches_up() -> None:

@@ -18,20 +18,31 @@ import coteach.method.players
 from coteach.arms import ARMS
 from coteach.config import Config, TeacherConfig, load
 from coteach.grounding.base import Situation
+from coteach.method import checkpoint
+from coteach.method.examiner import Examiner
 from coteach.method.loop import Loop, train
+from coteach.method.round import play_round
 from coteach.method.rung import Rung
 from coteach.runs.run_folder import Run
 from coteach.student.batch import Batch
 from coteach.student.rollout import Rollout
 from coteach.teacher.base import Lesson, TuneReport
-from coteach.teacher.costs import Books
-from coteach.teacher.feedback import Told
+from coteach.teacher.costs import Usage
+from coteach.teacher.feedback import Feedback
 from coteach.teacher.make import make_teacher
 from coteach.teacher.recorded import Recorder
 
 UNLOCK = "MiniGrid-Unlock-v0"
-EXAM_LEVELS = coteach.method.players.EXAM_LEVELS  # before the fixture makes them few
-SMALL = (f"tasks={UNLOCK}", "engine=minigrid", "threads=1", "collect.envs=16", "collect.horizon=64", "episodes=2", "stop_at=1.01")
+SMALL = (
+    f"tasks={UNLOCK}",
+    "engine=minigrid",
+    "threads=1",
+    "collect.envs=16",
+    "collect.horizon=64",
+    "episodes=2",
+    "stop_at=1.01",
+    "evaluation.levels=4",
+)
 SCHOOLING = ("teacher.tune_every=2", "teacher.queries_per_round=5", "student.minibatch=256")
 SUMMARY = {
     "task", "arm", "seed", "teacher", "steps", "episodes", "success", "return", "steps_to_80", "steps_to_95",
@@ -43,41 +54,41 @@ SUMMARY = {
 class Pupil:
     """Stands in for an LLM: at first it always favours the first option; tuning shifts it to the last."""
 
-    name, tunable, told = "pupil", True, Told()
+    name, tunable, feedback = "pupil", True, Feedback()
 
     def __init__(self) -> None:
-        self.books, self.asked, self.lessons, self.heard = Books(), list[str](), list[Lesson](), list[Told]()
+        self.usage, self.asked, self.lessons, self.heard = Usage(), list[str](), list[Lesson](), list[Feedback]()
 
     @property
     def favourite(self) -> int:
-        return -1 if self.books.tunings else 0
+        return -1 if self.usage.tunings else 0
 
     def advise(self, situations: Sequence[Situation]) -> list[NDArray[np.float64]]:
         self.asked += [situation.text for situation in situations]
-        self.books.queries += len(situations)
+        self.usage.queries += len(situations)
         return [self._advice(len(situation.options)) for situation in situations]
 
-    def tell(self, told: Told) -> bool:
-        self.heard.append(told)
+    def give_feedback(self, feedback: Feedback) -> bool:
+        self.heard.append(feedback)
         return True
 
     def tune(self, lessons: Sequence[Lesson], seed: int) -> TuneReport:
         self.lessons += lessons
-        self.books.tunings += 1
+        self.usage.tunings += 1
         return TuneReport(len(lessons), 1, 1.0, 0.5, 0.1, 0.0)
 
     def snapshot(self) -> dict[str, Tensor]:
-        return {"tunings": torch.tensor(self.books.tunings)}
+        return {"tunings": torch.tensor(self.usage.tunings)}
 
     def restore(self, snapshot: Mapping[str, Tensor]) -> None:
-        self.books.tunings = int(snapshot["tunings"])
+        self.usage.tunings = int(snapshot["tunings"])
 
     def save(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "tunings").write_text(str(self.books.tunings))
+        (folder / "tunings").write_text(str(self.usage.tunings))
 
     def load(self, folder: Path) -> None:
-        self.books.tunings = int((folder / "tunings").read_text())
+        self.usage.tunings = int((folder / "tunings").read_text())
 
     def _advice(self, options: int) -> NDArray[np.float64]:
         advice = np.full(options, 0.2 / options)
@@ -91,7 +102,6 @@ def pupil(monkeypatch: pytest.MonkeyPatch) -> None:
         return Pupil() if spec == "smollm2" else make_teacher(spec, config)
 
     monkeypatch.setattr(coteach.method.players, "make_teacher", make)
-    monkeypatch.setattr(coteach.method.players, "EXAM_LEVELS", 4)
 
 
 class Played:
@@ -108,7 +118,7 @@ class Played:
         collect = self.rung.collector.collect
         self.rung.collector.collect = lambda *given: self._keep(collect(*given))  # type: ignore[method-assign]
         for _ in range(rounds):
-            self.metrics += self.loop.play_round([self.rung])
+            self.metrics += play_round(self.players, [self.rung], lambda phase: None)
             self.rung.rounds += 1
 
     def _keep(self, rollout: Rollout) -> Rollout:
@@ -139,32 +149,32 @@ def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
 @pytest.mark.parametrize("arm", sorted(ARMS))
 def test_an_arms_switches_open_and_close_the_loops_channels(arm: str, tmp_path: Path) -> None:
     played, switches = Played(tmp_path, arm), ARMS[arm]
-    advice = played.players.advice
-    assert all(rollout.led.any() == switches.lead for rollout in played.rollouts)
-    assert [row["led_share"] > 0 for row in played.metrics] == [switches.lead] * 3
+    advice = played.players.advice.table
+    assert all(rollout.controlled.any() == switches.controls for rollout in played.rollouts)
+    assert [row["led_share"] > 0 for row in played.metrics] == [switches.controls] * 3
     assert [row["guidance_weight"] > 0 for row in played.metrics] == [switches.guide] * 3
     assert all(("imitation_loss" in row) == switches.learn for row in played.metrics)
     assert played.learned == switches.learn
-    assert np.array_equal(advice.leading, advice.prior) == (not switches.reweigh)
-    assert played.players.model.tries.sum() > 0, "evidence is counted in every arm"
-    assert advice.asked.any() == switches.taught
+    assert np.array_equal(advice.exploration, advice.prior) == (not switches.reweigh)
+    assert played.players.advice.evidence.model.tries.sum() > 0, "evidence is counted in every arm"
+    assert advice.asked.any() == switches.has_teacher
     if switches.prior == "llm":
         asked = len(played.teacher.asked)
         assert asked > 0 and (switches.tune or asked <= 3 * 5), "calls are rationed"
-        assert played.teacher.books.tunings <= switches.tune and (arm != "mutual" or played.teacher.books.tunings == 1)
+        assert played.teacher.usage.tunings <= switches.tune and (arm != "mutual" or played.teacher.usage.tunings == 1)
     else:
-        assert played.players.teacher.name == switches.prior and played.players.teacher.books.queries == 0
+        assert played.players.teacher.name == switches.prior and played.players.teacher.usage.queries == 0
 
 
 def test_who_is_tuned_is_asked_again_and_leads_otherwise(tmp_path: Path) -> None:
     played = Played(tmp_path, "mutual", "teacher.queries_per_round=100", rounds=2)
-    advice, teacher = played.players.advice, played.teacher
-    assert teacher.books.tunings == 1 and not advice.asked.any()
+    advice, teacher = played.players.advice.table, played.teacher
+    assert teacher.usage.tunings == 1 and not advice.asked.any()
     asked, lesson = list(teacher.asked), teacher.lessons[0]
     assert lesson.target.sum() == pytest.approx(1.0) and len(lesson.target) == len(lesson.situation.options)
     assert len(set(asked)) == len(asked), "under the same weights it is asked once"
     earlier = advice.prior.copy()
-    played.loop.play_round([played.rung])
+    play_round(played.players, [played.rung], lambda phase: None)
     again = [i for i in np.flatnonzero(advice.asked) if i < len(earlier) and advice.situations[int(i)].text in asked]
     assert again
     for i in again:
@@ -177,17 +187,18 @@ def test_what_worked_is_told_to_the_teacher_of_an_arm_with_feedback_and_it_is_as
     arm: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Pupil, "favourite", -1)  # to open a door without its key, and to drop the key before it
-    played = Played(tmp_path, arm, "teacher.queries_per_round=100", "teacher.tell=both", rounds=4)
-    advice, teacher = played.players.advice, played.teacher
-    if not ARMS[arm].tell:
+    played = Played(tmp_path, arm, "teacher.queries_per_round=100", "teacher.feedback=both", rounds=4)
+    advice, teacher = played.players.advice.table, played.teacher
+    if not ARMS[arm].feedback:
         assert not teacher.heard
         return
     assert len(teacher.heard) == 2 and not advice.asked.any(), "every second round, like tunings"
+    model = played.players.advice.evidence.model
     assert teacher.heard[1].examples and teacher.heard[1].evidence
     for text, option in teacher.heard[1].examples:
         numbers = [number for number, situation in enumerate(advice.situations) if situation.text == text]
         slots = [(number, advice.situations[number].options.index(option)) for number in numbers]
-        assert any(advice.model.tries[at] > advice.model.failures[at] for at in slots), "it was done there"
+        assert any(model.tries[at] > model.failures[at] for at in slots), "it was done there"
 
 
 def test_by_default_nothing_is_told(tmp_path: Path) -> None:
@@ -211,19 +222,19 @@ def test_only_the_students_own_rows_are_its_policys(tmp_path: Path, monkeypatch:
         return update(batch, replay)
 
     monkeypatch.setattr(played.players.students[0].learner, "update", watched)
-    played.loop.play_round([played.rung])
+    play_round(played.players, [played.rung], lambda phase: None)
     (rollout,), (batch,) = played.rollouts, batches
-    own, led = rollout.valid & ~rollout.led, rollout.valid & rollout.led
-    assert own.sum() > 100 and led.sum() > 100 and not rollout.valid.all()
+    own, controlled = rollout.valid & ~rollout.controlled, rollout.valid & rollout.controlled
+    assert own.sum() > 100 and controlled.sum() > 100 and not rollout.valid.all()
     assert np.array_equal(batch.features, rollout.features[:-1][own]) and np.array_equal(batch.actions, rollout.actions[own])
-    assert np.array_equal(batch.value_features, rollout.features[:-1][led]), "the teacher's rows teach the critic"
+    assert np.array_equal(batch.value_features, rollout.features[:-1][controlled]), "the teacher's rows teach the critic"
 
 
 @pytest.mark.parametrize("arm", ["mutual", "student-only"])
 def test_the_seed_decides_everything(arm: str, tmp_path: Path) -> None:
     first, again, other = (Played(tmp_path, arm, f"seed={seed}") for seed in (7, 7, 8))
     assert first.metrics == again.metrics and same(weights(first.loop), weights(again.loop))
-    assert np.array_equal(first.players.advice.leading, again.players.advice.leading)
+    assert np.array_equal(first.players.advice.table.exploration, again.players.advice.table.exploration)
     assert first.metrics != other.metrics and not same(weights(first.loop), weights(other.loop))
 
 
@@ -271,8 +282,10 @@ def test_a_run_that_was_interrupted_goes_on_with_the_same_players(tmp_path: Path
         assert (state["rounds"], state["steps"]) == (3, rounds[-1]["steps"])
         assert not same(weights(saved), weights(taken_up)), "what is taken up is not what one begins with"
         players = taken_up.players
-        assert players.teacher.books.tunings == 1 and players.model.tries.sum() > 0 and len(players.situations) > 0
-        assert players.advice.asked.shape == (len(players.situations),)
+        assert (
+            players.teacher.usage.tunings == 1 and players.advice.evidence.model.tries.sum() > 0 and len(players.situations) > 0
+        )
+        assert players.advice.table.asked.shape == (len(players.situations),)
         train(config, run, resume=True)
         later = run.metrics()
     assert [row["round"] for row in later] == list(range(1, len(later) + 1)) and later[:3] == rounds
@@ -281,14 +294,19 @@ def test_a_run_that_was_interrupted_goes_on_with_the_same_players(tmp_path: Path
 
 def test_a_checkpoint_holds_the_players_exactly(tmp_path: Path) -> None:
     played = Played(tmp_path, "mutual", rounds=3)
-    played.players.save(tmp_path / "checkpoint")
+    checkpoint.save_players(tmp_path / "checkpoint", played.players)
     other = Loop(played.config, Run(tmp_path, played.config)).players
-    other.load(tmp_path / "checkpoint")
+    checkpoint.load_players(tmp_path / "checkpoint", other)
     mine, theirs = played.players, other
     assert same(mine.students[0].learner.state_dict(), theirs.students[0].learner.state_dict())
     assert [asdict(s) for s in mine.situations] == [asdict(s) for s in theirs.situations]
-    assert np.array_equal(mine.model.tries, theirs.model.tries) and mine.model.state() == theirs.model.state()
-    assert np.allclose(mine.advice.prior, theirs.advice.prior) and np.array_equal(mine.advice.asked, theirs.advice.asked)
+    assert (
+        np.array_equal(mine.advice.evidence.model.tries, theirs.advice.evidence.model.tries)
+        and mine.advice.evidence.model.state() == theirs.advice.evidence.model.state()
+    )
+    assert np.allclose(mine.advice.table.prior, theirs.advice.table.prior) and np.array_equal(
+        mine.advice.table.asked, theirs.advice.table.asked
+    )
     assert mine.draw_seed() == theirs.draw_seed()
 
 
@@ -302,7 +320,7 @@ def test_the_players_climb_on_with_what_they_know(tmp_path: Path, monkeypatch: p
         begun.append(
             {
                 "weights": players.students[0].learner.state_dict(),
-                "tries": players.model.tries.sum(),
+                "tries": players.advice.evidence.model.tries.sum(),
                 "met": len(players.situations),
             }
         )
@@ -333,8 +351,7 @@ def test_the_summary_says_what_the_design_lists(arm: str, tmp_path: Path) -> Non
     assert list((run.folder / "videos").glob("*.gif"))
 
 
-def test_without_an_llm_the_student_learns_to_unlock_a_door(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(coteach.method.players, "EXAM_LEVELS", EXAM_LEVELS)
+def test_without_an_llm_the_student_learns_to_unlock_a_door(tmp_path: Path) -> None:
     config = load(None, [f"tasks={UNLOCK}", "arm=no-llm", "steps=60000", "threads=1", "episodes=50", "stop_at=0.97"])
     with Run.create(tmp_path / "run", config) as run:
         (summary,) = train(config, run)
@@ -346,12 +363,12 @@ def test_without_an_llm_the_student_learns_to_unlock_a_door(tmp_path: Path, monk
 def test_what_is_not_carried_over_begins_anew(fresh: str, tmp_path: Path) -> None:
     played = Played(tmp_path, "mutual", f"fresh={fresh}")
     players = played.players
-    before, tries, spent = weights(played.loop), players.model.tries.sum(), players.teacher.books.queries
+    before, tries, spent = weights(played.loop), players.advice.evidence.model.tries.sum(), players.teacher.usage.queries
     players.next_rung()
     assert same(before, weights(played.loop)) == (fresh != "student")
-    assert (players.model.tries.sum() == tries) == (fresh != "teacher") and tries > 0
-    assert players.teacher.books.queries == spent > 0, "what was spent stays on the books"
-    played.loop.play_round([Rung(1, load(None, [*SMALL, *SCHOOLING, f"tasks={UNLOCK},{UNLOCK}"]), players)])
+    assert (players.advice.evidence.model.tries.sum() == tries) == (fresh != "teacher") and tries > 0
+    assert players.teacher.usage.queries == spent > 0, "what was spent stays recorded"
+    play_round(players, [Rung(1, load(None, [*SMALL, *SCHOOLING, f"tasks={UNLOCK},{UNLOCK}"]), players)], lambda phase: None)
 
 
 def test_the_student_alone_is_examined_and_a_rung_ends_when_the_reference_confirms_it(
@@ -363,11 +380,11 @@ def test_the_student_alone_is_examined_and_a_rung_ends_when_the_reference_confir
     def alone(self: Any, who: str, task: str) -> dict[str, float]:
         return {"success": next(confirmed, 1.0), "return": 0.5} if who == "student" else {}
 
-    monkeypatch.setattr(coteach.method.players.Players, "examine", lambda self, task: 1.0)
-    monkeypatch.setattr(coteach.method.players.Players, "alone", alone)
+    monkeypatch.setattr(Examiner, "greedy_success", lambda self, task: 1.0)
+    monkeypatch.setattr(Examiner, "success_and_return", alone)
     with run:
         (summary,) = train(config, run)
-    exams = [row["success_alone"] for row in run.metrics() if "success_alone" in row]
+    exams = [row["success_greedy"] for row in run.metrics() if "success_greedy" in row]
     assert summary["held"] and summary["budget"] == 30_000 > summary["steps"]
     assert len(exams) == len(summary["curve"]) == 6, "five in a row, refused once, confirmed at the next"
     assert summary["steps_to_80"] == summary["steps_to_95"] == summary["curve"][2][0]
@@ -377,32 +394,32 @@ def test_a_teacher_at_school_is_taught_where_it_went_and_keeps_its_best_weights(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     played = Played(tmp_path, "mutual", "teacher.tune_every=100", rounds=4)
-    went = np.flatnonzero(played.players.advice.value > 0)[-2:]
+    went = np.flatnonzero(played.players.advice.table.value > 0)[-2:]
     grades = iter([0.2, 0.8, *[0.5] * 100])
 
     def practise(self: Any, climbed: list[str]) -> tuple[float, NDArray[np.float64]]:
-        met = np.zeros(len(self.situations))
+        met = np.zeros(len(self.players.situations))
         met[went] = 7.0
         return next(grades), met
 
-    monkeypatch.setattr(coteach.method.players.Players, "practise", practise)
-    while played.players.school([UNLOCK]):
+    monkeypatch.setattr(Examiner, "roll_out_teacher", practise)
+    while played.loop.schooling.advance([UNLOCK]):
         pass
     situations = played.players.situations
     assert {lesson.situation.text for lesson in played.teacher.lessons} <= {situations[int(i)].text for i in went}
     assert len(played.teacher.lessons) > 1, "it was taught again and again"
-    assert played.teacher.books.tunings == 1, "the second grade was the best: the weights after the first tuning"
-    assert not played.players.advice.asked.any(), "what other weights said is to be asked again"
+    assert played.teacher.usage.tunings == 1, "the second grade was the best: the weights after the first tuning"
+    assert not played.players.advice.table.asked.any(), "what other weights said is to be asked again"
 
 
 def test_without_schooling_the_teacher_stays_as_the_rounds_left_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     played = Played(tmp_path, "mutual", "teacher.tune_every=100", "teacher.schooling=0", rounds=2)
-    monkeypatch.setattr(coteach.method.players.Players, "practise", pytest.fail)
-    assert not played.players.school([UNLOCK])
+    monkeypatch.setattr(Examiner, "roll_out_teacher", pytest.fail)
+    assert not played.loop.schooling.advance([UNLOCK])
 
 
 def test_practice_is_the_teachers_advice_alone(tmp_path: Path) -> None:
     players = Played(tmp_path, "mutual", rounds=1).players
-    success, met = players.practise([UNLOCK])
+    success, met = Examiner(players).roll_out_teacher([UNLOCK])
     assert 0.0 <= success <= 1.0 and met.sum() >= 2, "every episode chose at least once"
-    assert players.advice.judged[met > 0].all()
+    assert players.advice.table.initialised[met > 0].all()

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from coteach.config import StudentConfig
 from coteach.grounding.base import Layout
 from coteach.student.network import ActorCritic, SetFeatures
 
@@ -25,7 +26,7 @@ def dense(lists):
 
 
 def network(seed=0, hidden=32):
-    return ActorCritic(Layout(flags=60), 7, hidden, torch.Generator().manual_seed(seed))
+    return ActorCritic(Layout(flags=60), 7, StudentConfig(hidden=hidden), torch.Generator().manual_seed(seed))
 
 
 def test_shapes():
@@ -105,7 +106,8 @@ def test_only_what_is_wanted_of_a_row_is_computed():
 def test_habits_add_to_the_logits_and_are_not_learned():
     habits = np.zeros((60, 7), dtype=np.float32)
     habits[3, 2] = -5.0
-    plain, wary = (ActorCritic(Layout(flags=60), 7, 16, torch.Generator().manual_seed(0), given) for given in (None, habits))
+    config = StudentConfig(hidden=16)
+    plain, wary = (ActorCritic(Layout(flags=60), 7, config, torch.Generator().manual_seed(0), given) for given in (None, habits))
     rows = np.zeros((2, 60), dtype=np.uint8)
     rows[1, 3] = 1
     lists = SetFeatures.of(rows)

@@ -13,7 +13,7 @@ from coteach.experiments.plots import LLM, STUDENT, TEACHER, plot_run
 
 ROUNDS = [
     {"rung": rung, "task": f"Task-{rung}", "round": round, "steps": 4096 * round, "llm_queries": 10 * round}
-    | {"success_student": None if round < 3 else round / 12, "success_teacher": round / 24 if rung else None}
+    | {"success_student": None if round < 3 else round / 12, "success_controlled": round / 24 if rung else None}
     | ({"success_alone": round / 13} if round % 2 == 0 else {})
     | ({"tune_loss_before": 1.0, "tune_loss_after": 0.5} if round % 4 == 0 else {})
     for rung in (0, 1)

@@ -12,7 +12,7 @@ from coteach.runs.progress import LiveDisplay, PlainDisplay, Progress, aligned, 
 
 NOW = Progress(
     rung=1, rungs=3, task="MiniGrid-Unlock-v0", steps=25_000, total_steps=100_000, phase="advise", success_student=0.5,
-    success_teacher=None, llm_queries=1234, seconds_elapsed=75.0, steps_per_second=1000.0,
+    success_controlled=None, llm_queries=1234, seconds_elapsed=75.0, steps_per_second=1000.0,
 )  # fmt: skip
 
 

@@ -57,7 +57,7 @@ def test_ten_thousand_generated_bodies_are_replies_or_malformed() -> None:
         except Malformed:
             continue
         read += 1
-        share = shares(reply.top, NUMBERS)
+        share = shares(reply.top, NUMBERS, 0.05)
         assert share is None or (np.isfinite(share).all() and share.sum() == pytest.approx(1.0)), body
         assert reply.tokens is None or min(reply.tokens) >= 0
     assert 500 < read < 9000
@@ -118,9 +118,9 @@ def test_labels_are_single_characters_as_long_as_there_are_enough() -> None:
 
 def test_shares_are_over_the_labels_however_they_are_spelt_and_none_where_the_model_says_something_else() -> None:
     top = [("2", 0.3), (" 2", 0.1), ("1.", 0.1), ("The", 0.4), ("5", 0.1)]
-    np.testing.assert_allclose(shares(top, NUMBERS), [0.2, 0.8, 0, 0])
-    assert shares([("The", 0.96), ("2", 0.04)], NUMBERS) is None
-    assert shares([], NUMBERS) is None
+    np.testing.assert_allclose(shares(top, NUMBERS, 0.05), [0.2, 0.8, 0, 0])
+    assert shares([("The", 0.96), ("2", 0.04)], NUMBERS, 0.05) is None
+    assert shares([], NUMBERS, 0.05) is None
 
 
 def test_the_question_lists_every_option_once_in_the_order_asked_for() -> None:

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from coteach.config import CollectConfig
 from coteach.envs import levels, tasks
 from coteach.grounding.base import Grounded, Observation, Situations
-from coteach.grounding.follower import Outcome as End
+from coteach.grounding.follower import Ending
 from coteach.grounding.minigrid import MiniGridGrounding
 from coteach.grounding.outcomes import TERMINAL
 from coteach.student.rollout import Collector, Episode, Rollout
@@ -67,11 +68,16 @@ class Table:
 
     def __init__(self, task: str = UNLOCK, envs: int = 8, share: float = 0.0, patience: int = 40, turning: bool = False) -> None:
         self.grounding = Watched(envs, turning)
-        self.collector = Collector(tasks.make(task, "minigrid", envs, 0), self.grounding, patience, np.random.default_rng(0))
+        self.collector = Collector(
+            tasks.make(task, "minigrid", envs, 0),
+            self.grounding,
+            CollectConfig(option_patience=patience),
+            np.random.default_rng(0),
+        )
         self.share = share
         self.collector.assign_all(share)
 
-    def oracle(self, numbers: NDArray[np.int64], bold: NDArray[np.bool_]) -> NDArray[np.float64]:
+    def oracle(self, numbers: NDArray[np.int64], optimistic: NDArray[np.bool_]) -> NDArray[np.float64]:
         """The expert's option in these situations, without doubt."""
         advice = np.zeros((len(numbers), self.grounding.max_options))
         situations = [self.grounding.situations[int(number)] for number in numbers]
@@ -122,22 +128,22 @@ def test_the_share_of_environments_that_the_teacher_leads_is_kept(share: float) 
     table = Table(share=share)
     for _ in range(60):
         rollout = table.step(Acting())
-        assert rollout.led.sum() == share * 8
+        assert rollout.controlled.sum() == share * 8
 
 
 def test_a_share_that_shrinks_shrinks_with_the_episodes_that_end() -> None:
     table = Table("MiniGrid-Empty-5x5-v0", share=1.0)
     table.share = 0.25
-    seen = [int(table.step(Acting()).led.sum()) for _ in range(40)]
+    seen = [int(table.step(Acting()).controlled.sum()) for _ in range(40)]
     assert seen[0] == 8 and seen[-1] == 2 and seen == sorted(seen, reverse=True)
 
 
 def test_led_by_the_oracle_every_episode_succeeds_and_by_chance_hardly_any() -> None:
-    led, alone = Table(share=1.0), Table(share=0.0)
-    by_oracle = [episode for _ in range(120) for episode in led.step(Acting()).episodes]
+    controlled, alone = Table(share=1.0), Table(share=0.0)
+    by_oracle = [episode for _ in range(120) for episode in controlled.step(Acting()).episodes]
     by_chance = [episode for _ in range(120) for episode in alone.step(Acting()).episodes]
-    assert len(by_oracle) >= 24 and all(episode.success and episode.led for episode in by_oracle)
-    assert not any(episode.success or episode.led for episode in by_chance)
+    assert len(by_oracle) >= 24 and all(episode.success and episode.controlled for episode in by_oracle)
+    assert not any(episode.success or episode.controlled for episode in by_chance)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
@@ -147,13 +153,13 @@ def test_every_completion_is_counted_once_whoever_brought_it_about(share: float)
     for _ in range(100):
         rollout = table.step(student)
         happened.update(table.grounding.events())
-        ended = table.collector.leader.ended
-        completed = ended.outcome == End.COMPLETED
+        ended = table.collector.follower.ended
+        completed = ended.outcome == Ending.COMPLETED
         counted.update(zip(ended.situation[completed].tolist(), ended.slot[completed].tolist(), strict=True))
         counted.update((o.situation, o.slot) for o in rollout.outcomes if o.duration is None and not o.failed)
     table.step(student)  # what a led option's last step brought about is found when the next is chosen
-    ended = table.collector.leader.ended
-    completed = ended.outcome == End.COMPLETED
+    ended = table.collector.follower.ended
+    completed = ended.outcome == Ending.COMPLETED
     counted.update(zip(ended.situation[completed].tolist(), ended.slot[completed].tolist(), strict=True))
     assert sum(happened.values()) > 20 and counted == happened
 
@@ -183,9 +189,9 @@ def test_time_running_out_says_nothing_about_the_option_under_way() -> None:
     table = Table("MiniGrid-Empty-5x5-v0", envs=4, share=1.0, patience=1000, turning=True)
     student = Acting()
     until = [table.step(student) for _ in range(100)]
-    assert until[-1].truncated.all() and (table.collector.leader.slot >= 0).all()
+    assert until[-1].truncated.all() and (table.collector.follower.slot >= 0).all()
     after = table.step(student)
-    assert table.collector.leader.ended.outcome.tolist() == [End.EPISODE_END] * 4
+    assert table.collector.follower.ended.outcome.tolist() == [Ending.EPISODE_END] * 4
     assert after.outcomes == []
 
 
@@ -200,7 +206,7 @@ def test_an_option_that_never_ends_fails_for_lack_of_patience() -> None:
 def test_situations_that_nobody_gave_advice_for_are_led_at_random() -> None:
     table = Table(share=1.0)
 
-    def nothing(numbers: NDArray[np.int64], bold: NDArray[np.bool_]) -> NDArray[np.float64]:
+    def nothing(numbers: NDArray[np.int64], optimistic: NDArray[np.bool_]) -> NDArray[np.float64]:
         return np.zeros((len(numbers), table.grounding.max_options))
 
     rollout = table.collector.collect(100, Acting(lambda rows: np.full(rows, LEFT)), nothing, 1.0)
@@ -216,7 +222,7 @@ def going_on(task: str, tmp_path: Path) -> Iterator[tuple[Collector, MiniGridGro
     for _ in range(2):
         environments = tasks.make(task, "minigrid", 12, seed=4)
         grounding = MiniGridGrounding(12, situations, environments.num_actions)
-        collector = Collector(environments, grounding, 15, np.random.default_rng(1), state)
+        collector = Collector(environments, grounding, CollectConfig(option_patience=15), np.random.default_rng(1), state)
         if state is None:
             collector.assign_all(0.5)
             collector.collect(97, Acting(lambda rows: np.random.default_rng(2).integers(0, 3, rows)), uniform, 0.5)
@@ -226,7 +232,7 @@ def going_on(task: str, tmp_path: Path) -> Iterator[tuple[Collector, MiniGridGro
         yield collector, grounding
 
 
-def uniform(numbers: NDArray[np.int64], bold: NDArray[np.bool_]) -> NDArray[np.float64]:
+def uniform(numbers: NDArray[np.int64], optimistic: NDArray[np.bool_]) -> NDArray[np.float64]:
     return np.ones((len(numbers), MiniGridGrounding.max_options))
 
 
@@ -236,6 +242,11 @@ def test_episodes_under_way_are_brought_back_with_all_that_was_believed_of_them(
     for mine, theirs in zip(one.belief, other.belief, strict=True):
         assert np.array_equal(mine, theirs)
     kept, again = (collector.collect(40, Acting(), uniform, 0.5) for collector in (first, second))
-    for name in ("features", "situation", "controls", "actions", "rewards", "terminated", "truncated", "valid", "led"):
+    for name in ("features", "situation", "controls", "actions", "rewards", "terminated", "truncated", "valid", "controlled"):
         assert np.array_equal(getattr(kept, name), getattr(again, name)), name
-    assert kept.outcomes == again.outcomes and kept.episodes == again.episodes and first.led.any() and not first.led.all()
+    assert (
+        kept.outcomes == again.outcomes
+        and kept.episodes == again.episodes
+        and first.controlled.any()
+        and not first.controlled.all()
+    )

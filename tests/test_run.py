@@ -14,8 +14,9 @@ import pytest
 from coteach.config import Config, load
 from coteach.errors import CoteachError, Note, RunFailed
 from coteach.runs import jsonl
-from coteach.runs import run_folder as run_module
-from coteach.runs.run_folder import KEEP, Run
+from coteach.runs.checkpoints import KEEP
+from coteach.runs.run_folder import FORMAT, Run
+from coteach.version import __version__
 
 
 @pytest.fixture
@@ -34,6 +35,7 @@ def save(run: Run, step: int, text: str = "weights", best: bool = False) -> Path
 def test_a_run_keeps_its_configuration_and_says_what_it_ran_on(run: Run) -> None:
     assert Run.open(run.folder).config == run.config
     environment = json.loads((run.folder / "environment.json").read_text())
+    assert (environment["format"], environment["coteach"]) == (FORMAT, __version__)
     assert environment["packages"]["torch"].startswith("2.")
     assert environment["cores"] >= 1 and environment["processor"] and environment["threads"] >= 1
 
@@ -104,7 +106,7 @@ def test_a_file_is_replaced_whole_or_not_at_all(run: Run, monkeypatch: pytest.Mo
     def fail(descriptor: int) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(run_module.os, "fsync", fail)
+    monkeypatch.setattr(os, "fsync", fail)
     with pytest.raises(RunFailed, match=r"cannot write .*summary.json: No space left"):
         run.write_json("summary.json", {"success": 1.0})
     assert json.loads((run.folder / "summary.json").read_text()) == {"success": 0.5}

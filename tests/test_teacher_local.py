@@ -11,10 +11,9 @@ import tiny_lm
 from coteach.config import TeacherConfig
 from coteach.errors import CoteachError, RunFailed
 from coteach.grounding.base import Situation
-from coteach.teacher import feedback as telling
-from coteach.teacher.answer_cache import AdviceMemory
+from coteach.teacher.answer_cache import AnswerCache
 from coteach.teacher.base import Lesson
-from coteach.teacher.feedback import NOTHING, Told
+from coteach.teacher.feedback import NOTHING, Feedback
 from coteach.teacher.local.scoring import score_one_by_one
 from coteach.teacher.local.teacher import LocalTeacher
 from coteach.teacher.make import make_teacher
@@ -28,9 +27,9 @@ TARGETS = [np.array([0.1, 0.8, 0.1]), np.array([0.1, 0.7, 0.1, 0.1]), np.array([
 LESSONS = [Lesson(situation, target) for situation, target in zip(SITUATIONS, TARGETS, strict=True)]
 
 
-def teacher(memory=None, seed=0, **settings):
+def teacher(cache=None, seed=0, **settings):
     config = TeacherConfig(**{"lora_rank": 4, "lora_learning_rate": 2e-2, "tune_steps": 15, "device": "cpu", **settings})
-    return LocalTeacher(tiny_lm.loaded(seed=seed), config, memory)
+    return LocalTeacher(tiny_lm.loaded(seed=seed), config, cache)
 
 
 def log_odds(teacher_):
@@ -55,23 +54,23 @@ def test_advice_is_a_distribution_that_excludes_nothing_however_sure_the_model_i
 def test_a_model_is_asked_once_about_a_situation():
     asked = teacher()
     first = asked.advise(SITUATIONS)
-    tokens = asked.books.tokens
+    tokens = asked.usage.tokens
     second = asked.advise([*SITUATIONS, SITUATIONS[0]])
-    assert asked.books.queries == 3 and asked.books.memory_hits == 4
-    assert asked.books.tokens == tokens > 0
+    assert asked.usage.queries == 3 and asked.usage.cache_hits == 4
+    assert asked.usage.tokens == tokens > 0
     assert_array_equal(first[0], second[3])
 
 
 def test_what_one_run_asked_the_next_one_remembers(tmp_path):
-    first = teacher(AdviceMemory(tmp_path / "advice"))
+    first = teacher(AnswerCache(tmp_path / "advice"))
     advice = first.advise(SITUATIONS)
-    again = teacher(AdviceMemory(tmp_path / "advice"))
+    again = teacher(AnswerCache(tmp_path / "advice"))
     for was, now in zip(advice, again.advise(SITUATIONS), strict=True):
         assert_array_equal(was, now)
-    assert again.books.queries == 0
-    other = teacher(AdviceMemory(tmp_path / "advice"), seed=1)
+    assert again.usage.queries == 0
+    other = teacher(AnswerCache(tmp_path / "advice"), seed=1)
     other.advise(SITUATIONS)
-    assert other.books.queries == 3  # another model's answers are not this one's
+    assert other.usage.queries == 3  # another model's answers are not this one's
 
 
 def test_tuning_moves_the_advice_to_the_target_and_later_advice_uses_the_new_weights():
@@ -83,7 +82,7 @@ def test_tuning_moves_the_advice_to_the_target_and_later_advice_uses_the_new_wei
     kl = [np.sum(target * np.log(target / p)) for target, p in zip(TARGETS, after, strict=True)]
     assert_allclose(report.loss_after, np.mean(kl), rtol=1e-6)
     assert report.drift > 0.01 and np.abs(before[0] - after[0]).max() > 0.05
-    assert tuned.books.tunings == 1 and tuned.books.tune_seconds > 0
+    assert tuned.usage.tunings == 1 and tuned.usage.tune_seconds > 0
 
 
 def test_the_tuned_scores_are_those_of_the_tuned_model_asked_one_by_one():
@@ -96,7 +95,7 @@ def test_the_tuned_scores_are_those_of_the_tuned_model_asked_one_by_one():
     assert_allclose(explained.score, score_one_by_one(tuned.model, tuned.prefix, tuned.prompt(SITUATIONS[0])), atol=1e-3)
     assert_array_equal(tuned.bias(SITUATIONS[0].options), calibration)
     tuned._bias.clear()
-    tuned.memory = AdviceMemory(None)
+    tuned.cache = AnswerCache(None)
     assert_allclose(tuned.bias(SITUATIONS[0].options), calibration, atol=1e-3)  # still the untuned model's
 
 
@@ -180,7 +179,7 @@ def test_an_adapter_that_does_not_fit_is_refused_in_one_line_and_the_teacher_is_
         fresh.load(tmp_path)
     assert "\n" not in str(error.value) and str(tmp_path) in str(error.value)
     assert fresh.adapter.fingerprint() == ""
-    fresh.memory = AdviceMemory(None)
+    fresh.cache = AnswerCache(None)
     assert_allclose(fresh.advise(SITUATIONS)[0], untuned[0], rtol=1e-4)
 
 
@@ -223,14 +222,14 @@ def test_explain_shows_what_the_model_read():
     assert_allclose(explained.advice.sum(), 1.0)
 
 
-TOLD = Told((("You see a box.", "take the box"), ("You see a cup.", "take the cup")), ("It failed.", "It failed again."))
+TOLD = Feedback((("You see a box.", "take the box"), ("You see a cup.", "take the cup")), ("It failed.", "It failed again."))
 
 
 def test_what_is_told_changes_the_advice_and_its_calibration_as_if_the_model_read_it_anew():
-    asked = teacher(tell_tokens=400)
+    asked = teacher(feedback_tokens=400)
     situation = SITUATIONS[0]
     before = asked.advise([situation])[0]
-    assert asked.tell(TOLD) and asked.told == TOLD
+    assert asked.give_feedback(TOLD) and asked.feedback == TOLD
     after = asked.advise([situation])[0]
     assert "take the cup" in asked.explain(situation).prompt
     score = score_one_by_one(asked.model, asked.prefix, asked.prompt(situation))
@@ -238,39 +237,39 @@ def test_what_is_told_changes_the_advice_and_its_calibration_as_if_the_model_rea
     expected = np.exp((score - empty) / asked.config.temperature)
     assert_allclose(after, expected / expected.sum(), rtol=1e-3)
     assert np.abs(after - before).max() > 1e-3
-    assert not asked.tell(TOLD)  # nothing new: no question is asked again
-    assert asked.tell(NOTHING)
+    assert not asked.give_feedback(TOLD)  # nothing new: no question is asked again
+    assert asked.give_feedback(NOTHING)
     assert_array_equal(asked.advise([situation])[0], before)
 
 
 @pytest.mark.parametrize("budget", [0, 60, 120, 400])
 def test_what_is_told_takes_no_more_tokens_than_it_may(budget):
-    asked = teacher(tell_tokens=budget)
+    asked = teacher(feedback_tokens=budget)
     bare = len(asked.prefix)
-    asked.tell(TOLD)
+    asked.give_feedback(TOLD)
     assert len(asked.prefix) - bare <= min(budget, 512 // 2)  # half of what this model reads
-    assert (asked.told == NOTHING) == (budget == 0)
+    assert (asked.feedback == NOTHING) == (budget == 0)
 
 
 def test_what_was_told_is_saved_with_the_adapter_and_without_one(tmp_path):
-    tuned = teacher(tell_tokens=400)
-    tuned.tell(TOLD)
+    tuned = teacher(feedback_tokens=400)
+    tuned.give_feedback(TOLD)
     tuned.save(tmp_path / "told")
-    assert [file.name for file in (tmp_path / "told").iterdir()] == ["told.json"]
+    assert [file.name for file in (tmp_path / "told").iterdir()] == ["feedback.json"]
     tuned.tune(LESSONS, seed=0)
     tuned.save(tmp_path / "tuned")
     for folder, tunings in (("told", False), ("tuned", True)):
-        again = teacher(tell_tokens=400)
+        again = teacher(feedback_tokens=400)
         again.load(tmp_path / folder)
-        assert again.told == TOLD and again.adapter.exists == tunings
+        assert again.feedback == TOLD and again.adapter.exists == tunings
         assert again.prefix == tuned.prefix
     for was, now in zip(log_odds(tuned), log_odds(again), strict=True):
         assert_allclose(was, now, atol=1e-3)
 
 
 def test_a_teacher_that_was_told_something_is_tuned_as_it_is_asked():
-    tuned = teacher(anchor=0.0, tell_tokens=400)
-    tuned.tell(TOLD)
+    tuned = teacher(anchor=0.0, feedback_tokens=400)
+    tuned.give_feedback(TOLD)
     report = tuned.tune(LESSONS, seed=0)
     kl = [np.sum(target * np.log(target / p)) for target, p in zip(TARGETS, tuned.advise(SITUATIONS), strict=True)]
     assert_allclose(report.loss_after, np.mean(kl), rtol=1e-6)
@@ -282,9 +281,9 @@ def test_an_exported_teacher_goes_on_with_what_it_was_told_and_the_calibration_t
     loaded.model.save_pretrained(tmp_path)
     loaded.tokenizer.save_pretrained(tmp_path)
     (tmp_path / "coteach.json").write_text('{"bias": {"explore": -1.5}}')
-    telling.save(TOLD, tmp_path)
+    TOLD.save(tmp_path)
     again = make_teacher(f"hf:{tmp_path}", TeacherConfig(device="cpu"))
-    assert isinstance(again, LocalTeacher) and again.told == TOLD
+    assert isinstance(again, LocalTeacher) and again.feedback == TOLD
     assert again.bias(["explore"]) == -1.5
-    again.tell(NOTHING)
+    again.give_feedback(NOTHING)
     assert again.bias(["explore"]) != -1.5

@@ -12,7 +12,7 @@ from coteach.config import TeacherConfig
 from coteach.errors import CoteachError
 from coteach.export import teacher as export
 from coteach.grounding.base import Situation
-from coteach.teacher.answer_cache import AdviceMemory, memory_key
+from coteach.teacher.answer_cache import AnswerCache, cache_key
 from coteach.teacher.base import Lesson
 from coteach.teacher.local import precision
 from coteach.teacher.local.models import weights_fingerprint
@@ -36,9 +36,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def teacher(folder: Path, kept: str, memory: AdviceMemory | None = None) -> LocalTeacher:
+def teacher(folder: Path, kept: str, cache: AnswerCache | None = None) -> LocalTeacher:
     settings = {"lora_rank": 4, "lora_learning_rate": 2e-2, "tune_steps": 15, "anchor": 0.0, "device": "cpu"}
-    made = make_teacher(f"hf:{folder}", TeacherConfig(precision=kept, **settings), memory)  # type: ignore[arg-type]
+    made = make_teacher(f"hf:{folder}", TeacherConfig(precision=kept, **settings), cache)  # type: ignore[arg-type]
     assert isinstance(made, LocalTeacher)
     return made
 
@@ -81,13 +81,13 @@ def test_in_half_precision_it_says_nearly_the_same_and_is_tuned_through_float32_
 
 
 def test_half_precision_has_answers_of_its_own_and_float32_keeps_its_keys(folder: Path) -> None:
-    memory = AdviceMemory(None)
-    whole, half = teacher(folder, "float32", memory), teacher(folder, "bfloat16", memory)
+    cache = AnswerCache(None)
+    whole, half = teacher(folder, "float32", cache), teacher(folder, "bfloat16", cache)
     assert weights_fingerprint(whole.model) == weights_fingerprint(half.model)
     whole.advise(SITUATIONS), half.advise(SITUATIONS)
-    assert whole.books.queries == half.books.queries == len(SITUATIONS)
-    key = memory_key(weights_fingerprint(whole.model), "", whole.prefix, SITUATIONS[0])
-    assert_allclose(memory.get_many([key])[key], whole.explain(SITUATIONS[0]).score)
+    assert whole.usage.queries == half.usage.queries == len(SITUATIONS)
+    key = cache_key(weights_fingerprint(whole.model), "", whole.prefix, SITUATIONS[0])
+    assert_allclose(cache.get_many([key])[key], whole.explain(SITUATIONS[0]).score)
 
 
 def test_in_4_bits_it_is_asked_and_tuned_but_not_exported(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -104,4 +104,4 @@ def test_in_4_bits_it_is_asked_and_tuned_but_not_exported(folder: Path, monkeypa
         teacher = packed
 
     assert export.language_model(Players) is None  # type: ignore[arg-type]
-    assert "packed weights" in export.missing(Players)  # type: ignore[arg-type]
+    assert "quantised weights" in export.missing(Players)  # type: ignore[arg-type]

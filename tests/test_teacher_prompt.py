@@ -6,7 +6,7 @@ import tiny_lm
 from coteach.errors import CoteachError
 from coteach.grounding.base import GRID_WORLD_INSTRUCTION, Situation
 from coteach.teacher import prompt as prompts
-from coteach.teacher.feedback import Told
+from coteach.teacher.feedback import Feedback
 
 CHAT = (
     "{% for m in messages %}[{{ m['role'] }}]{{ m['content'] }}!\n{% endfor %}"
@@ -34,7 +34,7 @@ def test_a_model_without_template_is_asked_in_plain_text_after_its_first_token()
     assert tokenizer.decode(prompts.prefix_ids(tokenizer, frame)[1:]).startswith(GRID_WORLD_INSTRUCTION)
 
 
-TOLD = Told((("You see a ball.", "explore"), ("You see a key.", "take it")), ("It failed.",))
+TOLD = Feedback((("You see a ball.", "explore"), ("You see a key.", "take it")), ("It failed.",))
 HEAD = f"{GRID_WORLD_INSTRUCTION}\n\n{prompts.EVIDENCE}\n- It failed."
 
 
@@ -50,9 +50,9 @@ HEAD = f"{GRID_WORLD_INSTRUCTION}\n\n{prompts.EVIDENCE}\n- It failed."
     ],
 )
 def test_what_is_told_stands_before_the_situation_examples_as_questions_answered(chat, prefix):
-    bare, told = (prompts.frame(tiny_lm.tokenizer(chat), told=what) for what in (Told(), TOLD))
-    assert told.prefix == prefix
-    assert (told.suffix, told.end, told.bos) == (bare.suffix, bare.end, bare.bos)
+    bare, feedback = (prompts.frame(tiny_lm.tokenizer(chat), feedback=what) for what in (Feedback(), TOLD))
+    assert feedback.prefix == prefix
+    assert (feedback.suffix, feedback.end, feedback.bos) == (bare.suffix, bare.end, bare.bos)
 
 
 @pytest.mark.parametrize("chat", [None, CHAT])

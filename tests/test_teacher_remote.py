@@ -22,9 +22,9 @@ from coteach.commands import cli
 from coteach.config import TeacherConfig
 from coteach.errors import CoteachError
 from coteach.grounding.base import Situation
-from coteach.teacher.answer_cache import AdviceMemory
+from coteach.teacher.answer_cache import AnswerCache
 from coteach.teacher.base import Lesson
-from coteach.teacher.feedback import Told
+from coteach.teacher.feedback import Feedback
 from coteach.teacher.make import make_teacher
 from coteach.teacher.remote.teacher import Manner, RemoteTeacher
 
@@ -53,8 +53,8 @@ def url() -> Iterator[str]:
         yield url
 
 
-def teacher(url: str, memory: AdviceMemory | None = None, **settings: Any) -> RemoteTeacher:
-    made = make_teacher(f"openai:smollm2@{url}", TeacherConfig(**{"deadline": PATIENT} | settings), memory)
+def teacher(url: str, cache: AnswerCache | None = None, **settings: Any) -> RemoteTeacher:
+    made = make_teacher(f"openai:smollm2@{url}", TeacherConfig(**{"deadline": PATIENT} | settings), cache)
     assert isinstance(made, RemoteTeacher)
     return made
 
@@ -74,13 +74,13 @@ def test_log_probabilities_become_advice_that_the_order_of_the_options_does_not_
         assert_allclose(there.sum(), 1.0)
         assert there.min() > 0 and np.ptp(there) > 0.01
         assert_allclose(there, back[::-1], rtol=0.02)
-    assert asked.manner is Manner.LOGPROBS and asked.books.calls == 2 * asked.books.queries == 8
+    assert asked.manner is Manner.LOGPROBS and asked.usage.calls == 2 * asked.usage.queries == 8
 
 
 def test_an_only_option_is_certain_and_nobody_is_asked(url: str) -> None:
     asked = teacher(url)
     assert_allclose(asked.advise([Situation("A wall.", ("explore",))])[0], [1.0])
-    assert asked.books.calls == 0
+    assert asked.usage.calls == 0
 
 
 def test_replies_are_counted_where_log_probabilities_are_not_told(url: str) -> None:
@@ -88,7 +88,7 @@ def test_replies_are_counted_where_log_probabilities_are_not_told(url: str) -> N
     asked.manner = Manner.SEVERAL
     advice = asked.advise([DOOR])[0]
     assert_allclose(advice.sum(), 1.0)
-    assert advice.min() > 0 and asked.books.queries == 1 and asked.books.tokens_out > asked.books.calls
+    assert advice.min() > 0 and asked.usage.queries == 1 and asked.usage.tokens_out > asked.usage.calls
 
 
 def test_the_books_have_the_servers_own_count_of_tokens(url: str) -> None:
@@ -97,36 +97,38 @@ def test_the_books_have_the_servers_own_count_of_tokens(url: str) -> None:
     asked.manner = Manner.SINGLE
     asked.advise([Situation("You see a wall.", ("explore", "wait"))])
     after = counted(url)
-    assert (asked.books.tokens_in, asked.books.tokens_out) == (after[0] - before[0], after[1] - before[1])
-    assert sum(call.tokens_in for call in asked.books.journal) == asked.books.tokens_in > 0
+    assert (asked.usage.tokens_in, asked.usage.tokens_out) == (after[0] - before[0], after[1] - before[1])
+    assert sum(call.tokens_in for call in asked.usage.journal) == asked.usage.tokens_in > 0
 
 
 def test_what_is_told_stands_before_every_question_within_its_budget_and_is_kept(url: str, tmp_path: Path) -> None:
-    told = Told((("You see a green ball.", "pick it up"),), ('You advised "explore": it failed 9 of 9 times.', "x" * 4000))
+    feedback = Feedback(
+        (("You see a green ball.", "pick it up"),), ('You advised "explore": it failed 9 of 9 times.', "x" * 4000)
+    )
     asked = teacher(url)
     before = asked.advise([DOOR])[0]
-    assert asked.tell(told) and not asked.tell(told)
-    assert asked.told == Told(told.examples, told.evidence[:1]), "512 tokens are no more than 2,048 characters"
+    assert asked.give_feedback(feedback) and not asked.give_feedback(feedback)
+    assert asked.feedback == Feedback(feedback.examples, feedback.evidence[:1]), "512 tokens are no more than 2,048 characters"
     read = asked.explain(DOOR).prompt
     assert "it failed 9 of 9 times" in read and read.index("pick it up") < read.index(DOOR.text)
     after = asked.advise([DOOR])[0]
-    assert asked.books.queries == 2 and np.abs(after - before).max() > 1e-3
+    assert asked.usage.queries == 2 and np.abs(after - before).max() > 1e-3
     asked.save(tmp_path / "teacher")
     again = teacher(url)
     again.load(tmp_path / "teacher")
-    assert again.told == asked.told
+    assert again.feedback == asked.feedback
     other = make_teacher(f"openai:smollm2@{url}", TeacherConfig(deadline=PATIENT), instruction="You drive a taxi.")
     assert isinstance(other, RemoteTeacher) and other.explain(DOOR).prompt.startswith("You drive a taxi.")
 
 
 def test_what_was_answered_is_not_asked_again_unless_of_another_model_or_server(url: str, tmp_path: Path) -> None:
-    first = teacher(url, AdviceMemory(tmp_path / "advice.sqlite3")).advise([DOOR])[0]
-    again = teacher(url, AdviceMemory(tmp_path / "advice.sqlite3"))
+    first = teacher(url, AnswerCache(tmp_path / "advice.sqlite3")).advise([DOOR])[0]
+    again = teacher(url, AnswerCache(tmp_path / "advice.sqlite3"))
     assert_allclose(again.advise([DOOR])[0], first)
-    assert (again.books.queries, again.books.memory_hits, again.books.tokens) == (0, 1, 0)
-    other = make_teacher(f"openai:another@{url}", TeacherConfig(deadline=PATIENT), AdviceMemory(tmp_path / "advice.sqlite3"))
+    assert (again.usage.queries, again.usage.cache_hits, again.usage.tokens) == (0, 1, 0)
+    other = make_teacher(f"openai:another@{url}", TeacherConfig(deadline=PATIENT), AnswerCache(tmp_path / "advice.sqlite3"))
     other.advise([DOOR])
-    assert other.books.queries == 1
+    assert other.usage.queries == 1
 
 
 def test_its_weights_are_out_of_reach(url: str, tmp_path: Path) -> None:
@@ -193,4 +195,4 @@ def test_a_server_that_was_stopped_leaves_the_advice_there_is() -> None:
         asked = teacher(url)
         assert asked.advise([DOOR])[0] is not None
     known, new = asked.advise([DOOR, BALLS])
-    assert known is not None and new is None and asked.books.failures > 0
+    assert known is not None and new is None and asked.usage.failures > 0

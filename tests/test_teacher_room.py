@@ -12,8 +12,7 @@ from numpy.testing import assert_allclose
 import tiny_lm
 from coteach.config import TeacherConfig
 from coteach.errors import RunFailed
-from coteach.teacher.local import scoring, tuning
-from coteach.teacher.local import token_budget as room
+from coteach.teacher.local import scoring, token_budget, tuning
 from coteach.teacher.local.adapter import Adapter
 from coteach.teacher.local.token_budget import Budget
 from coteach.teacher.prompt import Prompt
@@ -48,7 +47,7 @@ def on_card(config: Any, dtype: torch.dtype = torch.bfloat16) -> Any:
 def lora() -> tuple[scoring.Scorer, list[torch.nn.Parameter]]:
     """A tiny model with LoRA layers that change something."""
     model = tiny_lm.model(dtype=torch.float32)
-    adapter = Adapter(model, 4, "tiny")
+    adapter = Adapter(model, TeacherConfig(lora_rank=4), "tiny")
     adapter.create(0)
     leaves = list(adapter.weights().values())
     with torch.no_grad():
@@ -65,27 +64,32 @@ def gradient(scorer: scoring.Scorer, leaves: list[torch.nn.Parameter], budget: B
 
 
 def test_more_free_memory_more_tokens_and_the_larger_the_model_the_fewer(card: dict[str, int]) -> None:
-    tokens = [room.to_tune(on_card(config)).tokens for config in (SMALL, LARGE)]
-    assert room.MOST > tokens[0] > 2 * tokens[1] > 0
-    assert room.to_read(on_card(SMALL)).tokens > tokens[0] > room.to_tune(on_card(SMALL, torch.float32)).tokens
+    tokens = [token_budget.to_tune(on_card(config), 0.5).tokens for config in (SMALL, LARGE)]
+    assert token_budget.MOST > tokens[0] > 2 * tokens[1] > 0
+    assert (
+        token_budget.to_read(on_card(SMALL)).tokens > tokens[0] > token_budget.to_tune(on_card(SMALL, torch.float32), 0.5).tokens
+    )
     card["free"] //= 2
-    assert room.to_tune(on_card(SMALL)).tokens == pytest.approx(tokens[0] / 2, abs=1)
+    assert token_budget.to_tune(on_card(SMALL), 0.5).tokens == pytest.approx(tokens[0] / 2, abs=1)
     card["held"] = card["free"]
-    assert room.to_tune(on_card(SMALL)).tokens == tokens[0]  # what PyTorch holds and does not use is free
+    assert token_budget.to_tune(on_card(SMALL), 0.5).tokens == tokens[0]  # what PyTorch holds and does not use is free
     card |= {"free": 0, "held": 0}
-    assert room.to_tune(on_card(SMALL)).tokens == room.FEWEST
+    assert token_budget.to_tune(on_card(SMALL), 0.5).tokens == token_budget.FEWEST
 
 
 def test_a_processor_takes_what_it_always_took() -> None:
     model = tiny_lm.model()
-    assert (room.to_read(model).tokens, room.to_tune(model).tokens) == (room.READ, room.TUNED)
+    assert (token_budget.to_read(model).tokens, token_budget.to_tune(model, 0.5).tokens) == (
+        token_budget.READ,
+        token_budget.TUNED,
+    )
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_backward_pass_keeps_no_more_than_was_reckoned(dtype: torch.dtype) -> None:
     sizes = {"hidden_size": 64, "intermediate_size": 192, "num_hidden_layers": 6, "num_attention_heads": 4, "vocab_size": 500}
     model = transformers.LlamaForCausalLM(transformers.LlamaConfig(**sizes)).to(dtype).requires_grad_(False)
-    Adapter(model, 4, "llama").create(0)
+    Adapter(model, TeacherConfig(lora_rank=4), "llama").create(0)
     own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
     kept: dict[int, int] = {}
 
@@ -98,7 +102,7 @@ def test_a_backward_pass_keeps_no_more_than_was_reckoned(dtype: torch.dtype) -> 
     prompt = Prompt(tuple(range(10, 130)), tuple((token, 1) for token in range(200, 260)))
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         scores = scoring.Scorer(model, PREFIX).score_with_gradient([prompt])
-    reckoned = room.bytes_tuned(model.config, room.width(model)) * (len(PREFIX) + 180)
+    reckoned = token_budget.bytes_tuned(model.config, token_budget.width(model), 0.5) * (len(PREFIX) + 180)
     assert scores[0].requires_grad and 0.1 * reckoned < sum(kept.values()) < reckoned
 
 
@@ -116,7 +120,7 @@ def test_where_reading_runs_out_of_memory_it_goes_on_with_less_at_once(monkeypat
     with pytest.warns(UserWarning, match="goes on with"):
         scores = scorer.score(PROMPTS)
     assert_allclose(scores, expected, atol=1e-9)
-    assert max(sizes) > 12 and scorer.budget.tokens < room.READ
+    assert max(sizes) > 12 and scorer.budget.tokens < token_budget.READ
     sizes.clear()
     scorer.score(PROMPTS)
     assert max(sizes) <= 12  # what was learned of the memory is not forgotten

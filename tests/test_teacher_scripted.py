@@ -29,7 +29,7 @@ def test_the_oracle_says_what_the_expert_would_do_and_nothing_where_it_knows_not
     assert known.argmax() == 1 and known[1] > 0.9 and known.min() > 0
     assert_allclose(known.sum(), 1.0)
     assert_allclose(unknown, [0.5, 0.5])
-    assert oracle.books.queries == 0  # no model was asked
+    assert oracle.usage.queries == 0  # no model was asked
 
 
 def test_an_only_option_is_certain():

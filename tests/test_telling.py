@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 
 import tiny_lm
-from coteach.config import TELL, TeacherConfig
+from coteach.config import FEEDBACK, TeacherConfig
 from coteach.errors import CoteachError, RunFailed
 from coteach.grounding.base import Situation
-from coteach.teacher import feedback as telling
+from coteach.teacher import feedback
 from coteach.teacher.base import Teacher
-from coteach.teacher.feedback import NOTHING, Experience, Told
+from coteach.teacher.feedback import NOTHING, Experience, Feedback
 from coteach.teacher.local.teacher import LocalTeacher
 from coteach.teacher.recorded import RECORD, Record, RecordedTeacher, Recorder
 
@@ -40,32 +40,32 @@ def locked(carried, **facts):
 def test_an_example_is_an_option_that_was_completed_where_the_evidence_is_for_it() -> None:
     worked = experience("You see a red ball.")
     never_done = experience("You see a blue box.", best=2, failures=(0.0, 0.0, 10.0), met=100.0)
-    assert telling.examples([worked, never_done], 8) == [("You see a red ball.", "go to the red ball")]
+    assert feedback.examples([worked, never_done], 8) == [("You see a red ball.", "go to the red ball")]
 
 
 def test_examples_cover_what_is_met_rather_than_repeat_what_is_met_most() -> None:
     balls = [experience(f"You see a red ball and a {colour} key.", met=10.0) for colour in ("blue", "green", "grey", "purple")]
     nothing = experience("You see a green key and a grey key.", best=0, met=3.0)
-    chosen = telling.examples([*balls, nothing], 2)
+    chosen = feedback.examples([*balls, nothing], 2)
     assert [option for _, option in chosen] == ["go to the red ball", "explore"]
 
 
 def test_no_example_is_chosen_twice_and_none_where_nothing_is_known() -> None:
-    assert len(telling.examples([experience("You see a red ball.", met=5.0)] * 3, 8)) == 1
-    assert telling.examples([], 8) == []
-    assert telling.compose("both", []) == NOTHING
+    assert len(feedback.examples([experience("You see a red ball.", met=5.0)] * 3, 8)) == 1
+    assert feedback.examples([], 8) == []
+    assert feedback.compose(TeacherConfig(feedback="both"), []) == NOTHING
 
 
 def test_the_advice_that_cost_most_is_told_first() -> None:
     rare = experience("You see a red ball.", said=0, worth=(0.0, 0.9, 0.0), met=1.0)
     often = experience("You see a red ball far away.", said=2, worth=(0.0, 0.9, 0.6), met=10.0)
-    first, second = telling.sentences([rare, often], 8)
+    first, second = feedback.sentences(TeacherConfig(), [rare, often])
     assert '"go to the blue box"' in first and "0.60" in first and '"explore"' in second
-    assert telling.sentences([rare, often], 1) == [first]
+    assert feedback.sentences(TeacherConfig(feedback_pieces=1), [rare, often]) == [first]
 
 
 def test_advice_that_fails_is_told_with_the_condition_that_decides() -> None:
-    (said,) = telling.sentences([locked("nothing"), locked("a red key", said=1)], 8)
+    (said,) = feedback.sentences(TeacherConfig(), [locked("nothing"), locked("a red key", said=1)])
     assert said == (
         'You advised "open the red door": it failed 10 of 10 times where "You carry nothing", '
         'and was done where "You carry a red key".'
@@ -75,7 +75,7 @@ def test_advice_that_fails_is_told_with_the_condition_that_decides() -> None:
 def test_where_nothing_decides_no_condition_is_made_up() -> None:
     always = locked("nothing")
     sometimes = locked("nothing", best=1, failures=(0.0, 5.0))
-    (said,) = telling.sentences([always, sometimes], 8)
+    (said,) = feedback.sentences(TeacherConfig(), [always, sometimes])
     assert said == 'You advised "open the red door": it failed 15 of 20 times.'
 
 
@@ -89,64 +89,68 @@ def test_where_nothing_decides_no_condition_is_made_up() -> None:
     ],
 )
 def test_nothing_is_said_of_advice_that_was_right_or_not_given_or_not_tried(harmless: Experience) -> None:
-    assert telling.sentences([harmless], 8) == []
+    assert feedback.sentences(TeacherConfig(), [harmless]) == []
 
 
-@pytest.mark.parametrize("what", TELL)
+@pytest.mark.parametrize("what", FEEDBACK)
 def test_the_two_forms_are_told_as_asked(what: str) -> None:
-    told = telling.compose(what, [locked("nothing"), locked("a red key")])
-    assert bool(told.examples) == (what in ("examples", "both"))
-    assert bool(told.evidence) == (what in ("evidence", "both"))
+    composed = feedback.compose(TeacherConfig(feedback=what), [locked("nothing"), locked("a red key")])
+    assert bool(composed.examples) == (what in ("examples", "both"))
+    assert bool(composed.evidence) == (what in ("evidence", "both"))
 
 
 def test_what_the_teacher_heeds_is_still_told_until_there_is_news_of_it() -> None:
     key = "a red key"
-    first = telling.compose("evidence", [locked("nothing"), locked(key)])
-    heeded = telling.compose("evidence", [locked("nothing", said=0), locked(key)], first)
+    first = feedback.compose(TeacherConfig(feedback="evidence"), [locked("nothing"), locked(key)])
+    heeded = feedback.compose(TeacherConfig(feedback="evidence"), [locked("nothing", said=0), locked(key)], first)
     assert heeded == first and len(first.evidence) == 1
-    worse = telling.compose("evidence", [locked("nothing", tries=30.0, failures=(0.0, 30.0)), locked(key)], heeded)
+    worse = feedback.compose(
+        TeacherConfig(feedback="evidence"), [locked("nothing", tries=30.0, failures=(0.0, 30.0)), locked(key)], heeded
+    )
     assert len(worse.evidence) == 1 and "30 of 30" in worse.evidence[0]
 
 
 def test_what_fits_is_told_by_turns_and_what_is_too_long_is_left_out() -> None:
-    told = Told((("a", "b"), ("c" * 50, "d"), ("e", "f")), ("1", "2", "3"))
+    whole = Feedback((("a", "b"), ("c" * 50, "d"), ("e", "f")), ("1", "2", "3"))
 
-    def cost(some: Told) -> int:
+    def cost(some: Feedback) -> int:
         return sum(len(text) + len(option) for text, option in some.examples) + sum(map(len, some.evidence))
 
-    assert telling.fitted(told, cost, 100) == told
-    assert telling.fitted(told, cost, 3) == Told((("a", "b"),), ("1",))
-    assert telling.fitted(told, cost, 6) == Told((("a", "b"), ("e", "f")), ("1", "2"))
-    assert telling.fitted(told, cost, 0) == NOTHING
+    assert whole.fitted(cost, 100) == whole
+    assert whole.fitted(cost, 3) == Feedback((("a", "b"),), ("1",))
+    assert whole.fitted(cost, 6) == Feedback((("a", "b"), ("e", "f")), ("1", "2"))
+    assert whole.fitted(cost, 0) == NOTHING
 
 
 def test_what_was_told_is_read_again_and_damage_is_named_in_one_line(tmp_path) -> None:
-    told = Told((("You see\na ball.", "go"),), ('You advised "ölen".',))
-    assert telling.load(tmp_path) == NOTHING
-    telling.save(told, tmp_path / "teacher")
-    assert telling.load(tmp_path / "teacher") == told
-    assert [file.name for file in (tmp_path / "teacher").iterdir()] == ["told.json"]
-    (tmp_path / "told.json").write_text('{"examples": [[1]], "evidence": []}')
-    with pytest.raises(CoteachError, match=r"told\.json") as error:
-        telling.load(tmp_path)
+    written = Feedback((("You see\na ball.", "go"),), ('You advised "ölen".',))
+    assert Feedback.load(tmp_path) == NOTHING
+    written.save(tmp_path / "teacher")
+    assert Feedback.load(tmp_path / "teacher") == written
+    assert [file.name for file in (tmp_path / "teacher").iterdir()] == ["feedback.json"]
+    (tmp_path / "feedback.json").write_text('{"examples": [[1]], "evidence": []}')
+    with pytest.raises(CoteachError, match=r"feedback\.json") as error:
+        Feedback.load(tmp_path)
     assert "\n" not in str(error.value)
 
 
 def test_a_record_says_again_what_was_told_and_whether_it_was_new(tmp_path) -> None:
-    some, more = Told((("You see a ball.", "take the ball"),)), Told((), ("It failed.",))
-    recorder = Recorder(LocalTeacher(tiny_lm.loaded(), TeacherConfig(device="cpu", tell_tokens=200)), Record(tmp_path / RECORD))
+    some, more = Feedback((("You see a ball.", "take the ball"),)), Feedback((), ("It failed.",))
+    recorder = Recorder(
+        LocalTeacher(tiny_lm.loaded(), TeacherConfig(device="cpu", feedback_tokens=200)), Record(tmp_path / RECORD)
+    )
     situation = Situation("You see a ball.", ("explore", "take the ball"))
 
     def played(teacher: Teacher) -> list[object]:
         heard: list[object] = []
-        for told in (some, some, more):
-            heard += [teacher.tell(told), teacher.told, np.array(teacher.advise([situation])[0]).tolist()]
+        for given in (some, some, more):
+            heard += [teacher.give_feedback(given), teacher.feedback, np.array(teacher.advise([situation])[0]).tolist()]
         return heard
 
     lived = played(recorder)
     assert lived[::3] == [True, False, True] and lived[2] == lived[5] != lived[8]
     again = RecordedTeacher(tmp_path)
-    assert again.told == NOTHING
+    assert again.feedback == NOTHING
     assert played(again) == lived
-    with pytest.raises(RunFailed, match="is not a telling"):
-        again.tell(some)
+    with pytest.raises(RunFailed, match="is not in-context feedback"):
+        again.give_feedback(some)

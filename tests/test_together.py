@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,19 +10,21 @@ import numpy as np
 import pytest
 import torch
 
-import coteach.method.players
 from coteach.commands import cli
 from coteach.commands.common import load_players
 from coteach.errors import CoteachError, RunFailed
+from coteach.method import examiner, steps
 from coteach.method.loop import Loop
 from coteach.method.players import Players
+from coteach.method.queries import choose_queries
+from coteach.method.round import play_round
 from coteach.method.rung import Rung
 from coteach.runs import jsonl
 from coteach.runs.run_folder import Run
-from coteach.student.student import StudentSide
-from coteach.teacher.costs import Books
+from coteach.student.student import Student
+from coteach.teacher.costs import Usage
 from coteach.teacher.recorded import RECORD
-from whole_runs import DOOR_KEY, LOCAL, config, fingerprint, interrupting, play, rounds, tiny_llm
+from whole_runs import DOOR_KEY, EAGER, LOCAL, config, fingerprint, interrupting, play, rounds, tiny_llm
 
 DOOR_KEY_6 = "MiniGrid-DoorKey-6x6-v0"
 """In which many situations are word for word those of a smaller room."""
@@ -38,7 +39,7 @@ def begun(folder: Path, *settings: str) -> tuple[Loop, list[Rung]]:
     return loop, [Rung(index, settled, loop.players) for index in range(2)]
 
 
-def weights(student: StudentSide) -> dict[str, torch.Tensor]:
+def weights(student: Student) -> dict[str, torch.Tensor]:
     return {name: value for name, value in student.learner.state_dict().items() if name.startswith("network.")}
 
 
@@ -49,15 +50,15 @@ def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
 def test_what_one_student_found_out_is_known_where_the_other_meets_the_same_situation(tmp_path: Path) -> None:
     loop, (first, second) = begun(tmp_path / "run", "arm=no-llm", "collect.horizon=128")
     for _ in range(6):
-        loop.play_round([first])
-    model, advice = loop.players.model, loop.players.advice
+        play_round(loop.players, [first], lambda phase: None)
+    model, advice = loop.players.advice.evidence.model, loop.players.advice.table
     tried = model.tries.sum(axis=1) > 0
     assert second.steps == 0 and second.curve.episodes == 0
-    turn = loop.collect(second, others=0)
+    turn = steps.collect(loop.players, second, others=0)
     met = np.unique(turn.rollout.situation)
     known = met[met < len(tried)][tried[met[met < len(tried)]]]
     assert len(known) > 3, "the other task has situations of this one"
-    assert not np.allclose(advice.leading[known], advice.prior[known]), "and the evidence there overrules the prior"
+    assert not np.allclose(advice.exploration[known], advice.prior[known]), "and the evidence there overrules the prior"
 
 
 def test_the_teacher_is_asked_about_a_situation_once_for_both(tmp_path: Path) -> None:
@@ -66,10 +67,10 @@ def test_the_teacher_is_asked_about_a_situation_once_for_both(tmp_path: Path) ->
         met: list[set[int]] = [set(), set()]
         for _ in range(3):
             for number, rung in enumerate(rungs):
-                met[number] |= set(np.unique(loop.collect(rung, others=0).rollout.situation).tolist())
-            loop.play_round(rungs)
+                met[number] |= set(np.unique(steps.collect(loop.players, rung, others=0).rollout.situation).tolist())
+            play_round(loop.players, rungs, lambda phase: None)
     asked = [(row["situation"], *row["options"]) for row in jsonl.read(tmp_path / "run" / RECORD)]
-    assert len(set(asked)) == len(asked) == loop.players.teacher.books.queries > 10
+    assert len(set(asked)) == len(asked) == loop.players.teacher.usage.queries > 10
     both = {(situation.text, *situation.options) for situation in map(loop.players.situations.__getitem__, met[0] & met[1])}
     assert both & set(asked)
 
@@ -79,7 +80,7 @@ def test_students_are_of_their_own(tmp_path: Path) -> None:
     assert (first.student, second.student) == tuple(loop.players.students)
     assert not same(weights(first.student), weights(second.student)), "they begin with weights of their own"
     before = [weights(rung.student) for rung in (first, second)]
-    row, *others = loop.play_round([first])
+    row, *others = play_round(loop.players, [first], lambda phase: None)
     assert "policy_loss" in row and not others
     assert not same(before[0], weights(first.student)) and same(before[1], weights(second.student))
     assert first.student.replay.filled > 0 == second.student.replay.filled
@@ -89,41 +90,40 @@ def test_students_are_of_their_own(tmp_path: Path) -> None:
 def test_calls_are_shared_fairly(tmp_path: Path) -> None:
     loop, rungs = begun(tmp_path / "run", "arm=no-llm")
     advice = loop.players.advice
-    loop.play_round(rungs)
-    many = np.flatnonzero((advice.prior > 0).sum(axis=1) > 1)
-    advice.weight[:] = np.inf
-    advice.asked[:] = False
+    play_round(loop.players, rungs, lambda phase: None)
+    table, budget = advice.table, advice.budget
+    many = np.flatnonzero(table.has_choice())
+    table.prior_weight[:] = np.inf
+    table.asked[:] = False
     assert len(many) > 9
-    advice.allow(9)
-    advice.take_turns(others=2)
-    assert len(advice.worth_asking(many)) == 3, "a third of them"
-    advice.consult(many[:1])
-    advice.take_turns(others=1)
-    assert len(advice.worth_asking(many)) == 4, "who asks less leaves more to the others"
-    advice.take_turns(others=0)
-    assert len(advice.worth_asking(many)) == 8
+    advice.begin_round(9)
+    budget.reserve_for(others=2)
+    assert len(choose_queries(table, many, budget.available, 0.08)) == 3, "a third of them"
+    advice.query(many[:1])
+    budget.reserve_for(others=1)
+    assert len(choose_queries(table, many, budget.available, 0.08)) == 4, "who asks less leaves more to the others"
+    budget.reserve_for(others=0)
+    assert len(choose_queries(table, many, budget.available, 0.08)) == 8
 
 
-def test_who_is_tuned_is_tuned_for_all_and_every_line_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("coteach.method.advice_table.LEAST_OUTCOMES", 0)
-    monkeypatch.setattr("coteach.method.advice_table.LEAST_PROMISE", -1.0)
-    monkeypatch.setattr("coteach.method.advice_table.LEAST_DISAGREEMENT", -1.0)
-    small = ("teacher.tune_every=2", "teacher.tune_steps=1", "teacher.tune_situations=2", "teacher.lora_rank=2")
+def test_who_is_tuned_is_tuned_for_all_and_every_line_says_so(tmp_path: Path) -> None:
+    small = (*EAGER, "teacher.tune_every=2", "teacher.tune_steps=1", "teacher.tune_situations=2", "teacher.lora_rank=2")
     with tiny_llm():
         loop, rungs = begun(tmp_path / "run", "arm=mutual", *small)
-        untuned = loop.play_round(rungs)
+        untuned = play_round(loop.players, rungs, lambda phase: None)
         for rung in rungs:
             rung.rounds = 1
-        tuned = loop.play_round(rungs)
+        tuned = play_round(loop.players, rungs, lambda phase: None)
     assert all("tune_lessons" not in row for row in untuned) and all(row["tune_lessons"] > 0 for row in tuned)
-    assert loop.players.teacher.books.tunings == 1
+    assert loop.players.teacher.usage.tunings == 1
 
 
 def test_at_school_the_teachers_best_weights_are_those_that_are_best_over_all_tasks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with tiny_llm():
-        players = begun(tmp_path / "run", "arm=mutual")[0].players
+        loop, _ = begun(tmp_path / "run", "arm=mutual")
+        players = loop.players
     grades = iter([0.5, 0.5, 0.8, 0.1, 0.0, 0.9])  # by turns on one task and on the other
     tunings = 0
 
@@ -133,11 +133,11 @@ def test_at_school_the_teachers_best_weights_are_those_that_are_best_over_all_ta
         return {"tune_lessons": 1} if tunings < 3 else {}
 
     kept: list[int] = []
-    monkeypatch.setattr(coteach.method.players, "examine", lambda controller, environments, grounding: next(grades))
+    monkeypatch.setattr(examiner, "success_over_levels", lambda controller, environments, grounding: next(grades))
     monkeypatch.setattr(Players, "tune", tune)
     monkeypatch.setattr(players.teacher, "snapshot", lambda: tunings)
     monkeypatch.setattr(players.teacher, "restore", kept.append)
-    while players.school([DOOR_KEY, DOOR_KEY_6]):
+    while loop.schooling.advance([DOOR_KEY, DOOR_KEY_6]):
         pass
     assert kept == [0], "0.5 on both is better than 0.8 and 0.1, or 0.0 and 0.9"
 
@@ -155,11 +155,11 @@ def test_numbers_that_are_not_finite_are_blamed_on_the_rung_they_came_from(
 
     monkeypatch.setattr(rungs[1].environments, "step", spoilt)
     with pytest.raises(RunFailed, match=r"^rung 2, round 1: .*rewards"):
-        loop.play_round(rungs)
+        play_round(loop.players, rungs, lambda phase: None)
 
 
 def test_parts_of_what_was_spent_add_up() -> None:
-    spent = Books(queries=7, tokens_in=100, seconds=3.0)
+    spent = Usage(queries=7, tokens_in=100, seconds=3.0)
     parts = [spent.part(number, 3) for number in range(3)]
     assert [part.queries for part in parts] == [2, 2, 3] and sum(part.tokens_in for part in parts) == 100
     assert sum(part.seconds for part in parts) == pytest.approx(3.0) and spent.part(0, 1) == spent
@@ -188,15 +188,13 @@ def test_a_checkpoint_from_before_there_were_several_students_is_taken_up(tmp_pa
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A whole small run on both tasks, as the command line makes it."""
     folder = tmp_path_factory.mktemp("runs") / "run"
     words = ["train", "--task", DOOR_KEY, "--task", DOOR_KEY_6, "--together", "--arm", "oracle", "--engine", "minigrid"]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(coteach.method.players, "EXAM_LEVELS", 2)
-        small = ["--envs", "8", "--threads", "1", "--steps", "600", "episodes=2", "collect.horizon=32"]
-        assert cli.main([*words, *small, "--out", str(folder)]) == 0
-        yield folder
+    small = ["--envs", "8", "--threads", "1", "--steps", "600", "episodes=2", "evaluation.levels=2", "collect.horizon=32"]
+    assert cli.main([*words, *small, "--out", str(folder)]) == 0
+    return folder
 
 
 def test_a_run_leaves_a_summary_of_each_task(finished: Path) -> None:

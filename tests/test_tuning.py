@@ -60,7 +60,7 @@ def test_every_method_that_can_be_configured_exists() -> None:
 
 def test_the_policy_gradient_is_that_of_the_expected_worth() -> None:
     logits = torch.tensor([0.3, -0.2, 0.5], dtype=torch.float64, requires_grad=True)
-    tuning.policy_gradient(torch.log_softmax(logits, 0), CASE).backward()
+    tuning.policy_gradient(torch.log_softmax(logits, 0), CASE, TeacherConfig()).backward()
     again = logits.detach().clone().requires_grad_(True)
     expected = (torch.softmax(again, 0) * torch.tensor(tuning.stretched(CASE.worth))).sum()
     (gradient,) = torch.autograd.grad(-expected, [again])
@@ -70,25 +70,25 @@ def test_the_policy_gradient_is_that_of_the_expected_worth() -> None:
 
 def test_how_much_return_is_at_stake_does_not_change_what_is_learned_from_it() -> None:
     small = replace(CASE, worth=0.5 + 0.01 * CASE.worth)
-    losses = [tuning.policy_gradient(log_p(CASE.said), case).item() for case in (CASE, small)]
+    losses = [tuning.policy_gradient(log_p(CASE.said), case, TeacherConfig()).item() for case in (CASE, small)]
     assert_allclose(*losses, atol=1e-9)
-    assert tuning.policy_gradient(log_p(CASE.said), replace(CASE, worth=np.full(3, 0.4))).item() == 0.0
+    assert tuning.policy_gradient(log_p(CASE.said), replace(CASE, worth=np.full(3, 0.4)), TeacherConfig()).item() == 0.0
 
 
 def test_preferences_begin_at_the_reference_and_reject_the_most_probable_wrong_option() -> None:
     scores = log_p(CASE.untuned)
-    loss = tuning.preferred(scores, CASE)
+    loss = tuning.preferred(scores, CASE, TeacherConfig())
     assert_allclose(loss.item(), np.log(2))
     loss.backward()
     assert scores.grad is not None
-    assert_allclose(scores.grad.numpy(), tuning.DPO_BETA * np.array([-0.5, 0.0, 0.5]))
+    assert_allclose(scores.grad.numpy(), TeacherConfig().dpo_beta * np.array([-0.5, 0.0, 0.5]))
 
 
 def test_an_option_as_good_as_the_best_is_not_rejected() -> None:
     scores = log_p(CASE.untuned)
-    tuning.preferred(scores, replace(CASE, target=np.array([0.45, 0.1, 0.45]))).backward()
+    tuning.preferred(scores, replace(CASE, target=np.array([0.45, 0.1, 0.45])), TeacherConfig()).backward()
     assert scores.grad is not None
-    assert_allclose(scores.grad.numpy(), tuning.DPO_BETA * np.array([-0.5, 0.5, 0.0]))
+    assert_allclose(scores.grad.numpy(), TeacherConfig().dpo_beta * np.array([-0.5, 0.5, 0.0]))
 
 
 def test_a_lesson_without_worth_is_taught_by_its_target() -> None:

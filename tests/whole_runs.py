@@ -23,7 +23,7 @@ from coteach.grounding.base import GRID_WORLD_INSTRUCTION
 from coteach.method import players
 from coteach.method.loop import train
 from coteach.runs.run_folder import Run
-from coteach.teacher.answer_cache import AdviceMemory
+from coteach.teacher.answer_cache import AnswerCache
 from coteach.teacher.local.teacher import LocalTeacher
 from coteach.teacher.make import make_teacher
 
@@ -34,9 +34,18 @@ SMALL = (
     "collect.envs=8",
     "collect.horizon=32",
     "episodes=2",
+    "evaluation.levels=1",
     "student.minibatch=256",
     "teacher.schooling=1",
 )
+EAGER = (
+    "teacher.lesson_outcomes=0",
+    "teacher.lesson_fewest_outcomes=0",
+    "teacher.lesson_disagreement=-1",
+    "evidence.least_promise=-1",
+)
+"""With these there are lessons from the first outcomes on."""
+
 EPISODE = 64
 """Steps of an episode at most."""
 UNLOCK, DOOR_KEY, LOCAL = "MiniGrid-Unlock-v0", "MiniGrid-DoorKey-5x5-v0", "BabyAI-GoToLocal-v0"
@@ -48,9 +57,8 @@ def config(*settings: str) -> Config:
 
 @contextmanager
 def small(climbed: Sequence[str]) -> Iterator[None]:
-    """In here exams, schooling and episodes are short: a hundred levels of 288 steps would take most of a small run's time."""
+    """In here episodes are short: levels of 288 steps would take most of a small run's time."""
     with ExitStack() as patches:
-        patches.enter_context(mock.patch.object(players, "EXAM_LEVELS", 1))
         for task in climbed:
             tasks.check(task)  # imports what registers it
             if task.startswith("MiniGrid-"):  # BabyAI's levels decide for themselves
@@ -68,14 +76,14 @@ def play(folder: Path, *settings: str, display: Callable[[Any], None] | None = N
 
 @contextmanager
 def tiny_llm(cache: Path | None = None) -> Iterator[None]:
-    """In here `smollm2` is a tiny model of random weights, with an advice memory in `cache`, or of its own in each run."""
+    """In here `smollm2` is a tiny model of random weights, with an answer cache in `cache`, or of its own in each run."""
 
-    def make(spec: str, config: Any, memory: Any = None, instruction: str = GRID_WORLD_INSTRUCTION) -> Any:
+    def make(spec: str, config: Any, shared: Any = None, instruction: str = GRID_WORLD_INSTRUCTION) -> Any:
         if spec != "smollm2":
-            return make_teacher(spec, config, memory, instruction)
+            return make_teacher(spec, config, shared, instruction)
         with mock.patch.dict(tiny_lm.SIZES, {"max_position_embeddings": 4096}):
             loaded = tiny_lm.loaded()
-        return LocalTeacher(loaded, config, AdviceMemory(cache and cache / "answers.sqlite3"), "tiny")
+        return LocalTeacher(loaded, config, AnswerCache(cache and cache / "answers.sqlite3"), "tiny")
 
     with mock.patch.object(players, "make_teacher", make):
         yield

@@ -111,7 +111,7 @@ CASES = [
     ([*QUESTION, "--teacher", "gguf:text.gguf"], "'text.gguf' is not a GGUF file"),
     ([*LONG, "--teacher", "hf:tiny"], "the model reads at most 512"),
     ([*QUESTION, "--teacher", "uniform", "--generate"], "--generate: the teacher 'uniform' writes no tokens"),
-    (["train", *SHORT, "teacher.tell=evrything"], "unknown teacher.tell 'evrything'"),
+    (["train", *SHORT, "teacher.feedback=evrything"], "unknown teacher.feedback 'evrything'"),
     (["train", *SHORT, "teacher.tune_method=ppo"], "unknown teacher.tune_method 'ppo'"),
     (["tasks", "--measure", "x"], "unknown task 'x'"),
     (["tasks", "--measure", "MiniGrid-Unlock-v0", "--seed", "99999999999"], "--seed 99999999999: expected a whole number"),

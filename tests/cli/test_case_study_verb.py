@@ -13,16 +13,15 @@ import tiny_lm
 from coteach.commands import cli
 from coteach.experiments import case_study, glam, pool
 from coteach.experiments.compare import Job
+from coteach.runs.run_folder import Run
 
 
 def finish(job: Job) -> None:
     """What a run of the loop leaves in its folder."""
     figures = {"success": 0.9, "return": 0.8, "wall_seconds": 30.0, "llm_tokens": 0, "curve": [[0, 0.9]]}
-    summary = figures | {"steps": job.config.steps}
-    job.folder.mkdir(parents=True)
-    (job.folder / "config.toml").write_text(case_study.configuration.dump(job.config))
-    (job.folder / "environment.json").write_text("{}")
-    (job.folder / "summary.json").write_text(json.dumps(summary | {"rungs": [summary]}))
+    about = {"task": job.task, "arm": job.config.arm, "seed": job.config.seed, "budget": job.config.steps}
+    summary = figures | about | {"steps": job.config.steps}
+    Run.create(job.folder, job.config).write_json("summary.json", summary | {"rungs": [summary]})
 
 
 @pytest.fixture

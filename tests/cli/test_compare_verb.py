@@ -18,6 +18,7 @@ from comparisons import keep, learner, result
 from coteach.commands import cli, compare
 from coteach.experiments import pool
 from coteach.experiments.pool import Standing, State
+from coteach.experiments.results import key_of, read_results, write_results
 
 TASK = "MiniGrid-UnlockPickup-v0"
 
@@ -42,7 +43,8 @@ def began(run: str, name: str = TASK) -> str:
 
 
 def results() -> set[str]:
-    return {path.stem for path in Path("results", TASK, TASK).glob("*.json")}
+    keys = [key_of(result) for result in read_results(Path("results", TASK))]
+    return {f"{key.arm}-{key.seed}" for key in keys}
 
 
 def test_all_runs_are_made_once_and_end_in_a_table_and_figures(capsys: pytest.CaptureFixture[str]) -> None:
@@ -51,8 +53,9 @@ def test_all_runs_are_made_once_and_end_in_a_table_and_figures(capsys: pytest.Ca
     assert results() == set(RUNS)
     assert all(f"{run.rpartition('-')[0]}-{run[-1]} on {TASK}: finished" in shown.err for run in RUNS)
     assert shown.out.startswith(f"{TASK}\narm ") and "P(mutual better)" in shown.out
-    assert {path.name for path in Path("results", TASK).iterdir()} == {TASK, "table.md", "success.png", "steps.png", "better.png"}
-    kept = json.loads(Path("results", TASK, TASK, "mutual-0.json").read_text())
+    files = {path.name for path in Path("results", TASK).iterdir()} - {".lock"}
+    assert files == {"results.jsonl", "table.md", "success.png", "steps.png", "better.png"}
+    kept = read_results(Path("results", TASK))[0]
     assert kept["command"].startswith(f"coteach train --task {TASK} --arm mutual --seed 0 ")
     assert kept["config"]["seed"] == 0 and kept["summary"]["curve"] and "cores" in kept["machine"]
 
@@ -84,7 +87,8 @@ def test_a_run_that_fails_says_why_and_leaves_the_others_be(
 
 def test_a_run_that_was_over_when_the_comparison_died_is_only_kept() -> None:
     assert cli.main([*WORDS]) == 0
-    Path("results", TASK, TASK, "no-llm-1.json").unlink()
+    others = [kept for kept in read_results(Path("results", TASK)) if key_of(kept) != (TASK, "no-llm", 1)]
+    write_results(Path("results", TASK), others)
     assert cli.main([*WORDS]) == 0
     assert results() == set(RUNS) and began("no-llm-1") == "anew\n"
 

@@ -48,7 +48,7 @@ def test_a_whole_installation_passes(capsys: pytest.CaptureFixture[str]) -> None
     checks = look(capsys, 0)
     assert {
         checks[name]["state"]
-        for name in (*doctor.LIBRARIES, "default LLM", "cache", "engine minigrid", "advice memory", "room for runs")
+        for name in (*doctor.LIBRARIES, "default LLM", "cache", "engine minigrid", "answer cache", "room for runs")
     } == {"ok"}
     assert checks["torch"]["detail"].startswith("2.")
 
@@ -80,7 +80,7 @@ def test_a_damaged_cache_is_found(monkeypatch: pytest.MonkeyPatch, capsys: pytes
 
 def test_a_memory_that_cannot_be_opened_is_absent_and_runs_do_without(llm: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (llm.parent / "answers.sqlite3").mkdir()
-    memory = look(capsys, 0)["advice memory"]
+    memory = look(capsys, 0)["answer cache"]
     assert memory["state"] == "absent" and "going on without it" in memory["detail"]
 
 
@@ -91,7 +91,7 @@ def test_what_is_to_be_pasted_into_a_bug_report_names_versions_and_not_the_user(
     assert cli.main(["doctor"]) == 0
     report = capsys.readouterr().out.partition("to paste into a bug report:\n")[2]
     assert report.startswith(f"coteach {coteach.__version__} (revision ") and "torch: ok, 2." in report and "SHA-256" in report
-    assert "advice memory: ok, ~/answers.sqlite3" in report and str(llm.parent) not in report
+    assert "answer cache: ok, ~/answers.sqlite3" in report and str(llm.parent) not in report
 
 
 def test_a_full_disk_is_found(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -40,7 +40,7 @@ def test_an_arm_without_an_llm_exports_its_student_and_says_so(
 ) -> None:
     assert cli.main(["export", str(finished), "--to", str(tmp_path / "out"), "--json"]) == 0
     found: dict[str, Any] = json.loads(capsys.readouterr().out)
-    assert found["teacher"] == {"folder": None, "says": "the teacher 'uniform' is no language model on this machine"}
+    assert found["teacher"] == {"folder": None, "says": "the teacher 'uniform' is not a local language model"}
     assert found["student"]["folder"] == str(tmp_path / "out" / "student") and f"on {TASK}" in found["student"]["says"]
     assert found["files"].keys() == {f"student/student.{kind}" for kind in ("json", "onnx", "safetensors")}
     assert all((tmp_path / "out" / name).stat().st_size == size > 0 for name, size in found["files"].items())
@@ -50,7 +50,7 @@ def test_people_are_told_what_is_where(finished: Path, tmp_path: Path, capfd: py
     assert cli.main(["export", str(finished), "--to", str(tmp_path / "out")]) == 0
     shown = capfd.readouterr()
     lines = shown.out.splitlines()
-    assert lines[0].startswith("no teacher: ") and lines[1].startswith("student: success alone ")
+    assert lines[0].startswith("no teacher: ") and lines[1].startswith("student: success rate of the student alone ")
     assert str(tmp_path / "out" / "student" / "student.onnx") in shown.out
     assert shown.err == "", "the exporter's own talk is not the user's concern"
 
@@ -71,9 +71,9 @@ def test_a_run_that_is_not_finished_is_refused(finished: Path, tmp_path: Path, c
     config = (half / "config.toml").read_text()
     (half / "config.toml").write_text(config.replace(f'tasks = ["{TASK}"', f'tasks = ["{TASK}", "MiniGrid-Unlock-v0"'))
     said = refusal(capsys, str(half), "--to", str(tmp_path / "out"))
-    assert f"{half} is not finished: 1 of 2 rungs are over; go on with `coteach train --resume {half}`" in said
+    assert f"{half} is not finished: 1 of 2 rungs are done; continue with `coteach train --resume {half}`" in said
     (half / "summary.json").unlink()
-    assert "0 of 2 rungs are over" in refusal(capsys, str(half), "--to", str(tmp_path / "out"))
+    assert "0 of 2 rungs are done" in refusal(capsys, str(half), "--to", str(tmp_path / "out"))
     assert not (tmp_path / "out").exists()
 
 
@@ -98,7 +98,7 @@ def test_a_run_with_neither_has_nothing_to_export(tmp_path: Path, capsys: pytest
     assert cli.main(["train", *SMALL, "--arm", "llm-only", "--teacher", "oracle", "--out", folder]) == 0
     capsys.readouterr()
     said = refusal(capsys, folder, "--to", str(tmp_path / "out"))
-    assert "nothing to export: the teacher 'oracle' is no language model on this machine, and the arm 'llm-only' trains" in said
+    assert "nothing to export: the teacher 'oracle' is not a local language model, and the arm 'llm-only' trains" in said
 
 
 def test_a_place_that_cannot_be_written_is_a_failure(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:

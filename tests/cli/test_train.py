@@ -45,7 +45,7 @@ def learn(config: Config, run: Run, progress: Callable[[Progress], None], resume
                 "round": 1,
                 "steps": 64,
                 "success_student": 0.5,
-                "success_teacher": None,
+                "success_controlled": None,
                 "llm_queries": 3,
             }
         )

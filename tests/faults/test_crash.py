@@ -15,7 +15,8 @@ import pytest
 from coteach.commands import cli
 from coteach.config import Config
 from coteach.errors import CoteachError, RunFailed
-from coteach.runs.run_folder import Run, intact
+from coteach.runs.checkpoints import intact
+from coteach.runs.run_folder import Run
 from killing import EVERY, killed_and_resumed, writers_killed
 from whole_runs import DOOR_KEY, fingerprint, full_disk, play, rounds
 

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from coteach.commands import cli
-from coteach.runs.run_folder import Run, intact
+from coteach.runs.checkpoints import intact
+from coteach.runs.run_folder import Run
 from whole_runs import DOOR_KEY, fingerprint, interrupting, play, small
 
 SETTINGS = (f"tasks={DOOR_KEY}", "arm=no-llm", "steps=520")

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from coteach.commands import cli
 from coteach.commands.train import default_folder
-from coteach.config import Config
+from coteach.config import CollectConfig, Config
 from coteach.envs.engines import GymnasiumTask
 from coteach.errors import CoteachError, printable
 from coteach.grounding.base import Observation, Situation
@@ -125,14 +125,14 @@ def test_a_task_whose_missions_are_hostile_is_played_like_any_other() -> None:
     task._pack = lambda shown: Observation(pack(shown).image, [f"open the door {text}"[:200] for text in HOSTILE[:8]])
     grounding = MiniGridGrounding(8)
     try:
-        collector = Collector(task, grounding, 10, np.random.default_rng(0))
+        collector = Collector(task, grounding, CollectConfig(option_patience=10), np.random.default_rng(0))
     except CoteachError as refused:
         assert "mission" in str(refused)
         return
     collector.assign_all(1.0)
     rng = np.random.default_rng(1)
     student: Any = type("Random", (), {"act": lambda self, f: (rng.integers(0, 7, len(f)), np.zeros(len(f)), np.zeros(len(f)))})()
-    rollout = collector.collect(40, student, lambda numbers, bold: np.ones((len(numbers), grounding.max_options)), 1.0)
+    rollout = collector.collect(40, student, lambda numbers, optimistic: np.ones((len(numbers), grounding.max_options)), 1.0)
     assert ((rollout.actions >= 0) & (rollout.actions < 7)).all()
 
 

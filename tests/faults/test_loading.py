@@ -19,9 +19,11 @@ import coteach
 import tiny_lm
 from coteach import config
 from coteach.commands.common import load_players
+from coteach.config import TeacherConfig
 from coteach.errors import CoteachError
 from coteach.runs import tensors
-from coteach.runs.run_folder import Run, _seal, intact
+from coteach.runs.checkpoints import intact, seal
+from coteach.runs.run_folder import Run
 from coteach.teacher.local import embedded, models
 from coteach.teacher.local.adapter import Adapter
 from whole_runs import DOOR_KEY, play
@@ -93,7 +95,7 @@ def test_a_checkpoint_whose_json_is_not_ours_is_refused_in_one_line(name: str, f
         latest = Run.open(run).latest_checkpoint()
         assert latest is not None
         (latest / name).write_text(text, encoding="latin-1")
-        _seal(latest)  # its sums are right: it was made so
+        seal(latest)  # its sums are right: it was made so
         assert intact(latest)
         with pytest.raises(CoteachError) as refused:
             play(run) if name == "progress.json" else load_players(Run.open(run))
@@ -107,7 +109,7 @@ def test_nor_are_its_weights_taken_for_others(name: str, finished: Path, tmp_pat
         latest = Run.open(run).latest_checkpoint()
         assert latest is not None
         (latest / name).write_bytes(content)
-        _seal(latest)
+        seal(latest)
         with pytest.raises(CoteachError):
             load_players(Run.open(run))
 
@@ -141,7 +143,7 @@ def test_a_configuration_is_data(text: str, tmp_path: Path) -> None:
 
 
 def test_an_adapter_is_lora_layers_and_nothing_else(tmp_path: Path) -> None:
-    adapter = Adapter(tiny_lm.model(), 2, "tiny")
+    adapter = Adapter(tiny_lm.model(), TeacherConfig(lora_rank=2), "tiny")
     adapter.create(0)
     adapter.save(tmp_path / "good")
     good = json.loads((tmp_path / "good" / "adapter_config.json").read_text())
@@ -156,11 +158,11 @@ def test_an_adapter_is_lora_layers_and_nothing_else(tmp_path: Path) -> None:
         folder = Path(shutil.copytree(tmp_path / "good", tmp_path / str(number)))
         (folder / "adapter_config.json").write_text(json.dumps(good | change))
         with pytest.raises(CoteachError, match="expected plain LoRA layers"):
-            Adapter(tiny_lm.model(), 2, "tiny").load(folder)
+            Adapter(tiny_lm.model(), TeacherConfig(lora_rank=2), "tiny").load(folder)
     for kind, content in bombs().items():
         (tmp_path / "good" / "adapter_model.safetensors").write_bytes(content)
         with pytest.raises(CoteachError, match="cannot load the adapter"):
-            Adapter(tiny_lm.model(), 2, "tiny").load(tmp_path / "good")
+            Adapter(tiny_lm.model(), TeacherConfig(lora_rank=2), "tiny").load(tmp_path / "good")
         (tmp_path / "good" / "adapter_model.bin").write_bytes(bombs()["pickle"] + kind.encode())
 
 
@@ -173,7 +175,7 @@ def test_a_models_own_code_is_not_run(tmp_path: Path) -> None:
     plain = json.loads((folder / "config.json").read_text())
     own = plain | {"model_type": "own", "auto_map": {"AutoConfig": "own.Config", "AutoModelForCausalLM": "own.Model"}}
     (folder / "config.json").write_text(json.dumps(own))
-    with pytest.raises(CoteachError, match="needs code that comes with it, and coteach runs none"):
+    with pytest.raises(CoteachError, match="needs code from its own folder, and coteach runs none"):
         models.load_model(f"hf:{folder}", "cpu")
     (folder / "config.json").write_text(json.dumps(plain))
     (folder / "model.safetensors").unlink()

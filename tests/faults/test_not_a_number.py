@@ -13,15 +13,17 @@ import torch
 
 from coteach.errors import Note, RunFailed
 from coteach.grounding.outcomes import Outcome
-from coteach.method import loop as loop_module
+from coteach.method import loop as steps
 from coteach.method.loop import Loop
+from coteach.method.round import play_round
 from coteach.method.rung import Rung
+from coteach.method.word_values import WordValues
 from coteach.runs.run_folder import Run
 from coteach.student import fused
 from coteach.student.learner import Learner
 from coteach.student.rollout import Rollout
 from coteach.teacher.local import tuning
-from whole_runs import DOOR_KEY, TUNED, config, tiny_llm
+from whole_runs import DOOR_KEY, EAGER, TUNED, config, tiny_llm
 
 NAN = float("nan")
 
@@ -32,7 +34,7 @@ def played(tmp_path: Path) -> tuple[Loop, Rung]:
     settings = config("arm=no-llm", f"tasks={DOOR_KEY}")
     loop = Loop(settings, Run.create(tmp_path / "run", settings))
     rung = Rung(0, settings, loop.players)
-    loop.play_round([rung])
+    play_round(loop.players, [rung], lambda phase: None)
     rung.rounds = 1
     return loop, rung
 
@@ -55,9 +57,11 @@ def learner(loop: Loop) -> Learner:
 
 
 def all_finite(loop: Loop) -> bool:
-    player = loop.players
-    weights = [*learner(loop).state_dict().values(), *player.advice.evaluator.networks.state_dict().values()]
-    counted = [player.advice.prior, player.advice.shown, player.model.tries, player.model.worth()]
+    advice = loop.players.advice
+    table, evidence = advice.table, advice.evidence
+    assert isinstance(evidence.words, WordValues)
+    weights = [*learner(loop).state_dict().values(), *evidence.words.networks.state_dict().values()]
+    counted = [table.prior, table.imitation, evidence.model.tries, evidence.model.mean_returns(evidence.pessimistic.value)]
     return all(bool(torch.isfinite(w).all()) for w in weights) and all(np.isfinite(array).all() for array in counted)
 
 
@@ -93,9 +97,11 @@ def spoil_logits(loop: Loop, rung: Rung, patch: pytest.MonkeyPatch) -> None:
 
 
 def spoil_evidence(loop: Loop, rung: Rung, patch: pytest.MonkeyPatch) -> None:
-    """The evaluator learns from what outcomes were worth."""
-    loop.players.advice.witness(Outcome(0, 0, 1, 0.0))
-    patch.setattr(loop.players.model, "worth", lambda worth=loop.players.model.worth: worth() * NAN)
+    """The word values learn from mean returns."""
+    evidence = loop.players.advice.evidence
+    evidence.add_outcome(Outcome(0, 0, 1, 0.0))
+    returns = evidence.model.mean_returns
+    patch.setattr(evidence.model, "mean_returns", lambda value: returns(value) * NAN)
 
 
 @pytest.mark.parametrize(
@@ -105,7 +111,7 @@ def spoil_evidence(loop: Loop, rung: Rung, patch: pytest.MonkeyPatch) -> None:
         (spoil_observation, "observations"),
         (spoil_value, "values"),
         (spoil_logits, "log_probabilities"),
-        (spoil_evidence, "evaluator: its loss"),
+        (spoil_evidence, "word values: the loss"),
     ],
 )
 def test_what_the_run_cannot_go_on_from_ends_it_and_is_named(
@@ -114,17 +120,17 @@ def test_what_the_run_cannot_go_on_from_ends_it_and_is_named(
     loop, rung = played
     spoil(loop, rung, monkeypatch)
     with pytest.raises(RunFailed, match=rf"rung 1, round 2: .*{named}.* --resume"):
-        loop.play_round([rung])
+        play_round(loop.players, [rung], lambda phase: None)
     monkeypatch.undo()
     assert all_finite(loop)
 
 
 def spoil_advantages(loop: Loop, patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(loop_module, "gae", spoilt(loop_module.gae, 0))
+    patch.setattr(steps, "gae", spoilt(steps.gae, 0))
 
 
 def spoil_returns(loop: Loop, patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(loop_module, "gae", spoilt(loop_module.gae, 1))
+    patch.setattr(steps, "gae", spoilt(steps.gae, 1))
 
 
 def spoil_advice(loop: Loop, patch: pytest.MonkeyPatch) -> None:
@@ -152,11 +158,11 @@ def test_what_spoils_an_update_costs_that_rounds_update_and_only_three_in_a_row_
     spoil(loop, monkeypatch)
     for _ in range(2):
         with pytest.warns(Note, match=rf"rung 1, round 2: .*{named}.*does not learn from this round"):
-            assert "policy_loss" not in loop.play_round([rung])[0]
+            assert "policy_loss" not in play_round(loop.players, [rung], lambda phase: None)[0]
     after = learner(loop).state_dict()
     assert all(torch.equal(before[name], after[name]) for name in before if name.startswith(("network", "optimizer")))
     with pytest.raises(RunFailed, match=named):
-        loop.play_round([rung])
+        play_round(loop.players, [rung], lambda phase: None)
     monkeypatch.undo()
     if hook := getattr(learner(loop), "_spoilt", None):
         hook.remove()
@@ -170,17 +176,14 @@ def test_an_answer_that_is_no_distribution_is_not_heeded(played: tuple[Loop, Run
     for broken in ([NAN] * options, [-1.0, 2.0, *[0.0] * (options - 2)], [0.9] * options):
         monkeypatch.setattr(advice.teacher, "advise", lambda situations, broken=broken: [np.array(broken)])
         with pytest.warns(Note, match="no distribution"):
-            advice.consult(np.array([0]))
-        assert advice.prior[0, :options].tolist() == pytest.approx([1.0 / options] * options)
+            advice.query(np.array([0]))
+        assert advice.table.prior[0, :options].tolist() == pytest.approx([1.0 / options] * options)
 
 
 def test_lora_weights_that_a_tuning_broke_are_taken_back_and_the_run_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings = config(*TUNED, f"tasks={DOOR_KEY}", "teacher.tune_every=2")
-    monkeypatch.setattr("coteach.method.advice_table.LEAST_OUTCOMES", 0)
-    monkeypatch.setattr("coteach.method.advice_table.LEAST_PROMISE", -1.0)
-    monkeypatch.setattr("coteach.method.advice_table.LEAST_DISAGREEMENT", -1.0)
+    settings = config(*TUNED, *EAGER, f"tasks={DOOR_KEY}", "teacher.tune_every=2")
     descend = tuning.descend
 
     def broken(scorer: Any, weights: Any, *rest: Any) -> int:
@@ -193,12 +196,12 @@ def test_lora_weights_that_a_tuning_broke_are_taken_back_and_the_run_goes_on(
     with tiny_llm():
         loop = Loop(settings, Run.create(tmp_path / "run", settings))
         rung = Rung(0, settings, loop.players)
-        loop.play_round([rung])
+        play_round(loop.players, [rung], lambda phase: None)
         rung.rounds = 1
         with pytest.warns(Note, match="LoRA weights that are not finite: it keeps those from before"):
-            metrics = loop.play_round([rung])[0]
+            metrics = play_round(loop.players, [rung], lambda phase: None)[0]
         assert metrics["tune_lessons"] > 0
         rung.rounds = 2
-        loop.play_round([rung])
-    adapter = loop.players.spoken is not None and loop.players.teacher.teacher.adapter  # type: ignore[union-attr]
+        play_round(loop.players, [rung], lambda phase: None)
+    adapter = loop.players.record is not None and loop.players.teacher.teacher.adapter  # type: ignore[union-attr]
     assert all(bool(torch.isfinite(weight).all()) for weight in adapter.weights().values()) and all_finite(loop)

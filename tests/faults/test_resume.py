@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from coteach.errors import CoteachError, Note
+from coteach.method.examiner import Examiner
 from coteach.method.players import Players
 from coteach.runs.run_folder import Run
 from whole_runs import DOOR_KEY, LOCAL, TUNED, UNLOCK, config, fingerprint, interrupting, play, rounds, tiny_llm
@@ -59,18 +60,17 @@ def test_schooling_goes_on_with_the_practice_or_the_tuning_that_was_interrupted(
 ) -> None:
     """Neither is made twice, and the best weights, which are those of an earlier practice, are kept across interruptions."""
     done, stop_at = list[str](), list[int]()
-    practise, tune = Players.practise, Players.tune
+    roll_out, tune = Examiner.roll_out_teacher, Players.tune
 
     def counted(what: str) -> None:
         done.append(what)
         if len(done) in stop_at:
             raise KeyboardInterrupt
 
-    def worse(players: Players, task: str) -> tuple[float, Any]:
-        counted("practice")
-        _, met = practise(players, task)
-        assert players.schooling is not None
-        return 0.5 - 0.1 * players.schooling.tunings, met
+    def worse(examiner: Examiner, climbed: list[str]) -> tuple[float, Any]:
+        counted("rollouts")
+        _, met = roll_out(examiner, climbed)
+        return 0.5 - 0.1 * done.count("tuning"), met
 
     def tuned(players: Players, *met: Any) -> dict[str, Any]:
         told = tune(players, *met)
@@ -78,17 +78,17 @@ def test_schooling_goes_on_with_the_practice_or_the_tuning_that_was_interrupted(
             counted("tuning")
         return told
 
-    monkeypatch.setattr(Players, "practise", worse)
+    monkeypatch.setattr(Examiner, "roll_out_teacher", worse)
     monkeypatch.setattr(Players, "tune", tuned)
     settings = (*TUNED, "steps=600", f"tasks={UNLOCK}")
     with tiny_llm(tmp_path / "one"):
         whole = play(tmp_path / "whole", *settings)
-    assert done == ["practice", "tuning", "practice"]
+    assert done == ["rollouts", "tuning", "rollouts"]
     done.clear()
     stop_at[:] = 1, 3, 5
     with tiny_llm(tmp_path / "other"):
         torn = stopped(tmp_path / "torn", *settings, at=[("never", 1)] * 3)
-    assert done == ["practice"] * 2 + ["tuning"] * 2 + ["practice"] * 2, "only what was interrupted is done again"
+    assert done == ["rollouts"] * 2 + ["tuning"] * 2 + ["rollouts"] * 2, "only what was interrupted is done again"
     assert fingerprint(torn) == fingerprint(whole) and "teacher/adapter_model.safetensors" in fingerprint(whole)
     assert Run.open(torn).metrics()[-1]["round"] == Run.open(whole).metrics()[-1]["round"]
 
@@ -114,22 +114,13 @@ def test_envpool_cannot_give_back_its_episodes_and_the_run_says_so(tmp_path: Pat
     assert [row["round"] for row in rounds(tmp_path / "run")] == list(range(1, len(rounds(tmp_path / "run")) + 1))
 
 
-def test_a_checkpoint_of_another_format_is_refused_with_the_version_that_reads_it(tmp_path: Path) -> None:
-    run = play(tmp_path / "run", *SHORT, "steps=200", f"tasks={DOOR_KEY}")
-    latest = Run.open(run).latest_checkpoint()
-    assert latest is not None
-    manifest = json.loads((latest / "manifest.json").read_text())
-    (latest / "manifest.json").write_text(json.dumps(manifest | {"format": 99, "coteach": "7.1"}))
-    with pytest.raises(CoteachError, match=r"its format is 99, .* use coteach 7.1, which made it"):
-        play(run)
-
-
 def test_a_configuration_of_a_newer_version_is_refused_with_that_version(tmp_path: Path) -> None:
     run = Run.create(tmp_path / "run", config(*SHORT, f"tasks={DOOR_KEY}")).folder
     (run / "config.toml").write_text("hologram = 3\n" + (run / "config.toml").read_text())
     with pytest.raises(CoteachError, match="unknown field 'hologram'") as refused:
         Run.open(run)
     assert "made by" not in str(refused.value), "the same version: a slip of the pen"
-    (run / "environment.json").write_text('{"packages": {"coteach": "9.0"}, "revision": null}')
+    made = json.loads((run / "environment.json").read_text())
+    (run / "environment.json").write_text(json.dumps(made | {"coteach": "9.0"}))
     with pytest.raises(CoteachError, match="made by coteach 9.0: use that version"):
         Run.open(run)

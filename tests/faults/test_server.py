@@ -1,4 +1,4 @@
-"""An LLM's server may do anything: the run goes on with the advice it has, and the books say what happened.
+"""An LLM's server may do anything: the run goes on with the advice it has, and `usage` says what happened.
 
 The server here is a real one on a socket, which answers well, and then in each of the ways in which servers fail.
 """
@@ -18,7 +18,7 @@ pytest.importorskip("openai", reason="the extra `remote` is not installed")
 from coteach.config import TeacherConfig
 from coteach.errors import CoteachError, RunFailed
 from coteach.grounding.base import Situation
-from coteach.teacher.remote.circuit_breaker import FAILURES, PAUSE, Patience
+from coteach.teacher.remote.circuit_breaker import FAILURES, PAUSE, CircuitBreaker
 from coteach.teacher.remote.teacher import Manner, RemoteTeacher
 from llm_server import GOOD, Handler, Server, completion, hang, http
 
@@ -86,11 +86,11 @@ def test_a_server_that_fails_is_survived_and_asked_again(failure: str, server: S
     asked.advise([situation(0)])
     server.reply = SEND[failure]
     assert asked.advise([situation(1), situation(2)]) == [None, None]
-    assert asked.books.failures >= 2 and asked.books.unanswered == 2 and asked.books.queries == 1
-    failed = {call.detail for call in asked.books.journal if call.outcome == "failed"}
+    assert asked.usage.failures >= 2 and asked.usage.unanswered == 2 and asked.usage.queries == 1
+    failed = {call.detail for call in asked.usage.journal if call.outcome == "failed"}
     assert all(failed) and (failure not in NEVER_ENDING or failed == {f"no answer within {DEADLINE:g} s"})
     server.reply = lambda handler: handler.send(GOOD)
-    asked.patience.succeeded()
+    asked.breaker.record_success()
     assert asked.advise([situation(1)])[0] is not None, "what had no answer is asked about again"
 
 
@@ -145,7 +145,7 @@ def test_too_many_requests_are_tried_again_when_the_server_says(server: Server, 
     monkeypatch.setattr("anyio.sleep", sleep)  # with which the client waits
     server.reply = busy_at_first
     assert asked.advise([situation(1)])[0] is not None
-    assert seen[:3] == ["asked", 7.0, "asked"] and asked.books.failures == 0
+    assert seen[:3] == ["asked", 7.0, "asked"] and asked.usage.failures == 0
 
 
 def test_a_megabyte_is_read_like_any_reply(server: Server) -> None:
@@ -156,7 +156,7 @@ def test_a_megabyte_is_read_like_any_reply(server: Server) -> None:
         http(completion("so on " * 170_000, choices=[{"message": {"content": "x " * 500_000}}]))
     )
     np.testing.assert_allclose(asked.advise([situation(1)])[0], [0.5, 0.5])
-    assert asked.books.unreadable > 0 and all(len(call.detail) <= 200 for call in asked.books.journal)
+    assert asked.usage.unreadable > 0 and all(len(call.detail) <= 200 for call in asked.usage.journal)
 
 
 def test_a_reply_that_names_no_option_is_asked_for_once_more_and_then_counts_as_uniform_advice(server: Server) -> None:
@@ -165,8 +165,8 @@ def test_a_reply_that_names_no_option_is_asked_for_once_more_and_then_counts_as_
     server.reply = lambda handler: handler.send(http(completion("I would rather not say.")))
     np.testing.assert_allclose(asked.advise([situation(0)])[0], [0.5, 0.5])
     assert len(server.requests) == 2 * 2, "two orders of the options, each asked twice"
-    assert asked.books.unreadable == 4 and asked.books.failures == 0
-    assert {call.detail for call in asked.books.journal} == {"I would rather not say."}
+    assert asked.usage.unreadable == 4 and asked.usage.failures == 0
+    assert {call.detail for call in asked.usage.journal} == {"I would rather not say."}
 
 
 def test_without_log_probabilities_replies_are_counted_and_every_place_in_the_list_has_its_turn(server: Server) -> None:
@@ -193,15 +193,15 @@ def test_a_server_that_refuses_parameters_is_asked_without_them(server: Server) 
     server.reply = picky
     asked = teacher(server.url)
     assert asked.advise([situation(0)])[0] is not None and asked.manner is Manner.BARE
-    refused = asked.books.failures
+    refused = asked.usage.failures
     asked.advise([situation(1)])
-    assert asked.books.failures == refused > 0, "what it refuses is found out once"
+    assert asked.usage.failures == refused > 0, "what it refuses is found out once"
 
 
 def test_a_dead_server_is_left_alone_and_asked_once_a_minute(server: Server) -> None:
     now = [0.0]
     asked = teacher(server.url, concurrency=1)
-    asked.patience = Patience(lambda: now[0])
+    asked.breaker = CircuitBreaker(lambda: now[0])
     asked.advise([situation(0)])
     server.requests.clear()
     server.reply = SEND["wrong schema"]
@@ -212,14 +212,14 @@ def test_a_dead_server_is_left_alone_and_asked_once_a_minute(server: Server) -> 
     asked.advise([situation(8)])
     assert len(server.requests) == FAILURES
     now[0] += 1
-    failed = asked.books.failures
+    failed = asked.usage.failures
     asked.advise([situation(9), situation(10)])
-    until(lambda: asked.books.failures == failed + 1)
+    until(lambda: asked.usage.failures == failed + 1)
     assert len(server.requests) == FAILURES + 1
     now[0] += PAUSE
     server.reply = lambda handler: handler.send(GOOD)
     assert asked.advise([situation(1)]) == [None], "whether it is alive again is found out meanwhile"
-    until(lambda: not asked.patience.lost)
+    until(lambda: not asked.breaker.is_open)
     assert all(answer is not None for answer in asked.advise([situation(number) for number in range(1, 11)]))
 
 
@@ -228,8 +228,8 @@ def test_a_server_that_hangs_is_waited_for_by_two_rounds_of_calls_at_most(server
     asked.advise([situation(0)])
     server.reply = SEND["hangs"]
     asked.advise([situation(number) for number in range(1, 30)])
-    failed = [call.detail for call in asked.books.journal if call.outcome == "failed"]
-    assert set(failed) == {f"no answer within {DEADLINE:g} s"} and asked.patience.lost
+    failed = [call.detail for call in asked.usage.journal if call.outcome == "failed"]
+    assert set(failed) == {f"no answer within {DEADLINE:g} s"} and asked.breaker.is_open
     assert FAILURES <= len(failed) < 2 * FAILURES, "side by side: those begun before the fifth had failed"
 
 
@@ -237,13 +237,13 @@ def test_nobody_waits_for_a_dead_server_not_even_for_the_call_of_the_minute(serv
     """A thousand situations and five calls that never end; what is known is still answered."""
     now = [0.0]
     asked = teacher(server.url, deadline=600.0)  # no call of this test ends by it
-    asked.patience = Patience(lambda: now[0])
+    asked.breaker = CircuitBreaker(lambda: now[0])
     asked.advise([situation(0)])
-    asked.memory.put_many({asked._key(situation(0)): np.log([0.9, 0.1])})
+    asked.cache.put_many({asked._key(situation(0)): np.log([0.9, 0.1])})
     server.reply = SEND["wrong schema"]
     asked.advise([situation(number) for number in range(1, 30)])
-    assert asked.patience.lost
-    failures, server.requests[:] = asked.books.failures, []
+    assert asked.breaker.is_open
+    failures, server.requests[:] = asked.usage.failures, []
     server.reply = lambda handler: handler.server.over.wait() and None
     for minute in range(1, 6):
         now[0] += PAUSE
@@ -251,7 +251,7 @@ def test_nobody_waits_for_a_dead_server_not_even_for_the_call_of_the_minute(serv
             assert asked.advise([situation(minute * 1000 + number)]) == [None]
         assert asked.advise([situation(0)])[0] is not None
         until(lambda minute=minute: len(server.requests) == minute)
-    assert asked.books.failures == failures, "all of them are still under way"
+    assert asked.usage.failures == failures, "all of them are still under way"
 
 
 def test_the_key_is_in_no_message_whatever_the_server_sends_back(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -265,7 +265,7 @@ def test_the_key_is_in_no_message_whatever_the_server_sends_back(server: Server,
     assert KEY.encode() in server.requests[0]
     assert "***" in str(caught.value) and KEY not in str(caught.value)
     assert caught.value.__cause__ is None and caught.value.__suppress_context__
-    assert all(KEY not in call.detail for call in asked.books.journal)
+    assert all(KEY not in call.detail for call in asked.usage.journal)
 
 
 def test_a_key_that_cannot_be_sent_is_not_told_either(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -279,8 +279,8 @@ def test_a_budget_is_passed_by_no_more_than_the_calls_under_way(server: Server) 
     asked = teacher(server.url, budget_tokens=500, concurrency=4)
     for first in range(0, 40, 8):
         asked.advise([situation(number) for number in range(first, first + 8)])
-    assert 500 <= asked.books.tokens < 500 + 4 * 41
-    assert asked.books.tokens == 41 * len(server.requests) and asked.books.unanswered > 0
+    assert 500 <= asked.usage.tokens < 500 + 4 * 41
+    assert asked.usage.tokens == 41 * len(server.requests) and asked.usage.unanswered > 0
     paid = teacher(server.url, budget_money=0.001, price_in=10.0, price_out=100.0, concurrency=1)
     paid.advise([situation(number) for number in range(8)])
-    assert paid.books.money == pytest.approx(0.001) and paid.books.calls == 2  # 40 tokens in and one out are 0.0005
+    assert paid.usage.money == pytest.approx(0.001) and paid.usage.calls == 2  # 40 tokens in and one out are 0.0005

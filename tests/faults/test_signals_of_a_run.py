@@ -73,11 +73,22 @@ def _train(folder: Path, hangs: bool, stderr: int) -> NoReturn:
     os.dup2(stderr, 2)
     sys.stderr = os.fdopen(2, "w", encoding="utf-8", buffering=1)
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    Slow.hangs, players.EXAM_LEVELS = hangs, 1
+    Slow.hangs = hangs
     assert loop, "imported before the fork"
     players.make_teacher = lambda *given: Slow()
     words = ["--task", "MiniGrid-DoorKey-5x5-v0", "--arm", "one-way", "--engine", "minigrid", "--threads", "1"]
-    sys.argv[1:] = ["train", *words, "--out", str(folder), "--envs", "8", "--steps", "1000000", "episodes=1"]
+    sys.argv[1:] = [
+        "train",
+        *words,
+        "--out",
+        str(folder),
+        "--envs",
+        "8",
+        "--steps",
+        "1000000",
+        "episodes=1",
+        "evaluation.levels=1",
+    ]
     try:
         cli.script()
     finally:

@@ -10,10 +10,12 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
-from coteach.method.abstract_model import GAP, reweigh, trust, widened
+from coteach.config import EvidenceConfig
+from coteach.method.improvement import prior_weight, reweigh, widen_gaps
 
 Array = NDArray[np.float64]
 
+GAP = EvidenceConfig().action_gap
 worths = st.floats(-1.0, 1.0)
 shares = st.floats(1e-3, 1.0)
 scales = st.floats(1e-2, 10.0)
@@ -142,7 +144,7 @@ def test_as_lambda_grows_the_prior_is_left(problem: Problem, lam: float) -> None
 
 @given(st.integers(0, 10_000), st.integers(1, 30), scales)
 def test_trust_in_the_prior_falls_with_the_evidence(evidence: int, options: int, scale: float) -> None:
-    now, later = trust(np.array([evidence, evidence + 1.0]), np.array([options, options]), scale)
+    now, later = prior_weight(np.array([evidence, evidence + 1.0]), np.array([options, options]), scale)
     assert 0 < now <= scale / np.sqrt(evidence + 1.0) * (1 + 1e-12), "towards 0, as one over the root"
     if evidence >= options - 2:
         assert later <= now * (1 + 1e-12)
@@ -153,7 +155,7 @@ def test_widening_keeps_the_best_and_the_order(data: st.DataObject, size: int, s
     worth = data.draw(arrays(np.float64, (size, slots), elements=st.floats(0.0, 1.0)))
     tried = data.draw(arrays(np.bool_, (size, slots)))
     assume(tried.any())
-    wide = widened(worth, tried)
+    wide = widen_gaps(worth, tried, GAP)
     assert not wide[~tried].any()
     for before, after, known in zip(worth, wide, tried, strict=True):
         old, new = before[known], after[known]

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
-from coteach.config import CollectConfig
-from coteach.student.guidance import action_targets, heed, led_share, shaped, sharpen
+from coteach.config import CollectConfig, GuidanceConfig
+from coteach.student.guidance import action_targets, imitation_coefficient, led_share, shaped, sharpen
 
 Array = NDArray[np.float64]
 
@@ -108,9 +108,10 @@ def test_shaping_adds_to_a_return_only_what_hangs_on_its_ends(
 
 
 @given(st.floats(0.0, 1.0), st.floats(0.0, 1.0), st.floats(0.0, 1.0))
-def test_the_better_the_student_the_less_it_follows(student: float, better: float, led: float) -> None:
+def test_the_better_the_student_the_less_it_follows(student: float, better: float, controlled: float) -> None:
     student, better = sorted((student, better))
-    assert 0.0 <= heed(better, led) <= heed(student, led) <= 1.0
+    follows = [imitation_coefficient(GuidanceConfig(), success, controlled) for success in (better, student)]
+    assert 0.0 <= follows[0] <= follows[1] <= 1.0
 
 
 @given(st.floats(0.0, 1.0))

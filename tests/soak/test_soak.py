@@ -1,4 +1,4 @@
-"""Reliability, measured: each test prints the figure that the README quotes. `make soak` runs them; `make test` short forms."""
+"""Reliability, measured: each test prints the figure that docs/reliability.md quotes. `make soak` runs them all."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ from coteach.errors import CoteachError
 from coteach.method.loop import Loop
 from coteach.method.rung import Rung
 from coteach.runs import jsonl
-from coteach.runs.run_folder import Run, intact
+from coteach.runs.checkpoints import intact
+from coteach.runs.run_folder import Run
 from coteach.teacher.remote import circuit_breaker as patience
 from coteach.teacher.remote.circuit_breaker import FAILURES
 from killing import EVERY, killed_and_resumed, writers_killed
@@ -41,7 +42,7 @@ def figure(what: str, value: str) -> None:
 
 
 def test_determinism_and_replay_with_the_default_llm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every run has an advice memory of its own, so that the LLM really answers twice."""
+    """Every run has an answer cache of its own, so that the LLM really answers twice."""
     models = Path(os.environ.get("COTEACH_CACHE", Path.home() / ".cache" / "coteach")) / "models"
     same = replayed = 0
     for task in TASKS[:3]:
@@ -126,7 +127,7 @@ def test_two_writers_of_one_memory(tmp_path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         found = writers_killed(tmp_path / "answers.sqlite3", kills=200, chance=random.Random(0))
-    figure("kills of two writers that share an advice memory", f"200; {found:,} answers in it, all right")
+    figure("kills of two writers that share an answer cache", f"200; {found:,} answers in it, all right")
 
 
 def test_a_dead_teacher_costs_no_speed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

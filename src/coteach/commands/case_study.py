@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from coteach.commands.common import print_json, seed_of, whole
 from coteach.errors import CoteachError, RunFailed, unknown
+from coteach.runs.files import replace_text
 from coteach.runs.progress import print_table
 
 if TYPE_CHECKING:
@@ -49,7 +50,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Make the runs that are missing, then print the table."""
     from coteach.experiments import case_study
-    from coteach.runs.files import replace_text
 
     if args.redraw and args.jobs:
         raise CoteachError("--redraw makes no runs: leave out --jobs")
@@ -107,34 +107,35 @@ def _make_runs(study: Study, workers: int) -> int:
     from coteach.experiments import case_study
     from coteach.experiments.compare import source_revision
     from coteach.experiments.pool import Pool, locked
+    from coteach.experiments.results import GLAM
     from coteach.runs import machine
-    from coteach.runs.files import replace_text
 
-    revision, failed, jobs, runs = source_revision(), 0, study.jobs(), study.runs / "case-study"
+    revision, failed, jobs, runs = source_revision(), 0, study.jobs(), study.runs / case_study.FOLDER
     for folder, flag in ((study.folder, "--results"), (runs, "--runs")):
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise CoteachError(f"cannot make {folder}: {error.strerror or error}; choose another {flag}") from error
-    with locked(runs) as lock, Board() as display:
+    with locked(runs, study.folder) as lock, Board() as display:
 
         def ended(end: Ended) -> None:
             nonlocal failed
             if end.error is None:
                 end.job.keep(revision)
             failed += end.error is not None
-            written(f"{end.job.label}: {end.error or 'finished'}")
+            written(f"{end.job.key}: {end.error or 'finished'}")
 
         def written(message: str) -> None:
             replace_text(_table(study), case_study.markdown(study, case_study.lines(study)))
             display.say(message)
 
-        todo = [job for job in jobs if not job.finished()]
+        kept = study.kept()
+        todo = [job for job in jobs if not job.finished(kept[job.config.steps // case_study.ITERATION])]
         for job in [job for job in todo if job.complete()]:  # finished, but interrupted before its result was kept
             job.keep(revision)
             todo.remove(job)
         Pool(workers or machine.cores(), display, ended).run(todo, len(jobs) - len(todo), lock)
-        for seed in study.seeds if case_study.GLAM in study.arms else ():
-            for path in case_study.learn_glam(study, seed, display.say):
-                written(f"{path}: finished")
+        for seed in study.seeds if GLAM in study.arms else ():
+            for budget in case_study.learn_glam(study, seed, display.say):
+                written(f"glam-{seed}: finished with {budget} iterations")
     return failed

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from coteach.errors import CoteachError
-from coteach.runs.run_folder import Run, understood
+from coteach.runs.run_folder import Run
 
 if TYPE_CHECKING:
     from coteach.method.players import Players
@@ -48,15 +48,9 @@ def episodes_of(args: argparse.Namespace, default: int) -> int:
 
 def load_players(run: Run) -> Players:
     """Teacher and student as the run's newest checkpoint has them."""
-    checkpoint = run.latest_checkpoint()
-    if checkpoint is None:
-        raise CoteachError(f"{run.folder} has no whole checkpoint: let `coteach train --resume {run.folder}` save one")
-    from coteach.method.players import Players
+    from coteach.method.checkpoint import players_of
 
-    players = Players(run.config)
-    with understood(checkpoint):
-        players.load(checkpoint)
-    return players
+    return players_of(run)
 
 
 def default_tasks(run: Run) -> list[str]:

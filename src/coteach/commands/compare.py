@@ -18,6 +18,8 @@ from coteach.commands.common import HIGHEST_SEED, print_json, seed_of, whole
 from coteach.errors import CoteachError, RunFailed, unknown
 from coteach.experiments import compare
 from coteach.experiments.compare import DEFAULT_ARMS, Job, Plan
+from coteach.experiments.results import by_key, read_results
+from coteach.runs.files import file_name, replace_text
 from coteach.runs.progress import duration, percent, print_table
 
 if TYPE_CHECKING:
@@ -66,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
     """Make the runs that are missing, then judge all of them."""
     plan = _plan(args)
     if args.redraw:
-        plan = compare.narrowed(plan, compare.read_results(plan.folder))
+        plan = compare.narrowed(plan, read_results(plan.folder))
     else:
         failed = make_runs(plan, whole("--jobs", args.jobs, 0, 1, 1024))
         if failed:
@@ -86,7 +88,7 @@ def _plan(args: argparse.Namespace) -> Plan:
     if not tasks and not (args.redraw and args.name):
         raise CoteachError("--task is missing: say what to compare on (with --redraw, --name will do)")
     more = f"+{len(tasks) - 1}" if len(tasks) > 1 else ""
-    name = args.name or compare.file_name(tasks[0]) + more + "".join(f"-after-{compare.file_name(task)}" for task in after)
+    name = args.name or file_name(tasks[0]) + more + "".join(f"-after-{file_name(task)}" for task in after)
     if Path(name).name != name or name.startswith("."):
         raise CoteachError(f"--name {name}: expected the name of a folder")
     arms = arms_of(args.arms) or (() if args.redraw else DEFAULT_ARMS)
@@ -129,16 +131,16 @@ def make_runs(plan: Plan, workers: int) -> int:
         except OSError as error:
             raise CoteachError(f"cannot make {folder}: {error.strerror or error}; choose another {flag}") from error
     revision, failed = compare.source_revision(), 0
-    with locked(plan.runs / plan.name) as lock:
-        jobs = plan.jobs()
-        todo = [job for job in jobs if not job.finished()]
+    with locked(plan.runs / plan.name, plan.folder) as lock:
+        jobs, kept = plan.jobs(), by_key(read_results(plan.folder), plan.name)
+        todo = [job for job in jobs if not job.finished(kept)]
 
         def ended(end: Ended) -> None:
             nonlocal failed
             if end.error is None:
                 end.job.keep(revision)
             failed += end.error is not None
-            display.say(f"{end.job.label}: {end.error or 'finished'}")
+            display.say(f"{end.job.key}: {end.error or 'finished'}")
 
         for job in [job for job in todo if job.complete()]:  # finished, but interrupted before its result was kept
             job.keep(revision)
@@ -219,9 +221,8 @@ def _run(job: Job) -> str:
 def _show(plan: Plan, as_json: bool) -> None:
     """Print the tables; leave them, and the figures, with the results."""
     from coteach.experiments import figures, tables
-    from coteach.runs.files import replace_text
 
-    groups = compare.group(compare.read_results(plan.folder), plan.tasks, plan.arms, plan.seeds, plan.name)
+    groups = compare.group(read_results(plan.folder), plan.tasks, plan.arms, plan.seeds, plan.name)
     verdicts, command = tables.judge(groups), compare.command_of(groups, plan.name)
     table = plan.folder / "table.md"
     replace_text(table, tables.markdown(groups, verdicts, command, _made(groups)))

@@ -61,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
         return grounding.check(args)
     if args.task is not None:
         raise CoteachError(f"--task {args.task} without --grounding: give the grounding to check as --grounding MODULE:NAME")
-    checks = list(examine())
+    checks = list(success_over_levels())
     if args.json:
         print_json([asdict(check) for check in checks])
     else:
@@ -80,7 +80,7 @@ def report(checks: Iterable[Check]) -> str:
     return "\n".join(printable(line).replace(str(Path.home()), "~") for line in lines)
 
 
-def examine() -> Iterator[Check]:
+def success_over_levels() -> Iterator[Check]:
     """Look at everything, one thing after the other."""
     yield Check("python", "ok", platform.python_version())
     for name in LIBRARIES:
@@ -166,16 +166,16 @@ def _llm() -> Iterator[Check]:
 
 def _memory() -> Check:
     """The answers of LLMs that all runs share."""
-    from coteach.teacher.answer_cache import AdviceMemory
+    from coteach.teacher.answer_cache import AnswerCache
 
     with warnings.catch_warnings(record=True) as faults:
         warnings.simplefilter("always")
-        memory = AdviceMemory.default()
-        contents = memory.contents()
-        memory.close()
+        cache = AnswerCache.default()
+        contents = cache.contents()
+        cache.close()
     if faults:
-        return Check("advice memory", "absent", str(faults[0].message), "runs do without it, and ask again")
-    return Check("advice memory", "ok", f"{memory.path}: {contents.answers:,} answers, {contents.size / 2**20:,.1f} MiB")
+        return Check("answer cache", "absent", str(faults[0].message), "runs do without it, and ask again")
+    return Check("answer cache", "ok", f"{cache.path}: {contents.answers:,} answers, {contents.size / 2**20:,.1f} MiB")
 
 
 def _room(folder: Path, name: str) -> Check:

@@ -65,6 +65,7 @@ def run(args: argparse.Namespace) -> int:
         names = list(dict.fromkeys(args.task or default_tasks(folder)))
         from coteach.envs import tasks
         from coteach.evaluation import episodes as evaluate
+        from coteach.method.examiner import Examiner
 
         for name in names:
             tasks.check(name)
@@ -73,7 +74,8 @@ def run(args: argparse.Namespace) -> int:
         tuned_on = _tuned_on(folder)
     guarded = _guard(players) if args.guard else None
     if args.who == "student":
-        rows = [{"task": name} | _figures(players.evaluate("student", name, episodes, seed)) for name in names]
+        examiner = Examiner(players)
+        rows = [{"task": name} | _figures(examiner.evaluate("student", name, episodes, seed)) for name in names]
     else:
         alone = Episodes(players, episodes, seed, args.sample)
         rows = [row for name in names for row in _taught(alone, name, name in tuned_on, args.synonyms)]

@@ -9,8 +9,9 @@ from coteach.commands.common import print_json, whole
 from coteach.commands.compare import arms_of, make_runs, seeds_of
 from coteach.config import FRESH
 from coteach.errors import CoteachError, RunFailed, unknown
-from coteach.experiments import compare, ladder
+from coteach.experiments import ladder
 from coteach.experiments.ladder import LADDER, STEPS
+from coteach.experiments.results import by_key, read_results
 from coteach.runs.progress import print_table
 
 HELP = "climb ever harder tasks with everything carried over"
@@ -59,7 +60,8 @@ def run(args: argparse.Namespace) -> int:
     failed = make_runs(plan, whole("--jobs", args.jobs, 0, 1, 1024))
     if failed:
         raise RunFailed(f"climbs that failed: {failed}; the same command makes what is missing")
-    results = [compare.read_result(job.result) for job in plan.jobs()]
+    kept = by_key(read_results(plan.folder), plan.name)
+    results = [kept[job.key] for job in plan.jobs()]
     table = plan.folder / "table.md"
     replace_text(table, ladder.markdown(results))
     if args.json:

@@ -1,4 +1,4 @@
-"""`coteach memory`: what is in the advice memory that all runs share, and how to clear it."""
+"""`coteach memory`: what is in the answer cache that all runs share, and how to clear it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from datetime import datetime
 from coteach.commands.common import print_json
 from coteach.runs.progress import print_table
 
-HELP = "show the advice memory (what LLMs answered in all runs so far), or clear it"
+HELP = "show the answer cache (what LLMs answered in all runs so far), or clear it"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -20,21 +20,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Show what is remembered; with --clear what was, and forget it."""
-    from coteach.teacher.answer_cache import AdviceMemory
+    from coteach.teacher.answer_cache import AnswerCache
 
-    memory = AdviceMemory.default()
-    contents = memory.contents()
+    cache = AnswerCache.default()
+    contents = cache.contents()
     if args.clear:
-        memory.clear()
-    memory.close()
+        cache.clear()
+    cache.close()
     if args.json:
-        print_json({"file": str(memory.path), "limit": memory.limit, **asdict(contents), "cleared": bool(args.clear)})
+        print_json({"file": str(cache.path), "limit": cache.limit, **asdict(contents), "cleared": bool(args.clear)})
         return 0
     print_table(
         ("what", "value"),
         [
-            ("file", str(memory.path)),
-            ("answers", f"{contents.answers:,} of at most {memory.limit:,}: then the oldest make room"),
+            ("file", str(cache.path)),
+            ("answers", f"{contents.answers:,} of at most {cache.limit:,}: then the oldest make room"),
             ("size", f"{contents.size / 2**20:,.1f} MiB"),
             ("oldest", _day(contents.oldest)),
             ("newest", _day(contents.newest)),

@@ -24,7 +24,7 @@ from coteach.runs.progress import COLUMNS, duration, make_display, print_table, 
 from coteach.runs.run_folder import Run
 
 if TYPE_CHECKING:
-    from coteach.teacher.costs import Books
+    from coteach.teacher.costs import Usage
 
 HELP = "teach a student, rung by rung"
 
@@ -164,7 +164,7 @@ def _train(run: Run, resume: bool, made: Sequence[Path]) -> list[dict[str, Any]]
 
 def _report(run: Run, summaries: Sequence[Mapping[str, Any]], as_json: bool) -> None:
     from coteach.experiments.plots import plot_run
-    from coteach.teacher.costs import Books
+    from coteach.teacher.costs import Usage
 
     with disk(run.folder / "plots"):
         plots = plot_run(run.folder)
@@ -178,22 +178,22 @@ def _report(run: Run, summaries: Sequence[Mapping[str, Any]], as_json: bool) -> 
         f"{duration(wall)} in all, {duration(training)} of it training, of that {(asking + tuning) / max(training, 1e-9):.0%} "
         f"asking and tuning the LLM; at most {summaries[-1]['peak_memory_mib'] / 1024:.1f} GiB of memory"
     )
-    if said := _costs(Books(**summaries[-1]["llm_total"]), run.config.teacher):
+    if said := _costs(Usage(**summaries[-1]["llm_total"]), run.config.teacher):
         print(said)
     print(f"curves: {', '.join(str(path) for path in plots)}; GIFs: {run.folder / 'videos'}; everything else: {run.folder}")
 
 
-def _costs(books: Books, teacher: TeacherConfig) -> str:
+def _costs(usage: Usage, teacher: TeacherConfig) -> str:
     """What a remote teacher cost over the whole run, evaluations included, and what went wrong; empty for others."""
-    if not teacher.spec.startswith("openai:") or not (books.calls or books.memory_hits):
+    if not teacher.spec.startswith("openai:") or not (usage.calls or usage.cache_hits):
         return ""
-    money = f", ${books.money:.4f}" if books.money else ""
+    money = f", ${usage.money:.4f}" if usage.money else ""
     said = (
-        f"LLM, evaluations included: {books.queries:,} situations answered in {books.calls:,} calls "
-        f"({books.tokens_in:,} tokens in, {books.tokens_out:,} out{money}), {books.memory_hits:,} from memory; "
-        f"{books.failures:,} calls failed, {books.unreadable:,} replies could not be read"
+        f"LLM, evaluations included: {usage.queries:,} situations answered in {usage.calls:,} calls "
+        f"({usage.tokens_in:,} tokens in, {usage.tokens_out:,} out{money}), {usage.cache_hits:,} from the answer cache; "
+        f"{usage.failures:,} calls failed, {usage.unreadable:,} replies could not be read"
     )
-    if books.unanswered:
-        why = "its budget was spent" if books.reached(teacher.budget_tokens, teacher.budget_money) else "it failed"
-        said += f"; {books.unanswered:,} times it was not heard ({why}), there its advice counts as uniform"
+    if usage.unanswered:
+        why = "its budget was spent" if usage.reached(teacher.budget_tokens, teacher.budget_money) else "it failed"
+        said += f"; {usage.unanswered:,} times it was not heard ({why}), there its advice counts as uniform"
     return said

@@ -31,11 +31,12 @@ def run(args: argparse.Namespace) -> int:
         task = task_of(folder, args.task)
         from coteach.envs import tasks
         from coteach.evaluation import episodes as evaluate
+        from coteach.method.examiner import Examiner
 
         tasks.check(task)
         seed = seed_of(args, evaluate.SEED)
         players = load_players(folder)
-    frames = players.record(args.who, task, seed)
+    frames = Examiner(players).film(args.who, task, seed)
     path = args.out or args.run_folder / "videos" / f"{file_name(task)}-{args.who}-{seed}.gif"
     evaluate.write_gif(path, frames)
     if args.json:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from coteach.envs.engines import VectorTask
 from coteach.errors import CoteachError
 from coteach.grounding.base import Ground, Grounded, Grounding, Layout, Situation, Situations
-from coteach.grounding.follower import Leader
+from coteach.grounding.follower import OptionFollower
 from coteach.grounding.options import MOST_OPTIONS
 
 PATIENCE = 20
@@ -97,14 +97,18 @@ class _Checker:
     def play(self, steps: int, rng: np.random.Generator) -> None:
         """Act, observe and look at every answer, up to the first that has the wrong shape (or none)."""
         envs, slots = self.task.num_envs, self.grounding.max_options
-        leader, led, done = Leader(envs, slots, PATIENCE), np.arange(envs) % 2 == 1, np.zeros(envs, dtype=np.bool_)
+        follower, controlled, done = (
+            OptionFollower(envs, slots, PATIENCE),
+            np.arange(envs) % 2 == 1,
+            np.zeros(envs, dtype=np.bool_),
+        )
         now = self.observe(0, (self.task.reset(), None, np.ones(envs, dtype=np.bool_)))
         for t in range(1, steps + 1):
             if now is None:
                 return
-            led_by = leader.choose(now, np.full((envs, slots), 1.0 / slots), led, done, rng)
+            controlled_by = follower.choose(now, np.full((envs, slots), 1.0 / slots), controlled, done, rng)
             anything = rng.integers(0, self.task.num_actions, envs)
-            actions = np.where((led_by >= 0) & (led_by < self.task.num_actions), led_by, anything)
+            actions = np.where((controlled_by >= 0) & (controlled_by < self.task.num_actions), controlled_by, anything)
             step = self.task.step(actions)
             done = step.terminated | step.truncated
             self.episodes += int(done.sum())

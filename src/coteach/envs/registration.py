@@ -1,7 +1,7 @@
 """Tasks of one's own: any Gymnasium environment with a discrete action space, put into words.
 
 `register("Taxi-v3", describe=..., actions=(...))` makes a task of it in this process; a package makes its tasks known to every
-process, the command line's too, by entry points of the group `coteach.envs.tasks` (name: the task's id, value: an `Environment`).
+process, the command line's too, by entry points of the group `coteach.tasks` (name: the task's id, value: an `Environment`).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from coteach.grounding.options import MOST_OPTIONS, Expert, Option, OptionGround
 from coteach.grounding.outcomes import TYPICAL_DURATION
 from coteach.grounding.spaces import Encoder
 
-ENTRY_POINTS = "coteach.envs.tasks"
+ENTRY_POINTS = "coteach.tasks"
 """Group of entry points by which packages add tasks."""
 
 INSTRUCTION = "You guide an agent. Answer with the best next step."

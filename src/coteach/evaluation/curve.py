@@ -16,40 +16,26 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from coteach.config import EvaluationConfig
 from coteach.student.rollout import Episode
 
-WINDOW = 100
-"""Training episodes over which success is averaged."""
-
-LED_WINDOW = 50
-
-REACHED = 3
-"""Exams in a row over whose mean a level counts as reached."""
-
-HELD = 5
-"""Exams in a row over whose mean a level must have held for a rung to be over."""
-
-SPACING = 0.05
-"""The next exam is due when so many more of the steps taken have been taken, but not within one round."""
-
-USUAL = 0.95
-"""An episode under way that is longer than this share of recent successes were is late."""
-
 LEVELS = (0.80, 0.95)
+"""Successes of which it is reported when they were reached."""
 
 
 class Curve:
     """Success of the student alone over the steps, and of the last training episodes (None before any has ended).
 
-    points: (steps, success) of every exam. steps_to[level]: steps at the end of the first `REACHED` exams in a row whose
+    points: (steps, success) of every exam. steps_to[level]: steps at the end of the first `reached` exams in a row whose
     mean success is at least `level`; None while there are none.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, config: EvaluationConfig) -> None:
+        self.config = config
         self.points: list[tuple[int, float]] = []
-        self._student: deque[bool] = deque(maxlen=WINDOW)
-        self._led: deque[bool] = deque(maxlen=LED_WINDOW)
-        self._lengths: deque[int] = deque(maxlen=WINDOW)
+        self._student: deque[bool] = deque(maxlen=config.window)
+        self._controlled: deque[bool] = deque(maxlen=config.controlled_window)
+        self._lengths: deque[int] = deque(maxlen=config.window)
         self._late = 0
         self.episodes = 0
         self.steps_to: dict[float, int | None] = dict.fromkeys(LEVELS)
@@ -57,27 +43,29 @@ class Curve:
     def add(self, episodes: Iterable[Episode], under_way: NDArray[np.int64]) -> None:
         """Take in training episodes that ended; under_way: lengths so far of the student-led ones that have not."""
         for episode in episodes:
-            if episode.success and not episode.led:
+            if episode.success and not episode.controlled:
                 self._lengths.append(episode.length)
-            if not episode.bold:
-                (self._led if episode.led else self._student).append(episode.success)
+            if not episode.optimistic:
+                (self._controlled if episode.controlled else self._student).append(episode.success)
             self.episodes += 1
-        self._late = int((under_way > np.quantile(self._lengths, USUAL)).sum()) if self._lengths else len(under_way)
+        self._late = (
+            int((under_way > np.quantile(self._lengths, self.config.usual_length)).sum()) if self._lengths else len(under_way)
+        )
 
     def due(self, steps: int) -> bool:
         """Whether the next exam is due."""
-        return not self.points or steps >= (1.0 + SPACING) * self.points[-1][0]
+        return not self.points or steps >= (1.0 + self.config.spacing) * self.points[-1][0]
 
-    def examined(self, steps: int, success: float) -> None:
+    def add_evaluation(self, steps: int, success: float) -> None:
         """Take in an exam."""
         self.points.append((steps, success))
         for level, reached in self.steps_to.items():
-            if reached is None and self._mean(REACHED) >= level:
+            if reached is None and self._mean(self.config.reached) >= level:
                 self.steps_to[level] = steps
 
     def holds(self, level: float) -> bool:
-        """The last `HELD` exams were passed at `level` on average."""
-        return self._mean(HELD) >= level
+        """The last `held` exams were passed at `level` on average."""
+        return self._mean(self.config.held) >= level
 
     @property
     def student(self) -> float | None:
@@ -85,12 +73,12 @@ class Curve:
         return sum(self._student) / (len(self._student) + self._late) if self._student else None
 
     @property
-    def led(self) -> float | None:
+    def controlled(self) -> float | None:
         """Success of recent teacher-led episodes in [0, 1], bold ones left out."""
-        return sum(self._led) / len(self._led) if self._led else None
+        return sum(self._controlled) / len(self._controlled) if self._controlled else None
 
     @property
-    def alone(self) -> float | None:
+    def greedy(self) -> float | None:
         """Success in the last exam, in [0, 1]."""
         return self.points[-1][1] if self.points else None
 
@@ -99,7 +87,7 @@ class Curve:
         return {
             "points": self.points,
             "student": list(self._student),
-            "led": list(self._led),
+            "controlled": list(self._controlled),
             "lengths": list(self._lengths),
             "late": self._late,
             "episodes": self.episodes,
@@ -110,7 +98,7 @@ class Curve:
         """Take up what `state` gave."""
         self.points = [(steps, success) for steps, success in state["points"]]
         self._student.extend(state["student"])
-        self._led.extend(state["led"])
+        self._controlled.extend(state["controlled"])
         self._lengths.extend(state["lengths"])
         self._late, self.episodes = state["late"], state["episodes"]
         self.steps_to = dict(zip(LEVELS, state["steps_to"], strict=True))

@@ -22,7 +22,7 @@ from coteach.envs.engines import GymnasiumTask, Step, VectorTask
 from coteach.envs.tasks import check
 from coteach.errors import CoteachError, RunFailed
 from coteach.grounding.base import Grounded, Grounding, Situation
-from coteach.grounding.follower import Leader
+from coteach.grounding.follower import OptionFollower
 
 SEED = 1_000_000
 """Seed of the first evaluation episode; the next ones follow it."""
@@ -105,7 +105,7 @@ class TeacherAlone:
     ) -> None:
         self.advise, self.situations, self.sample = advise, grounding.situations, sample
         self.num_actions = environments.num_actions
-        self.leader = Leader(environments.num_envs, grounding.max_options, patience)
+        self.follower = OptionFollower(environments.num_envs, grounding.max_options, patience)
         self.rng = np.random.default_rng(seed)
         self.chosen: Counter[int] = Counter()
         self._advice: dict[int, NDArray[np.float64]] = {}
@@ -113,11 +113,11 @@ class TeacherAlone:
 
     def act(self, now: Grounded, idle: NDArray[np.bool_], done: NDArray[np.bool_]) -> NDArray[np.int64]:
         """Actions (N,) of the followed options' controllers."""
-        led = ~idle
-        self._ask(np.unique(now.situation[led & ~done]))
+        controlled = ~idle
+        self._ask(np.unique(now.situation[controlled & ~done]))
         probabilities = np.stack([self._advice.get(number, self._nothing) for number in now.situation.tolist()])
-        actions = self.leader.choose(now, probabilities, led, done, self.rng if self.sample else None)
-        self.chosen.update(now.situation[(self.leader.slot >= 0) & (self.leader.age == 1)].tolist())
+        actions = self.follower.choose(now, probabilities, controlled, done, self.rng if self.sample else None)
+        self.chosen.update(now.situation[(self.follower.slot >= 0) & (self.follower.age == 1)].tolist())
         anything = self.rng.integers(0, self.num_actions, len(actions))
         return np.where(actions >= 0, actions, anything)
 
@@ -149,7 +149,7 @@ def evaluate_teacher(
     return _evaluate(environments, grounding, controller, episodes, seed)
 
 
-def examine(controller: Controller, environments: VectorTask, grounding: Grounding) -> float:
+def success_over_levels(controller: Controller, environments: VectorTask, grounding: Grounding) -> float:
     """Success of `controller` over the first episode of every environment, which are then closed."""
     count = environments.num_envs
     under_way, returns = np.ones(count, dtype=np.bool_), np.zeros(count)

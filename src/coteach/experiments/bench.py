@@ -7,10 +7,8 @@ and reports medians. Rates are per second of wall clock.
 from __future__ import annotations
 
 import statistics
-import tempfile
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -44,20 +42,18 @@ def training_ratio(ours: Rate, task: str = TASK, repeats: int = 5) -> dict[str, 
 
 def coteach_training(task: str = TASK, arm: str = "no-llm", rounds: int = 4) -> Rate:
     """Training by the loop, everything but the LLM included; each call plays `rounds` rounds."""
-    from coteach.method.loop import Loop
+    from coteach.method.players import Players
+    from coteach.method.round import play_round
     from coteach.method.rung import Rung
-    from coteach.runs.run_folder import Run
 
     config = Config(tasks=[task], arm=arm)
-    # A loop needs a run folder, but its rounds by themselves write nothing there.
-    with tempfile.TemporaryDirectory() as folder, Run.create(Path(folder) / "bench", config) as run:
-        loop = Loop(config, run)
-    rung = Rung(0, config, loop.players)
+    players = Players(config)
+    rung = Rung(0, config, players)
 
     def rate() -> float:
         steps, began = rung.steps, time.perf_counter()
         for _ in range(rounds):
-            loop.play_round([rung])
+            play_round(players, [rung], show=lambda phase: None)
         return (rung.steps - steps) / (time.perf_counter() - began)
 
     return rate

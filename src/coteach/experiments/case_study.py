@@ -1,36 +1,32 @@
 """The paper's case study: one BabyAI task, budgets of 40 and 2100 iterations, the arms of the loop against `glam`.
 
-The loop's arms are runs of `coteach train` with rounds of one iteration; `glam` is trained here. Each result is a small JSON
-file, results/case-study/BUDGET/ARM-SEED.json, written when its run has finished, and never made twice.
+The loop's arms are runs of `coteach train` with rounds of one iteration; `glam` is trained here. A run's result is added to
+results/case-study/results.jsonl when it has finished, and no run is made twice.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
-import shlex
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 from coteach import config as configuration
 from coteach.errors import CoteachError
-from coteach.experiments.compare import Job, Result, source_revision
+from coteach.experiments.compare import Job, source_revision
 from coteach.experiments.glam import Glam, GlamConfig
-from coteach.runs.files import replace_text
+from coteach.experiments.results import FILE, GLAM, Key, Result, budget_of, by_key, keep_result, make_result, read_results
 from coteach.runs.machine import environment
 from coteach.runs.progress import duration, percent
 from coteach.teacher.local.models import load_model
-from coteach.version import __version__
 
+FOLDER = "case-study"
 TASK = "BabyAI-GoToRedBallNoDists-v0"
 BUDGETS = (40, 2100)
-GLAM = "glam"
 LOOP_ARMS = ("mutual", "one-way", "student-only")
 ARMS = (*LOOP_ARMS, GLAM)
 
@@ -62,11 +58,13 @@ class Study:
     @property
     def folder(self) -> Path:
         """Where its results are kept."""
-        return self.results / "case-study"
+        return self.results / FOLDER
 
-    def result(self, budget: int, arm: str, seed: int) -> Path:
-        """Where one run's result is kept."""
-        return self.folder / str(budget) / f"{arm}-{seed}.json"
+    def kept(self) -> dict[int, dict[Key, Result]]:
+        """The results that there are, for each budget (in iterations)."""
+        results = read_results(self.folder)
+        steps = {budget: budget * ITERATION for budget in self.budgets}
+        return {budget: by_key([r for r in results if budget_of(r) == steps[budget]], FOLDER) for budget in self.budgets}
 
     def jobs(self) -> list[Job]:
         """The runs of the loop, of all arms but `glam`."""
@@ -84,8 +82,7 @@ class Study:
             "threads=1",
         )
         config = configuration.load(None, [*settings, f'tasks=["{TASK}"]', f"arm={arm}", f"seed={seed}"])
-        folder = self.runs / "case-study" / str(budget) / f"{arm}-{seed}"
-        return Job(config, settings, folder, self.result(budget, arm, seed))
+        return Job(config, settings, self.runs / FOLDER / str(budget) / f"{arm}-{seed}", self.folder)
 
     def glam_config(self, seed: int) -> GlamConfig:
         """The baseline's run of a seed, the same for every budget."""
@@ -110,12 +107,13 @@ class Line:
     """A run ended by time or by success, before the budget was spent."""
 
 
-def learn_glam(study: Study, seed: int, say: Callable[[str], None]) -> Iterator[Path]:
-    """Train the baseline of one seed through those budgets whose results are missing; yields each result once written.
+def learn_glam(study: Study, seed: int, say: Callable[[str], None]) -> Iterator[int]:
+    """Train the baseline of one seed through those budgets whose results are missing; yields each once its result is kept.
 
     One run serves all budgets: what it is after 40 iterations is a result, and then it goes on.
     """
-    missing = [budget for budget in sorted(study.budgets) if not glam_finished(study, budget, seed)]
+    kept = study.kept()
+    missing = [budget for budget in sorted(study.budgets) if not glam_finished(study, kept[budget], seed)]
     if not missing:
         return
     glam = Glam(study.glam_config(seed), load_model(study.teacher))
@@ -130,20 +128,22 @@ def learn_glam(study: Study, seed: int, say: Callable[[str], None]) -> Iterator[
                 say(f"glam-{seed}: {done}, {duration(row['seconds'])}, {percent(row['success'])} of recent episodes")
 
             glam.learn(budget * ITERATION, limit, report)
-            yield _keep(study, budget, glam, curve)
+            _keep(study, budget, glam, curve)
+            yield budget
     finally:
         glam.close()
 
 
-def glam_finished(study: Study, budget: int, seed: int) -> bool:
-    """Whether its result is kept; CoteachError where what is kept had other settings."""
-    path = study.result(budget, GLAM, seed)
-    if not path.is_file():
+def glam_finished(study: Study, kept: Mapping[Key, Result], seed: int) -> bool:
+    """Whether its result is among those kept under a budget; CoteachError where that one had other settings."""
+    key = Key(TASK, GLAM, seed)
+    if key not in kept:
         return False
-    kept, asked = _read(path)["config"], _glam_settings(study, seed)
-    for name, value in asked.items():
-        if kept.get(name) != value:
-            raise CoteachError(f"{path} was made with {name}={kept.get(name)!r}, not {value!r}: delete it, or change --results")
+    config, where = kept[key]["config"], study.folder / FILE
+    for name, value in _glam_settings(study, seed).items():
+        if config.get(name) != value:
+            theirs = f"{name}={config.get(name)!r}"
+            raise CoteachError(f"{where}: {key} was made with {theirs}, not {value!r}: delete it, or change --results")
     return True
 
 
@@ -151,14 +151,15 @@ def _glam_settings(study: Study, seed: int) -> dict[str, Any]:
     return asdict(study.glam_config(seed)) | {"teacher": study.teacher, "episodes": study.episodes}
 
 
-def _keep(study: Study, budget: int, glam: Glam, curve: list[dict[str, Any]]) -> Path:
-    """Evaluate the baseline as it is now, and write the result."""
+def _keep(study: Study, budget: int, glam: Glam, curve: list[dict[str, Any]]) -> None:
+    """Evaluate the baseline as it is now, and keep the result."""
     began = time.perf_counter()
     drawn, greedy = glam.evaluate(study.episodes), glam.evaluate(study.episodes, greedy=True)
+    seed = glam.config.seed
     summary = {
         "task": TASK,
         "arm": GLAM,
-        "seed": glam.config.seed,
+        "seed": seed,
         "teacher": study.teacher,
         "engine": glam.environments.engine,
         "budget": budget * ITERATION,
@@ -172,19 +173,8 @@ def _keep(study: Study, budget: int, glam: Glam, curve: list[dict[str, Any]]) ->
         "wall_seconds": round(glam.seconds + time.perf_counter() - began, 3),
         "curve": curve,
     }
-    result = {
-        "command": shlex.join(["coteach", "case-study", *_words(study, budget, glam.config.seed)]),
-        "revision": source_revision(),
-        "version": __version__,
-        "machine": environment(configuration.Config()),
-        "config": _glam_settings(study, glam.config.seed),
-        "summary": summary,
-        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-    }
-    path = study.result(budget, GLAM, glam.config.seed)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    replace_text(path, json.dumps(result, indent=1) + "\n")
-    return path
+    words, machine = ["case-study", *_words(study, budget, seed)], environment(configuration.Config())
+    keep_result(study.folder, make_result(words, source_revision(), machine, _glam_settings(study, seed), summary))
 
 
 def _words(study: Study, budget: int, seed: int) -> list[str]:
@@ -194,10 +184,10 @@ def _words(study: Study, budget: int, seed: int) -> list[str]:
 
 def lines(study: Study) -> list[Line]:
     """The table: every arm and budget of which a seed is finished; it says which are."""
-    found = []
+    kept, found = study.kept(), []
     for budget, arm in product(study.budgets, study.arms):
-        paths = {seed: study.result(budget, arm, seed) for seed in study.seeds}
-        summaries = {seed: _read(path)["summary"] for seed, path in paths.items() if path.is_file()}
+        results = {seed: kept[budget].get(Key(TASK, arm, seed)) for seed in study.seeds}
+        summaries = {seed: result["summary"] for seed, result in results.items() if result is not None}
         if summaries:
             found.append(_line(arm, budget, summaries))
     return found
@@ -276,14 +266,3 @@ def _spread(values: Sequence[float], text: Callable[[float], str]) -> str:
     if min(values) == max(values):
         return text(values[0])
     return f"{text(_mean(values))} [{text(min(values))}, {text(max(values))}]"
-
-
-def _read(path: Path) -> Result:
-    """One result; CoteachError where the file is not one."""
-    try:
-        result: Result = json.loads(path.read_text(encoding="utf-8"))
-        if {"config", "summary"} <= result.keys() and "success" in result["summary"]:
-            return result
-    except (OSError, ValueError, AttributeError, TypeError):
-        pass
-    raise CoteachError(f"{path} is not the result of a run: delete it, and the run is made again")

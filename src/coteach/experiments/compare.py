@@ -1,7 +1,7 @@
-"""Comparisons: arms x seeds on tasks, as runs that are made once, kept as small JSON files, and judged together.
+"""Comparisons: arms x seeds on tasks, as runs that are made once, whose results are kept and judged together.
 
-A `Plan` says which runs there ought to be; `Job`s are those runs. A finished run's summary and curve are kept under
-results/NAME/TASK/ARM-SEED.json with the revision and the command that made them, so that tables and figures need no runs.
+A `Plan` says which runs there ought to be; `Job`s are those runs. What a finished run came to is a line of
+results/NAME/results.jsonl (see `results`), so tables and figures need no runs.
 Runs that cannot be compared (other settings, engines, budgets, missing seeds) are refused, never averaged over.
 """
 
@@ -13,7 +13,6 @@ import shlex
 import subprocess
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -22,9 +21,9 @@ from coteach import config as configuration
 from coteach.arms import ARMS
 from coteach.config import Config
 from coteach.errors import CoteachError
-from coteach.runs.files import replace_text
+from coteach.experiments.results import FILE, Key, Result, by_key, keep_result, key_of, make_result
+from coteach.runs.files import file_name
 from coteach.runs.run_folder import Run
-from coteach.version import __version__
 
 DEFAULT_ARMS = ("mutual", "one-way", "no-llm", "uniform", "student-only", "oracle")
 
@@ -33,8 +32,6 @@ APART = ("tasks", "arm", "seed")
 
 IRRELEVANT = ("threads", "student.device", "teacher.device")
 """Fields that change how fast a run is, not what it is about."""
-
-Result = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -61,19 +58,18 @@ class Plan:
 
     def _job(self, task: str, arm: str, seed: int) -> Job:
         own = [f"tasks={json.dumps([*self.after, task])}", f"arm={arm}", f"seed={seed}"]
-        where = Path(self.name) / file_name(task) / f"{arm}-{seed}"
         config = configuration.load(None, [*self.overrides, *own])
-        return Job(config, self.overrides, self.runs / where, (self.results / where).with_suffix(".json"))
+        return Job(config, self.overrides, self.runs / self.name / file_name(task) / f"{arm}-{seed}", self.folder)
 
 
 @dataclass(frozen=True, eq=False)
 class Job:
-    """One run of a comparison: its configuration, and the settings that make it so, its folder and its result's file."""
+    """One run of a comparison: its configuration, the settings that make it so, its folder, and the folder of the results."""
 
     config: Config
     overrides: tuple[str, ...]
     folder: Path
-    result: Path
+    results: Path
 
     @property
     def task(self) -> str:
@@ -81,9 +77,9 @@ class Job:
         return self.config.tasks[-1]
 
     @property
-    def label(self) -> str:
-        """Its name in a message."""
-        return f"{self.config.arm}-{self.config.seed} on {self.task}"
+    def key(self) -> Key:
+        """What it is about; its name in a message too."""
+        return Key(self.task, self.config.arm, self.config.seed)
 
     def command(self) -> list[str]:
         """The words after `coteach` that begin it, or that go on with what there is of it."""
@@ -98,13 +94,13 @@ class Job:
         own = ["--arm", self.config.arm, "--seed", str(self.config.seed), "--out", str(self.folder)]
         return ["train", *tasks, *own, *self.overrides]
 
-    def finished(self) -> bool:
-        """Whether its result is kept; CoteachError where that, or the run that was begun, had other settings."""
-        if self.result.is_file():
-            self._refuse_other(read_result(self.result)["config"], self.result)
+    def finished(self, kept: Mapping[Key, Result]) -> bool:
+        """Whether its result is among those kept; CoteachError where that, or the run that was begun, had other settings."""
+        if self.key in kept:
+            self._refuse_other(kept[self.key]["config"], f"{self.results / FILE}: {self.key}")
             return True
         if self.begun():
-            self._refuse_other(dataclasses.asdict(Run.open(self.folder).config), self.folder)
+            self._refuse_other(dataclasses.asdict(Run.open(self.folder).config), str(self.folder))
         return False
 
     def complete(self) -> bool:
@@ -113,29 +109,18 @@ class Job:
         return path.is_file() and len(json.loads(path.read_text(encoding="utf-8"))["rungs"]) == len(self.config.tasks)
 
     def keep(self, revision: str | None) -> None:
-        """Write the result of the run, which is over."""
-        result = {
-            "command": shlex.join(["coteach", *self._first()]),
-            "revision": revision,
-            "version": __version__,
-            "machine": json.loads((self.folder / "environment.json").read_text(encoding="utf-8")),
-            "config": dataclasses.asdict(Run.open(self.folder).config),
-            "summary": json.loads((self.folder / "summary.json").read_text(encoding="utf-8")),
-            "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-        }
-        self.result.parent.mkdir(parents=True, exist_ok=True)
-        replace_text(self.result, json.dumps(result, indent=1) + "\n")
+        """Add the result of the run, which is over, to those of the comparison."""
+        machine, summary = (
+            json.loads((self.folder / name).read_text(encoding="utf-8")) for name in ("environment.json", "summary.json")
+        )
+        config = dataclasses.asdict(Run.open(self.folder).config)
+        keep_result(self.results, make_result(self._first(), revision, machine, config, summary))
 
-    def _refuse_other(self, config: Mapping[str, Any], path: Path) -> None:
+    def _refuse_other(self, config: Mapping[str, Any], what: str) -> None:
         field = differing(config, dataclasses.asdict(self.config))
         if field:
             theirs, ours = flat(config)[field], flat(dataclasses.asdict(self.config))[field]
-            raise CoteachError(f"{path} was made with {field}={theirs!r}, not {ours!r}: choose another --name, or delete it")
-
-
-def file_name(task: str) -> str:
-    """A task's id as the name of a folder."""
-    return task.replace("/", "-")
+            raise CoteachError(f"{what} was made with {field}={theirs!r}, not {ours!r}: choose another --name, or delete it")
 
 
 def flat(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -158,39 +143,13 @@ def differing(one: Mapping[str, Any], other: Mapping[str, Any], ignored: Sequenc
     return next((name for name in ours if name not in ignored and ours[name] != theirs[name]), None)
 
 
-def read_result(path: Path) -> Result:
-    """One result; CoteachError where the file is not one."""
-    try:
-        result: Result = json.loads(path.read_text(encoding="utf-8"))
-        curve_of(result)
-        if set(result) >= {"command", "revision", "version", "machine"}:
-            return result
-    except (ValueError, KeyError, TypeError):
-        pass
-    raise CoteachError(f"{path} is not the result of a run: delete it, and the run is made again")
-
-
 def curve_of(result: Result) -> list[list[float]]:
     """Success of the greedy student over the steps; an arm whose student does not learn has its advice's success throughout."""
     summary = result["summary"]
-    if not ARMS[result["config"]["arm"]].learn:
+    if not ARMS[summary["arm"]].learn:
         return [[0, summary["success"]]]
     curve: list[list[float]] = summary["curve"]
-    if not curve:
-        raise ValueError("a learning student has a curve")
     return curve
-
-
-def read_results(folder: Path) -> list[Result]:
-    """Every result of a comparison, in the order of tasks, arms and seeds."""
-    order = list(ARMS)
-    results = [read_result(path) for path in sorted(folder.glob("*/*.json"))]
-    return sorted(results, key=lambda r: (task_of(r), order.index(r["config"]["arm"]), r["config"]["seed"]))
-
-
-def task_of(result: Result) -> str:
-    """The task compared on."""
-    return str(result["config"]["tasks"][-1])
 
 
 Groups = dict[str, dict[str, list[Result]]]
@@ -199,17 +158,17 @@ Groups = dict[str, dict[str, list[Result]]]
 
 def group(results: Iterable[Result], tasks: Sequence[str], arms: Sequence[str], seeds: Sequence[int], name: str) -> Groups:
     """The results that a comparison is about; CoteachError where one is missing or they cannot be compared."""
-    by_key = {(task_of(r), r["config"]["arm"], r["config"]["seed"]): r for r in results}
-    wanted = list(product(tasks, arms, seeds))
-    missing = [f"{arm}-{seed} on {task}" for task, arm, seed in wanted if (task, arm, seed) not in by_key]
+    kept = by_key(results, name)
+    wanted = [Key(*key) for key in product(tasks, arms, seeds)]
+    missing = [str(key) for key in wanted if key not in kept]
     if missing:
         few = ", ".join(missing[:6]) + (f" and {len(missing) - 6} more" if len(missing) > 6 else "")
         raise CoteachError(
             f"comparison {name!r} lacks {few}: nothing is averaged over missing seeds; "
             f"`coteach compare` without --redraw makes them, or leave them out with --arms and --seeds"
         )
-    _check_alike([by_key[key] for key in wanted], name)
-    return {task: {arm: [by_key[task, arm, seed] for seed in seeds] for arm in arms} for task in tasks}
+    _check_alike([kept[key] for key in wanted], name)
+    return {task: {arm: [kept[Key(task, arm, seed)] for seed in seeds] for arm in arms} for task in tasks}
 
 
 def _check_alike(results: Sequence[Result], name: str) -> None:
@@ -226,16 +185,17 @@ def _check_alike(results: Sequence[Result], name: str) -> None:
                 f"comparison {name!r} has {_label(first)} with {field}={one!r} and {_label(result)} with {other!r}: "
                 "these cannot be compared; delete the one or the other"
             )
-        engine = result["summary"]["engine"]
-        if engines.setdefault(task_of(result), engine) != engine:
+        engine, task = result["summary"]["engine"], key_of(result).task
+        if engines.setdefault(task, engine) != engine:
             raise CoteachError(
-                f"comparison {name!r} has two engines on {task_of(result)}, {_label(result)} being played by {engine!r}: "
+                f"comparison {name!r} has two engines on {task}, {_label(result)} being played by {engine!r}: "
                 "these cannot be compared; delete the one or the other, and set engine=minigrid or engine=envpool"
             )
 
 
 def _label(result: Result) -> str:
-    return f"{result['config']['arm']}-{result['config']['seed']}"
+    _, arm, seed = key_of(result)
+    return f"{arm}-{seed}"
 
 
 def source_revision() -> str | None:
@@ -257,7 +217,7 @@ def command_of(groups: Groups, name: str) -> str:
     tasks, arms = list(groups), list(next(iter(groups.values())))
     results = groups[tasks[0]][arms[0]]
     given, plain = flat(results[0]["config"]), flat(dataclasses.asdict(Config()))
-    seeds = ",".join(str(result["config"]["seed"]) for result in results)
+    seeds = ",".join(str(key_of(result).seed) for result in results)
     words = ["coteach", "compare", "--name", name, *(word for task in tasks for word in ("--task", task))]
     words += [word for task in given["tasks"][:-1] for word in ("--after", task)]
     words += ["--arms", ",".join(arms), "--seeds", seeds if "," in seeds else f"{seeds},", "--steps", str(given["steps"])]
@@ -271,7 +231,8 @@ def narrowed(plan: Plan, results: Sequence[Result]) -> Plan:
     """The plan of what there is, where `plan` does not say otherwise: empty tasks, arms and seeds mean all that are kept."""
     if not results:
         raise CoteachError(f"{plan.folder} has no results: without --redraw they are made, or choose another --name or --results")
-    tasks = plan.tasks or tuple(dict.fromkeys(task_of(result) for result in results))
-    arms = plan.arms or tuple(dict.fromkeys(result["config"]["arm"] for result in results))
-    seeds = plan.seeds or tuple(sorted({result["config"]["seed"] for result in results}))
+    keys = [key_of(result) for result in results]
+    tasks = plan.tasks or tuple(dict.fromkeys(key.task for key in keys))
+    arms = plan.arms or tuple(dict.fromkeys(key.arm for key in keys))
+    seeds = plan.seeds or tuple(sorted({key.seed for key in keys}))
     return replace(plan, tasks=tasks, arms=arms, seeds=seeds)

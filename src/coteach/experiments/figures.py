@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from coteach.experiments import stats
-from coteach.experiments.compare import Groups, Result, curve_of
+from coteach.experiments.compare import Groups, curve_of
 from coteach.experiments.plots import INK, MARKS
-from coteach.experiments.tables import OURS, Verdict, budget_of
+from coteach.experiments.results import Result, budget_of
+from coteach.experiments.tables import OURS, Verdict
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from coteach.config import TeacherConfig
 from coteach.envs import tasks
 from coteach.envs.engines import Step
 from coteach.errors import CoteachError, RunFailed
@@ -82,7 +83,7 @@ class Policy:
         self._prompts: list[prompts.Prompt] = []
         if not reads_tries(loaded.model, self._prefix, self._build(Situation("You see a wall.", ("turn left", "turn right")))):
             raise CoteachError(f"teacher {loaded.base!r}: it cannot score actions together, which `glam` needs; choose another")
-        adapter = Adapter(loaded.model, lora_rank, loaded.base)
+        adapter = Adapter(loaded.model, TeacherConfig(lora_rank=lora_rank), loaded.base)
         adapter.create(seed)
         self.scorer = Scorer(loaded.model, self._prefix)
         self.lora = list(adapter.weights().values())

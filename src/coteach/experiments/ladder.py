@@ -10,7 +10,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from coteach.experiments.compare import Plan, Result
+from coteach.experiments.compare import Plan
+from coteach.experiments.results import Result
 from coteach.runs.progress import duration, percent
 
 LADDER = (

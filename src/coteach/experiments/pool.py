@@ -12,7 +12,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -115,12 +115,20 @@ class Pool:
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[IO[str]]:
-    """Hold the lock of a comparison's runs, in their folder, made if need be; CoteachError where another process does."""
+def locked(runs: Path, results: Path) -> Iterator[IO[str]]:
+    """Hold a comparison's folder of runs and its folder of results, made if need be; yields the lock that the runs hold too.
+
+    Nobody else writes to either meanwhile: `CoteachError` where another process holds one.
+    """
+    with ExitStack() as stack:
+        distinct = {folder.resolve(): folder for folder in (runs, results)}
+        yield [stack.enter_context(_held(folder)) for folder in distinct.values()][0]
+
+
+def _held(folder: Path) -> AbstractContextManager[IO[str]]:
     folder.mkdir(parents=True, exist_ok=True)
     under_way = f"{folder}: another comparison of this name is under way, or a run of it"
-    with held(folder / ".lock", lambda holder: f"{under_way} ({holder} began it); wait for it, or choose another --name") as file:
-        yield file
+    return held(folder / ".lock", lambda holder: f"{under_way} ({holder} began it); wait for it, or choose another --name")
 
 
 def _start(job: Job, lock: IO[str]) -> subprocess.Popen[bytes]:

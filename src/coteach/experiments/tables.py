@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coteach.experiments import stats
-from coteach.experiments.compare import Groups, Result, curve_of
+from coteach.experiments.compare import Groups, curve_of
+from coteach.experiments.results import Result, budget_of, key_of
 from coteach.experiments.stats import Estimate
 from coteach.runs.progress import duration
 
@@ -80,11 +81,6 @@ def _judge(task: str, tasks: Sequence[Mapping[str, list[Result]]], arm: str) -> 
         stats.estimate_improvement(_scores(tasks, OURS, _success), _scores(tasks, arm, _success)) if compared else None,
         {cost: float(np.mean([_total(result, cost) for result in runs])) for cost in COSTS},
     )
-
-
-def budget_of(result: Result) -> int:
-    """Environment steps allowed on the task."""
-    return int(result["config"]["steps"])
 
 
 def _scores(tasks: Sequence[Mapping[str, list[Result]]], arm: str, score: Any) -> Floats:
@@ -159,7 +155,7 @@ def note(groups: Groups) -> str:
     by_arm = next(iter(groups.values()))
     runs = next(iter(by_arm.values()))
     return (
-        f"Runs of {budget_of(runs[0]):,} steps; seeds: {', '.join(str(run['config']['seed']) for run in runs)}. "
+        f"Runs of {budget_of(runs[0]):,} steps; seeds: {', '.join(str(key_of(run).seed) for run in runs)}. "
         "Interquartile means (of steps: medians) and 95 % bootstrap intervals over seeds. "
         "Success: of the student alone, greedy, in the end. Steps beyond the budget: so many runs never got there. "
         "P(mutual better): how probably a run of mutual has more success over the whole budget. Costs: means of a run."

@@ -1,4 +1,7 @@
-"""The model card of an exported teacher: metadata as the Hugging Face Hub reads it, then task, data, metrics, licence, use."""
+"""The model card (README.md) of an exported teacher: the Hub's metadata, then task, data, metrics, licence and use.
+
+`huggingface_hub` writes the metadata and fills in the template. Format: https://huggingface.co/docs/hub/model-cards.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,8 @@ from coteach.runs.progress import percent
 from coteach.version import __version__
 
 if TYPE_CHECKING:
+    from huggingface_hub import ModelCard, ModelCardData
+
     from coteach.method.players import Players
     from coteach.teacher.local.teacher import LocalTeacher
 
@@ -20,7 +25,7 @@ import json
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-folder = "."  # where this file is
+folder = "."  # the folder of this file
 model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
 how = json.load(open(f"{folder}/coteach.json"))
 
@@ -42,16 +47,80 @@ def advise(situation, options):  # a distribution over the options
 situation = "Mission: open the red door. You carry a red key. You see a locked red door. Everything here is explored."
 print(advise(situation, ["drop the red key", "open the red door"]))
 """
-"""Asks an exported teacher as coteach does, with nothing but transformers."""
+"""Code that asks an exported teacher as coteach does, with nothing but transformers."""
+
+
+TEMPLATE = """\
+---
+{{ card_data }}
+---
+
+# {{ origin.title }}
+
+Given the situation of a planning task in words, this model says which of the available options is best. It was made with
+coteach {{ version }}, in which an LLM guides an RL agent and is tuned on what that agent finds out (after arXiv 2401.06603).
+The weights are float32.
+
+## Task and data
+
+{% if origin.tuned_on -%}
+{{ origin.base }}, tuned on {{ origin.tuned_on | join(", ") }}; its LoRA adapter is merged in. No dataset was used: it \
+learned from {{ origin.situations }} situations that the agents met there, each with the improved advice as its target.
+{%- else -%}
+The model was never tuned: these are the weights of {{ origin.base }}.
+{%- endif %}
+
+## Metrics
+
+Success rate and mean return over {{ config.episodes }} episodes with fixed seeds, in which the model's advice alone chooses the
+options: before training on the task began, and after it ended. {{ "Every" if config.together else "The last" }} row's "after" was
+measured with exactly these weights.
+
+| task | tuned on it | success before | after | return before | after |
+|---|---|--:|--:|--:|--:|
+{%- for rung in rungs %}
+| {{ rung.task }} | {{ "yes" if rung.task in origin.tuned_on else "no" }} \
+| {{ percent(rung.teacher_success_before) }} | {{ percent(rung.teacher_success_after) }} \
+| {{ "%.3f" | format(rung.teacher_return_before) }} | {{ "%.3f" | format(rung.teacher_return_after) }} |
+{%- endfor %}
+
+## Licence
+
+{% if origin.licence -%}
+{{ origin.licence }}, the licence of {{ origin.base }}.
+{%- else -%}
+The licence of the base model applies: see {{ origin.base }}.
+{%- endif %}
+
+## Use
+
+The advice is a softmax over calibrated scores, divided by a temperature. A calibrated score is the log-probability of an option
+less its bias: the log-probability that the untuned model gives the option after an empty situation. `coteach.json` holds the bias
+of every option met in training; the bias of another option is computed with this model.
+
+```python
+{{ use }}```
+
+`vllm serve FOLDER` serves the model, and `coteach train --teacher hf:FOLDER` makes it the teacher of another run.
+
+## How it was made
+
+`coteach train --config config.toml`, then `coteach export`, with this config.toml:
+
+```toml
+{{ toml }}```
+
+"""
 
 
 @dataclass(frozen=True)
 class Origin:
     """Where an exported teacher comes from.
 
-    base:       the model that was tuned: an id on the Hugging Face Hub where `on_hub`, else a file's or folder's name.
-    tuned_on:   the tasks it was tuned on; none for a model that is as it was.
-    situations: on how many situations met there.
+    base:       the model that was tuned: its id on the Hugging Face Hub if `on_hub`, else the name of its file or folder.
+    licence:    the base model's licence on the Hub; empty where coteach does not know it.
+    tuned_on:   the tasks it was tuned on; empty for an untuned model.
+    situations: number of situations it was tuned on.
     """
 
     base: str
@@ -60,9 +129,14 @@ class Origin:
     tuned_on: tuple[str, ...]
     situations: int
 
+    @property
+    def title(self) -> str:
+        """The name of the exported model: that of the base model, without its owner's."""
+        return f"{self.base.rpartition('/')[2]} as a teacher"
+
     @classmethod
     def of(cls, teacher: LocalTeacher, players: Players, summary: dict[str, Any]) -> Origin:
-        """The origin of a run's teacher."""
+        """Read the origin of a run's teacher from its players and its `summary.json`."""
         from coteach.teacher.local.models import SMOLLM2
 
         base, spec = teacher.adapter.base, players.config.teacher.spec
@@ -74,56 +148,29 @@ class Origin:
             on_hub,
             "apache-2.0" if base == SMOLLM2 else "",
             tuned_on,
-            int(players.advice.taught.sum()),
+            int(players.advice.table.taught.sum()),
         )
 
 
-def model_card(origin: Origin, config: Config, summary: dict[str, Any]) -> str:
-    """README.md of the exported teacher."""
-    return f"""---
-{_metadata(origin, config, summary)}---
+def model_card(origin: Origin, config: Config, summary: dict[str, Any]) -> ModelCard:
+    """Return the model card of the exported teacher; `str` gives its text."""
+    from huggingface_hub import ModelCard
 
-# {_title(origin)}
-
-Told the situation of a planning task in words, it says which of the options at hand is best. Made with coteach
-{__version__}, in which an LLM guides an RL agent and is tuned on what that agent finds out (after arXiv 2401.06603).
-Weights are float32.
-
-## Task and data
-
-{_data(origin)}
-
-## Metrics
-
-Success (a positive return) over {config.episodes} fixed-seed episodes in which its advice alone drives the controllers, before
-the task was begun and when it was over; {"every" if config.together else "the last"} row's "after" is of exactly these weights.
-
-{_table(origin, summary)}
-
-## Licence
-
-{_licence(origin)}
-
-## Use
-
-Its advice is a softmax over the log-probability of each option, less what the untuned model gave that option where nothing was
-said: `bias` in `coteach.json`, for every option that was met; for others, what this model gives it.
-
-```python
-{USE}```
-
-`vllm serve FOLDER` serves it, and `coteach train --teacher hf:FOLDER` takes it as the teacher of another run.
-
-## How it was made
-
-`coteach train --config config.toml`, then `coteach export`; config.toml was:
-
-```toml
-{_toml(origin, config)}```
-"""
+    card: ModelCard = ModelCard.from_template(
+        _metadata(origin, config, summary),
+        template_str=TEMPLATE,
+        version=__version__,
+        origin=origin,
+        config=config,
+        rungs=summary["rungs"],
+        percent=percent,
+        use=USE,
+        toml=_toml(origin, config),
+    )
+    return card
 
 
-def _metadata(origin: Origin, config: Config, summary: dict[str, Any]) -> str:
+def _metadata(origin: Origin, config: Config, summary: dict[str, Any]) -> ModelCardData:
     from huggingface_hub import EvalResult, ModelCardData
 
     result = EvalResult(
@@ -131,54 +178,24 @@ def _metadata(origin: Origin, config: Config, summary: dict[str, Any]) -> str:
         dataset_type=summary["task"],
         dataset_name=summary["task"],
         metric_type="success",
-        metric_name=f"success of its advice alone, {config.episodes} episodes",
+        metric_name=f"success rate of its advice alone, {config.episodes} episodes",
         metric_value=summary["teacher_success_after"],
     )
-    data = ModelCardData(
+    return ModelCardData(
         base_model=origin.base if origin.on_hub else None,
         language="en",
         library_name="transformers",
         license=origin.licence or "other",
         license_name=None if origin.licence else "see-base-model",
-        model_name=_title(origin),
+        model_name=origin.title,
         pipeline_tag="text-generation",
         tags=["coteach", "reinforcement-learning", "planning"],
         eval_results=[result],
     )
-    return f"{data.to_yaml()}\n"
-
-
-def _title(origin: Origin) -> str:
-    return f"{origin.base.rpartition('/')[2]} as a teacher"
-
-
-def _data(origin: Origin) -> str:
-    if not origin.tuned_on:
-        return f"It was never tuned: these are the weights of {origin.base}."
-    return (
-        f"{origin.base}, its LoRA adapter merged in, tuned on {', '.join(origin.tuned_on)}. No dataset was used: it learned from "
-        f"{origin.situations} situations that the agents met there, each with the advice that proved right."
-    )
-
-
-def _table(origin: Origin, summary: dict[str, Any]) -> str:
-    lines = ["| task | tuned on it | success before | after | return before | after |", "|---|---|--:|--:|--:|--:|"]
-    for rung in summary["rungs"]:
-        success = [percent(rung[f"teacher_success_{when}"]) for when in ("before", "after")]
-        returns = [f"{rung[f'teacher_return_{when}']:.3f}" for when in ("before", "after")]
-        tuned = "yes" if rung["task"] in origin.tuned_on else "no"
-        lines.append(f"| {' | '.join([rung['task'], tuned, *success, *returns])} |")
-    return "\n".join(lines)
-
-
-def _licence(origin: Origin) -> str:
-    if origin.licence:
-        return f"{origin.licence}, that of {origin.base}."
-    return f"That of the base model, {origin.base}: see there."
 
 
 def _toml(origin: Origin, config: Config) -> str:
-    """The run's configuration; a model on this machine goes by its name, not by its place."""
+    """Return the run's configuration as TOML; a model on this machine is named without its path."""
     kind, colon, _ = config.teacher.spec.partition(":")
     spec = f"{kind}:{origin.base}" if colon else kind
     return configuration.dump(replace(config, teacher=replace(config.teacher, spec=spec)))

@@ -1,8 +1,7 @@
-"""The student as files that need no code of ours: its weights as safetensors, what they mean as JSON, its policy as ONNX.
+"""Exports the student as files that need no code of coteach: weights (safetensors), their description (JSON), policy (ONNX).
 
-The ONNX model is the policy in plain products: features (N, F), of MiniGrid uint8 -> logits (N, A) float32, habits included. The
-action with the largest logit is the greedy student's. One trained with hints gets none, as when it
-is evaluated.
+The ONNX model maps features (N, F), uint8 for MiniGrid, to logits (N, A) float32, fixed habits included. The greedy student
+takes the action with the largest logit. A student trained with hints gets none, as in its evaluation.
 """
 
 from __future__ import annotations
@@ -34,11 +33,11 @@ if TYPE_CHECKING:
     from coteach.student.network import ActorCritic
 
 OPSET = 18
-"""The oldest that PyTorch's exporter writes by itself."""
+"""ONNX operator set: the oldest that PyTorch's exporter writes without a conversion."""
 
 
 def missing(config: Config) -> str:
-    """Why a run has no student; empty where it has one. CoteachError where a package for writing it is missing."""
+    """Say why a run has no student; empty if it has one. Raises CoteachError if a package for writing it is missing."""
     if not ARMS[config.arm].learn:
         return f"the arm {config.arm!r} trains no student"
     for package in ("onnx", "onnxscript"):
@@ -48,21 +47,21 @@ def missing(config: Config) -> str:
 
 
 def write(players: Players, summary: dict[str, Any], folder: Path) -> str:
-    """Write student.safetensors, student.json and student.onnx into the new `folder`; returns a line about them."""
+    """Write student.safetensors, student.json and student.onnx into the new `folder`; returns a one-line description."""
     import safetensors.torch
 
     folder.mkdir()
     learner = players.student_of(summary["task"]).learner
-    network = _alone(players, learner)
-    about = json.dumps(_described(players, learner.sizes, summary), indent=2)
+    network = _without_hints(players, learner)
+    about = json.dumps(_description(players, learner.sizes, summary), indent=2)
     safetensors.torch.save_file(network.state_dict(), folder / "student.safetensors")
     (folder / "student.json").write_text(about + "\n", encoding="utf-8")
     (folder / "student.onnx").write_bytes(_policy(network, players.family.layout).SerializeToString())
-    return f"success alone {percent(summary['success'])} on {summary['task']}"
+    return f"success rate of the student alone on {summary['task']}: {percent(summary['success'])}"
 
 
-def _alone(players: Players, learner: Learner) -> ActorCritic:
-    """The student's network over what its grounding shows it: one trained with hints is never given any."""
+def _without_hints(players: Players, learner: Learner) -> ActorCritic:
+    """Return a copy of the student's network on the CPU that reads the features without hints."""
     from coteach.student.hints import forget_hints
 
     network = copy.deepcopy(learner.network).cpu()
@@ -71,8 +70,8 @@ def _alone(players: Players, learner: Learner) -> ActorCritic:
     return network.requires_grad_(False)
 
 
-def _described(players: Players, sizes: dict[str, Any], summary: dict[str, Any]) -> dict[str, Any]:
-    """What one has to know to use the weights, and how good they are."""
+def _description(players: Players, sizes: dict[str, Any], summary: dict[str, Any]) -> dict[str, Any]:
+    """Return what is needed to use the weights, and how good the student is."""
     from coteach.evaluation.episodes import SEED
 
     config, rungs = players.config, [summary] if players.config.together else summary["rungs"]
@@ -95,19 +94,19 @@ def _described(players: Players, sizes: dict[str, Any], summary: dict[str, Any])
 
 
 def _policy(network: ActorCritic, layout: Layout) -> ModelProto:
-    """The network's policy as an ONNX model; the number of rows is free."""
+    """Return the network's policy as an ONNX model for any number of rows."""
     import torch
     from torch import Tensor, nn
 
     class Policy(nn.Module):
-        """`ActorCritic`'s logits."""
+        """The policy of the `ActorCritic` as a module of its own."""
 
         def __init__(self) -> None:
             super().__init__()
             self.network = network
 
         def forward(self, features: Tensor) -> Tensor:
-            """Logits (N, A) float32 of features (N, F)."""
+            """Features (N, F) -> logits (N, A) float32."""
             return self.network.policy_of(features)
 
     example = torch.from_numpy(np.zeros((2, layout.size), layout.dtype))
@@ -129,7 +128,7 @@ def _policy(network: ActorCritic, layout: Layout) -> ModelProto:
 
 
 def _strip(graph: GraphProto) -> None:
-    """Take out the exporter's notes, among them this machine's paths."""
+    """Remove the exporter's notes, among them this machine's paths."""
     for part in (graph, *graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer):
         part.ClearField("metadata_props")
         part.ClearField("doc_string")
@@ -137,7 +136,7 @@ def _strip(graph: GraphProto) -> None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """The exporter logs what it does not need (torchvision) and warns of PyTorch's own affairs."""
+    """Silence the exporter, which reports missing packages that it does not need and PyTorch's own deprecations."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)

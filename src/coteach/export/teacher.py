@@ -1,7 +1,7 @@
-"""The teacher as a plain Hugging Face folder: the adapter merged into the model, tokenizer, model card, and how to ask it.
+"""Exports the teacher as a plain Hugging Face folder: merged model, tokenizer, model card, and `coteach.json`.
 
 `coteach.json` holds what turns the model's log-probabilities into advice: the text around a situation, the temperature, and
-the calibration of every option met, which is the *untuned* model's and could not be had from the merged one.
+the bias of every option met. The bias is the *untuned* model's score, which the merged model cannot give.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 from coteach.export.card import Origin, model_card
 from coteach.runs.progress import percent
-from coteach.teacher import feedback as telling
 
 if TYPE_CHECKING:
     from coteach.method.players import Players
@@ -22,49 +21,48 @@ if TYPE_CHECKING:
 
 
 def language_model(players: Players) -> LocalTeacher | None:
-    """The teacher, where it is a language model on this machine whose weights can be merged."""
-    from coteach.teacher.local.precision import is_packed
+    """Return the teacher if it is a local language model whose weights can be merged, else None."""
+    from coteach.teacher.local.precision import is_quantised
     from coteach.teacher.local.teacher import LocalTeacher
 
     teacher = players.teacher
-    return teacher if isinstance(teacher, LocalTeacher) and not is_packed(teacher.model) else None
+    return teacher if isinstance(teacher, LocalTeacher) and not is_quantised(teacher.model) else None
 
 
 def missing(players: Players) -> str:
-    """Why there is no teacher to export, where there is none."""
+    """Say why `language_model` is None."""
     from coteach.teacher.local.teacher import LocalTeacher
 
     if isinstance(players.teacher, LocalTeacher):
         return (
-            f"nothing can be merged into the packed weights of {players.teacher.name!r}: take the adapter in the run's teacher/"
+            f"the quantised weights of {players.teacher.name!r} cannot take up an adapter: use the adapter in the run's teacher/"
         )
-    return f"the teacher {players.teacher.name!r} is no language model on this machine"
+    return f"the teacher {players.teacher.name!r} is not a local language model"
 
 
 def write(teacher: LocalTeacher, players: Players, summary: dict[str, Any], folder: Path) -> str:
-    """Write model, tokenizer, coteach.json and README.md into the new `folder`; returns a line about them.
+    """Write model, tokenizer, coteach.json and README.md into the new `folder`; returns a one-line description.
 
-    The teacher's adapter is merged for good: it must not be asked any more.
+    This merges the adapter into the teacher's weights for good: do not ask the teacher afterwards.
     """
     from coteach.teacher.local.models import EXPORTED
 
     origin = Origin.of(teacher, players, summary)
     folder.mkdir()
-    (folder / EXPORTED).write_text(json.dumps(_asked(teacher, players), indent=2) + "\n", encoding="utf-8")
+    (folder / EXPORTED).write_text(json.dumps(_prompting(teacher, players), indent=2) + "\n", encoding="utf-8")
     with contextlib.redirect_stderr(io.StringIO()):  # progress bars
         teacher.adapter.merge().save_pretrained(folder)
-    _tell_older_readers(folder / "config.json")
+    _repeat_rotary_base(folder / "config.json")
     teacher.tokenizer.save_pretrained(folder)
-    if teacher.told != telling.NOTHING:
-        telling.save(teacher.told, folder)
-    (folder / "README.md").write_text(model_card(origin, players.config, summary), encoding="utf-8")
+    teacher.feedback.save(folder)
+    model_card(origin, players.config, summary).save(folder / "README.md")
     before, after = (percent(summary[f"teacher_success_{when}"]) for when in ("before", "after"))
-    tuned = f"tuned on {', '.join(origin.tuned_on)}" if origin.tuned_on else "never tuned: the weights are the base model's"
-    return f"{origin.base}, {tuned}; success of its advice alone {before} before, {after} after, on {summary['task']}"
+    tuned = f"tuned on {', '.join(origin.tuned_on)}" if origin.tuned_on else "never tuned: these are the base model's weights"
+    return f"{origin.base}, {tuned}; success rate of its advice alone on {summary['task']}: {before} before, {after} after"
 
 
-def _tell_older_readers(path: Path) -> None:
-    """Give config.json the rotary base under its former name too: whoever reads only that one takes 10,000 without a word."""
+def _repeat_rotary_base(path: Path) -> None:
+    """Write the rotary base under its former name too: older readers of config.json would silently take 10,000 instead."""
     config = json.loads(path.read_text(encoding="utf-8"))
     rotary = config.get("rope_parameters") or {}
     if "rope_theta" in rotary:
@@ -72,8 +70,8 @@ def _tell_older_readers(path: Path) -> None:
         path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
-def _asked(teacher: LocalTeacher, players: Players) -> dict[str, Any]:
-    """How to ask the model: the text before and after a situation, the token that ends an answer, and the calibration."""
+def _prompting(teacher: LocalTeacher, players: Players) -> dict[str, Any]:
+    """Return how to ask the model: the text before and after a situation, the token that ends an answer, temperature and bias."""
     from coteach.teacher.prompt import end_id
 
     options = sorted({option for situation in players.situations for option in situation.options})

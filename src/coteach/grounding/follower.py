@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from coteach.grounding.base import Grounded
 
 
-class Outcome(IntEnum):
+class Ending(IntEnum):
     """How a followed option ended; where several hold on one step, the first of them counts."""
 
     COMPLETED = 0
@@ -40,7 +40,7 @@ class Ended:
     situation:      number of the situation in which it was chosen (and stayed until now).
     slot:           its slot in that situation.
     duration:       steps it was followed, at least 1.
-    outcome:        an `Outcome`.
+    outcome:        an `Ending`.
     next_situation: number of the situation now (that of the terminal observation where the episode ended).
     """
 
@@ -55,7 +55,7 @@ class Ended:
         return len(self.env)
 
 
-class Leader:
+class OptionFollower:
     """Follows one option per led environment to its end, then chooses the next one by the advice.
 
     Call `choose` once for every step, also for those on which nobody is led: an option can only be seen to end
@@ -79,7 +79,7 @@ class Leader:
         self,
         grounded: Grounded,
         probabilities: NDArray[np.floating],
-        led: NDArray[np.bool_],
+        controlled: NDArray[np.bool_],
         done: NDArray[np.bool_],
         rng: np.random.Generator | None,
     ) -> NDArray[np.int64]:
@@ -96,10 +96,10 @@ class Leader:
 
         Returns (N,) int64 primitive actions; -1 where nobody is led, no option has an action, or the episode is over.
         """
-        self.slot[~led] = -1
+        self.slot[~controlled] = -1
         self.ended = self._settle(grounded, done)
         self.slot[self.ended.env] = -1
-        self._begin(grounded, probabilities, led & ~done & (self.slot < 0), rng)
+        self._begin(grounded, probabilities, controlled & ~done & (self.slot < 0), rng)
         following = self.slot >= 0
         self.age += following
         return np.where(following, grounded.actions[self._rows, self.slot], -1).astype(np.int64, copy=False)
@@ -118,7 +118,7 @@ class Leader:
         env = np.flatnonzero(self.slot >= 0)
         slot = self.slot[env]
         now = grounded.situation[env]
-        reasons = np.stack(  # in the order of Outcome
+        reasons = np.stack(  # in the order of Ending
             [
                 (grounded.completed[env] >> slot) & 1 != 0,
                 (grounded.failed[env] >> slot) & 1 != 0,

@@ -1,17 +1,15 @@
-"""Student -> teacher: what the advice was worth, counted in the task's own terms.
+"""The abstract model of a task: counts of what became of options in situations, whoever brought it about.
 
-`AbstractModel` counts what became of options in situations, whoever brought it about: how often one was
-completed, failed or gave way to another situation, what it returned and how long it took. Optimistic
-value iteration (pseudo-outcomes of optimistic value, as in R-max: Brafman & Tennenholtz 2002) turns the
-counts into `Q(c, o)` before the first reward is seen. `reweigh` lets that evidence overrule a prior
-(Grill et al. 2020, arXiv 2007.12509, eq. 7-10).
+For every (situation, option) it counts how often the option was tried, failed, what it returned, how long it took, and which
+situation came next. `planning.Plan` solves it for Q(c, o). The counts are a table: (S, K) arrays, and one link for each
+(situation, option, following situation) that was seen.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
@@ -19,64 +17,70 @@ from coteach.grounding.outcomes import TERMINAL, TYPICAL_DURATION, Outcome
 
 Array = NDArray[np.float64]
 
-
-DECISION_DISCOUNT = 0.95
-"""While exploring, each further option costs this factor beside the time it takes: novelty far away attracts less."""
-
-GAP = 6.0
-"""How many times it counts that one option is worth less than another, where this has to be guessed from words."""
+TABLES = ("tries", "failures", "successes", "followed", "steps")
 
 
 class AbstractModel:
-    """Counts of outcomes per (situation, option), and their solution.
+    """Counts of outcomes per (situation, option); arrays grow with the situations.
 
-    `gamma` discounts per environment step, `max_options` is K, `typical` the duration (steps) of an option that was never
-    followed to its end. Arrays grow with the situations met.
+    max_options:      K, options of a situation at most.
+    gamma:            discount per environment step.
+    typical_duration: steps that an option takes which was never followed to its end.
+
+    tries, failures, successes: (S, K) outcomes counted; failures and successes (positive reward) are among the tries.
+    followed, steps:            (S, K) outcomes with a known duration, and the sum of these durations.
     """
 
-    def __init__(self, max_options: int, gamma: float, typical: float = TYPICAL_DURATION) -> None:
-        self.max_options = max_options
-        self.gamma = gamma
-        self.typical = typical
+    def __init__(self, max_options: int, gamma: float, typical_duration: float = TYPICAL_DURATION) -> None:
+        self.max_options, self.gamma, self.typical_duration = max_options, gamma, typical_duration
         self._links: dict[tuple[int, int, int], int] = {}
+        """Number of each link (situation, slot, following situation); lists of links go by these numbers."""
+        self._keys: list[tuple[int, int, int]] = []
         self._counts: list[float] = []
         self._rewards: list[float] = []
-        self._values: dict[bool, Array] = {}
-        self.tries = np.zeros((0, max_options))
-        """(S, K): outcomes counted; `failures` and `successes` (outcomes with a positive reward) are among them."""
-        self.failures = np.zeros((0, max_options))
-        self.successes = np.zeros((0, max_options))
-        self._followed = np.zeros((0, max_options))
-        self._steps = np.zeros((0, max_options))
+        self._outgoing: dict[tuple[int, int], list[int]] = {}
+        """Links of each (situation, option)."""
+        self._incoming: dict[int, set[int]] = {}
+        """Situations from which an option led to a situation."""
+        nothing = np.zeros((0, max_options))
+        self.tries, self.failures, self.successes, self.followed, self.steps = (nothing.copy() for _ in TABLES)
 
     def grow(self, situations: int) -> None:
         """Make room for situations numbered below `situations`."""
         missing = situations - len(self.tries)
         if missing > 0:
-            for name in ("tries", "failures", "successes", "_followed", "_steps"):
+            for name in TABLES:
                 setattr(self, name, np.vstack([getattr(self, name), np.zeros((missing, self.max_options))]))
 
     def add(self, outcome: Outcome) -> None:
         """Count one outcome."""
         self.grow(max(outcome.situation, outcome.following) + 1)
         c, o = outcome.situation, outcome.slot
-        following = TERMINAL if outcome.failed else outcome.following
-        link = self._links.setdefault((c, o, following), len(self._links))
-        if link == len(self._counts):
-            self._counts.append(0.0)
-            self._rewards.append(0.0)
+        link = self._link(c, o, TERMINAL if outcome.failed else outcome.following)
         self._counts[link] += 1.0
         self._rewards[link] += outcome.reward
         self.tries[c, o] += 1.0
         self.failures[c, o] += outcome.failed
         self.successes[c, o] += outcome.reward > 0
         if outcome.duration is not None:
-            self._followed[c, o] += 1.0
-            self._steps[c, o] += outcome.duration
+            self.followed[c, o] += 1.0
+            self.steps[c, o] += outcome.duration
+
+    def _link(self, situation: int, slot: int, following: int) -> int:
+        """The number of a link, made where it is new."""
+        key = (situation, slot, following)
+        if key not in self._links:
+            self._links[key] = len(self._keys)
+            self._outgoing.setdefault((situation, slot), []).append(len(self._keys))
+            self._incoming.setdefault(following, set()).add(situation)
+            self._keys.append(key)
+            self._counts.append(0.0)
+            self._rewards.append(0.0)
+        return self._links[key]
 
     def fade(self, cells: NDArray[np.bool_], share: float) -> None:
-        """Forget all but `share` of the outcomes of these (S, K) options: they are not carried out as they were."""
-        for name in ("tries", "failures", "successes", "_followed", "_steps"):
+        """Keep only `share` of the outcomes of these (S, K) options: they are no longer carried out as they were."""
+        for name in TABLES:
             getattr(self, name)[: len(cells)][cells] *= share
         for (c, o, _), link in self._links.items():
             if c < len(cells) and cells[c, o]:
@@ -85,147 +89,61 @@ class AbstractModel:
 
     def discounts(self) -> Array:
         """(S, K): discount over one option, from its mean duration where it was followed."""
-        duration = np.where(self._followed > 0, self._steps / np.maximum(self._followed, 1.0), self.typical)
+        duration = np.where(self.followed > 0, self.steps / np.maximum(self.followed, 1.0), self.typical_duration)
         discount: Array = self.gamma**duration
         return discount
 
-    def solve(self, mask: NDArray[np.bool_], optimism: float, unknown: Array, hopeful: bool, sweeps: int = 100) -> Array:
-        """Q (S, K) by value iteration; 0 where `mask` (S, K) has no option.
+    def links(self) -> tuple[NDArray[np.int64], NDArray[np.int64], Array, Array]:
+        """Every link as arrays (L,): cell (situation * K + slot), following situation, count, sum of rewards."""
+        keys = np.array(self._keys, dtype=np.int64).reshape(-1, 3)
+        return keys[:, 0] * self.max_options + keys[:, 1], keys[:, 2], np.array(self._counts), np.array(self._rewards)
 
-        Every option gets `optimism` pseudo-outcomes worth `unknown` (S, K). hopeful: each further option costs
-        `DECISION_DISCOUNT`. The last solution of the same kind is the starting point of the next.
-        """
-        self.grow(len(mask))
-        size, slots = mask.shape
-        cell, following, counts, rewards = self._linked(slots)
-        discount, total = self.discounts() * (DECISION_DISCOUNT if hopeful else 1.0), self.tries + optimism
-        base = np.bincount(cell, rewards, size * slots).reshape(size, slots) + optimism * unknown
-        value = self._value(hopeful, size)
-        for _ in range(sweeps):
-            onward = np.bincount(cell, counts * value[following], size * slots).reshape(size, slots)
-            q = np.where(mask & (total > 0), (base + discount * onward) / np.maximum(total, 1e-9), 0.0)
-            new = q.max(axis=1, initial=0.0)
-            moved = np.abs(new - value[:-1]).max(initial=0.0)
-            value[:-1] = new
-            if moved < 1e-4:
-                break
-        self._values[hopeful] = value[:-1].copy()
-        return q
+    def links_of(self, situation: int, slot: int) -> Iterator[tuple[int, float, float]]:
+        """(following situation, count, sum of rewards) of each link of one option."""
+        for link in self._outgoing.get((situation, slot), ()):
+            yield self._keys[link][2], self._counts[link], self._rewards[link]
 
-    def in_vain(self) -> Array:
+    def predecessors(self, situation: int) -> set[int]:
+        """Situations in which some option led to `situation`."""
+        return self._incoming.get(situation, set())
+
+    def wasted(self) -> Array:
         """(S, K): how many outcomes of an option failed, or ended the episode without a reward."""
-        size, slots = self.tries.shape
-        cell, following, counts, _ = self._linked(slots)
-        ended = np.bincount(cell, counts * (following == TERMINAL), size * slots).reshape(size, slots)
-        vain: Array = np.maximum(ended - self.successes, 0.0)
-        return vain
+        cell, following, counts, _ = self.links()
+        wasted: Array = np.maximum(self._summed(cell, counts * (following == TERMINAL)) - self.successes, 0.0)
+        return wasted
 
-    def worth(self) -> Array:
-        """(S, K): what tried options were worth on average, what followed valued as it was last solved without hope."""
-        size, slots = self.tries.shape
-        cell, following, counts, rewards = self._linked(slots)
-        onward = np.bincount(cell, counts * self._value(False, size)[following], size * slots).reshape(size, slots)
-        returned = np.bincount(cell, rewards, size * slots).reshape(size, slots)
-        worth: Array = (returned + self.discounts() * onward) / np.maximum(self.tries, 1.0)
-        return worth
+    def mean_returns(self, value: Array) -> Array:
+        """(S, K): mean return of each tried option, the situation it led to counted as `value` (S,) says."""
+        cell, following, counts, rewards = self.links()
+        onward = self._summed(cell, counts * with_terminal(value)[following])
+        returns: Array = (self._summed(cell, rewards) + self.discounts() * onward) / np.maximum(self.tries, 1.0)
+        return returns
 
-    def _linked(self, slots: int) -> tuple[NDArray[np.int64], NDArray[np.int64], Array, Array]:
-        """Every (situation, option) -> following link: cell, following, how often, reward in all."""
-        links = np.array(list(self._links), dtype=np.int64).reshape(-1, 3)
-        return links[:, 0] * slots + links[:, 1], links[:, 2], np.array(self._counts), np.array(self._rewards)
-
-    def _value(self, hopeful: bool, size: int) -> Array:
-        """(size + 1,) the last solution, 0 where there was none; the last entry is TERMINAL's."""
-        last = self._values.get(hopeful, np.zeros(0))
-        return np.append(np.append(last[:size], np.zeros(max(0, size - len(last)))), 0.0)
+    def _summed(self, cell: NDArray[np.int64], weights: Array) -> Array:
+        """(S, K): sums of `weights` (L,) over the links of each option."""
+        return np.asarray(np.bincount(cell, weights, self.tries.size), dtype=np.float64).reshape(self.tries.shape)
 
     def state(self) -> dict[str, Any]:
-        """Everything counted, and the last solutions, from which the next ones set out, as plain JSON."""
+        """Everything counted, as plain JSON."""
+        tables = [getattr(self, name) for name in TABLES]
         return {
-            "links": [[*key, self._counts[i], self._rewards[i]] for key, i in self._links.items()],
-            "cells": [
-                [
-                    int(c),
-                    int(o),
-                    *(float(a[c, o]) for a in (self.tries, self.failures, self.successes, self._followed, self._steps)),
-                ]
-                for c, o in np.argwhere(self.tries > 0)
-            ],
+            "links": [[*key, self._counts[i], self._rewards[i]] for i, key in enumerate(self._keys)],
+            "cells": [[int(c), int(o), *(float(table[c, o]) for table in tables)] for c, o in np.argwhere(self.tries > 0)],
             "situations": len(self.tries),
-            "solved": {str(int(hopeful)): value.tolist() for hopeful, value in self._values.items()},
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Take up what `state` gave."""
-        self.__init__(self.max_options, self.gamma, self.typical)  # type: ignore[misc]
+        """Take up what `state` gave, in a model in which nothing was counted."""
         self.grow(state["situations"])
         for c, o, following, count, reward in state["links"]:
-            self._links[(c, o, following)] = len(self._links)
-            self._counts.append(count)
-            self._rewards.append(reward)
+            link = self._link(c, o, following)
+            self._counts[link], self._rewards[link] = count, reward
         for c, o, *values in state["cells"]:
-            for array, value in zip(
-                (self.tries, self.failures, self.successes, self._followed, self._steps), values, strict=True
-            ):
-                array[c, o] = value
-        self._values = {hopeful == "1": np.array(value) for hopeful, value in state["solved"].items()}
+            for name, value in zip(TABLES, values, strict=True):
+                getattr(self, name)[c, o] = value
 
 
-def widened(worth: Array, tried: NDArray[np.bool_]) -> Array:
-    """`worth` (S, K) in [0, 1] with every tried option's distance from the best tried one of its situation taken `GAP` times.
-
-    A mistake that can be made good again costs hardly more than a factor of gamma, which is less than a guess from words errs by.
-    The best stays as it is, and so does the order (action gap: Bellemare et al. 2016, arXiv 1512.04860), but for what falls to 0.
-    Options never tried are 0.
-    """
-    known = np.where(tried, worth, 0.0)
-    best = known.max(axis=1, keepdims=True, initial=0.0)
-    wide: Array = np.maximum(best - GAP * (best - known), 0.0)
-    return wide
-
-
-def trust(evidence: Array, options: Array, scale: float) -> Array:
-    """lambda_N = c sqrt(N + 1) / (N + K): how much weight the prior keeps after N outcomes (Grill et al., eq. 4).
-
-    evidence: (S,) outcomes counted in the situation; options: (S,) K; scale: c.
-    """
-    return scale * np.sqrt(evidence + 1.0) / (evidence + np.maximum(options, 1.0))
-
-
-def reweigh(prior: Array, q: Array, lam: Array, steps: int = 50) -> Array:
-    """The improved advice argmax_y sum y Q - lambda KL(prior || y), row by row: y = lambda prior / (alpha - Q).
-
-    prior, q: (S, K), prior is 0 where there is no option; lam: (S,) > 0. Rows sum to 1 (0 where the prior
-    has no option). alpha is found by bisection between max(Q + lambda prior) and max(Q) + lambda
-    (Grill et al. 2020, eq. 10 and appendix B.3).
-    """
-    improved = np.zeros_like(prior)
-    _bisect(prior, q, lam, steps, improved)
-    return improved
-
-
-@numba.njit(cache=True)  # type: ignore[untyped-decorator]
-def _bisect(prior: Array, q: Array, lam: Array, steps: int, out: Array) -> None:
-    """`reweigh`, into `out` (S, K)."""
-    slots = prior.shape[1]
-    for row in range(len(prior)):
-        low = high = -np.inf
-        for k in range(slots):
-            if prior[row, k] > 0:
-                low = max(low, q[row, k] + lam[row] * prior[row, k])
-                high = max(high, q[row, k] + lam[row])
-        if low == -np.inf:
-            continue
-        for _ in range(steps):
-            alpha, total = (low + high) / 2, 0.0
-            for k in range(slots):
-                if prior[row, k] > 0:
-                    total += lam[row] * prior[row, k] / max(alpha - q[row, k], 1e-12)
-            if total > 1.0:
-                low = alpha
-            else:
-                high = alpha
-        for k in range(slots):
-            if prior[row, k] > 0:
-                out[row, k] = lam[row] * prior[row, k] / max(high - q[row, k], 1e-12)
-        out[row] /= max(out[row].sum(), 1e-12)
+def with_terminal(value: Array) -> Array:
+    """(S + 1,) values of situations with the end of the episode, worth 0, behind them: index `TERMINAL` is the last entry."""
+    return np.append(value, 0.0)

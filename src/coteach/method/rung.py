@@ -1,4 +1,4 @@
-"""A rung: one task being climbed, from its first round to the summary, across interruptions.
+"""A rung: one task being trained on, from its first round to the summary, across interruptions.
 
 It holds what belongs to the task and not to the players: environments, the episodes under way, the learning curve, how long it
 took. `state` is the part of a checkpoint that brings it back exactly. A `Turn` is its part in a round.
@@ -18,34 +18,38 @@ from coteach.errors import NotFinite, RunFailed, note
 from coteach.evaluation.curve import Curve
 from coteach.method.players import Players
 from coteach.student.rollout import Collector, Rollout
-from coteach.teacher.costs import Books
+from coteach.teacher.costs import Usage
 
 
 class Rung:
-    """One task being climbed: its environments and its learning curve."""
+    """One task being trained on: its environments and its learning curve.
+
+    rounds, steps: so far, over all environments. seconds: of training alone; `age` counts evaluations too.
+    held: the student alone has held the success at which the rung may end. schooled: the LLM's fine-tuning after it is over.
+    skipped: rounds in a row from which the student could not learn.
+    before: success and return of the teacher alone when the rung began; usage_before: what the teacher had cost by then, None
+    until the rung has begun.
+    """
 
     def __init__(self, index: int, config: Config, players: Players, state: dict[str, Any] | None = None) -> None:
+        """state: what `state` gave of a rung that goes on."""
         self.index, self.task, self.config = index, config.tasks[index], config
         self.student = players.student_of(self.task)
-        self.curve, self.rounds, self.seconds = Curve(), 0, 0.0
+        self.curve, self.rounds, self.seconds = Curve(config.evaluation), 0, 0.0
         self.held = self.schooled = False
-        """The student alone has held the success at which the rung may end; the teacher was taught all that it will be here."""
         self.skipped = 0
-        """Rounds in a row from which the student could not learn."""
         self.before: dict[str, float] = {}
-        """Success and return of the teacher alone when the rung began."""
-        self.books: Books | None = None
-        """What the teacher had cost by then."""
+        self.usage_before: Usage | None = None
         self._began = time.perf_counter()
         under_way = state and state["under_way"]
         self.seed = state["seed"] if state and under_way else players.draw_seed()
         self.environments = tasks.make(self.task, config.engine, config.collect.envs, self.seed)
         grounding = players.ground(self.task, config.collect.envs, self.environments.num_actions, learn=True)
-        self.collector = Collector(self.environments, grounding, config.collect.option_patience, players.rng, under_way)
+        self.collector = Collector(self.environments, grounding, config.collect, players.rng, under_way)
         self.repeatable = players.repeatable
         """Whether the episodes under way can be brought back."""
         if not self.collector.resumed:
-            self.collector.assign_all(config.collect.led_share_max if players.arm.lead else 0.0)
+            self.collector.assign_all(config.collect.led_share_max if players.arm.controls else 0.0)
         if state is not None:
             self._restore(state)
 
@@ -54,11 +58,25 @@ class Rung:
         for name in ("rounds", "seconds", "held", "schooled", "before"):
             setattr(self, name, state[name])
         self.collector.steps = state["steps"]
-        self.books = state["books"] and Books(**state["books"])
+        self.usage_before = state["usage_before"] and Usage(**state["usage_before"])
         self.curve.restore(state["curve"])
         self._began -= state["age"]
         if not self.collector.resumed:
             note(f"the episodes under way cannot be brought back (engine {self.environments.engine!r}): new ones begin")
+
+    def begin(self, before: dict[str, float], usage: Usage) -> None:
+        """Keep how the teacher alone fares before the first round, and what it has cost so far."""
+        self.before, self.usage_before = before, usage.copy()
+
+    def add_round(self, seconds: float) -> None:
+        """Count a round that took so many seconds."""
+        self.rounds += 1
+        self.seconds += seconds
+
+    def add_schooling(self, seconds: float, over: bool) -> None:
+        """Count seconds of the LLM's fine-tuning after the rung; `over`: there is no more of it."""
+        self.seconds += seconds
+        self.schooled = over
 
     @property
     def steps(self) -> int:
@@ -72,12 +90,12 @@ class Rung:
 
     @property
     def over(self) -> bool:
-        """The student alone has held the success asked for, or the budget is spent."""
+        """Whether the student alone has held the success asked for, or the budget is spent."""
         return self.held or self.steps >= self.config.steps
 
     @property
     def age(self) -> float:
-        """Seconds spent on it, evaluations included (`seconds` counts training alone)."""
+        """Seconds spent on it, evaluations included."""
         return time.perf_counter() - self._began
 
     @property
@@ -93,7 +111,7 @@ class Rung:
             "held": self.held,
             "schooled": self.schooled,
             "before": self.before,
-            "books": self.books and self.books.totals(),
+            "usage_before": self.usage_before and self.usage_before.totals(),
             "rounds": self.rounds,
             "steps": self.steps,
             "seconds": self.seconds,
@@ -105,7 +123,7 @@ class Rung:
 
 @dataclass(frozen=True)
 class Turn:
-    """A rung's part in a round: its rows, the share of environments in which the teacher led, and lambda, `weight`."""
+    """A rung's part in a round: its rows, the share of teacher-controlled environments, and lambda, `weight`."""
 
     rung: Rung
     rollout: Rollout
@@ -119,14 +137,14 @@ class Turn:
 
 
 def failed(error: NotFinite, *rungs: Rung) -> RunFailed:
-    """What ends the run where numbers on `rungs` are not finite; it can be resumed from before they came in."""
+    """Return what ends the run where numbers on `rungs` are not finite; it can be resumed from before they came in."""
     where = " and ".join(rung.where for rung in rungs)
     return RunFailed(f"{where}: {error}; the last checkpoint was made before: mend the cause and use --resume")
 
 
 @contextmanager
 def blamed(*rungs: Rung) -> Iterator[None]:
-    """Numbers that are not finite end the run, and `rungs` are named."""
+    """End the run where numbers are not finite, with a message that names `rungs`."""
     try:
         yield
     except NotFinite as error:

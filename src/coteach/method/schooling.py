@@ -1,12 +1,13 @@
-"""How far the LLM's schooling at the end of a rung has come: what a checkpoint keeps, so that no practice is made twice.
+"""Fine-tuning of the LLM when a rung is over: rollouts of the LLM alone and tunings by turns, until it is good enough.
 
-Schooling is practices and tunings by turns (`Players.school`); between any two of them the run may stop.
+Advice is followed blindly, so one wrong situation that everyone passes through decides; which one that is shows only where the
+LLM itself goes, now and before (DAgger: Ross et al. 2011, arXiv 1011.0686). Between any two rollouts or tunings the run may stop.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
@@ -16,60 +17,103 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from coteach.method.examiner import Examiner
+from coteach.method.players import Players
 from coteach.runs import tensors
 from coteach.runs.progress import percent
 
-FILE, WEIGHTS = "school.json", "school.safetensors"
+FILE, WEIGHTS = "schooling.json", "schooling.safetensors"
 
 
 @dataclass
-class School:
-    """`kept`: the LLM's best weights so far (`Teacher.snapshot`), `best`: its success with them, -1 before any practice.
+class Standing:
+    """How far the fine-tuning has come: what a checkpoint keeps of it.
 
-    met: (S,) how often it chose in each situation, over all practices.
+    kept: the LLM's best weights so far (`Teacher.snapshot`); best: its success with them, -1 before any rollout;
+    success: of the last rollouts; tunings: so far, and in_vain: since the best; asked: situations met in rollouts, counted anew
+    in each; rolled_out: whether there were rollouts with the present weights; met: (S,) how often it chose in each situation.
     """
 
     kept: Mapping[str, Tensor]
     best: float = -1.0
     success: float = -1.0
-    """Of the last practice."""
     tunings: int = 0
     in_vain: int = 0
-    """Tunings since the best."""
     asked: int = 0
-    """Situations met in its practices, counted anew in each."""
-    practised: bool = False
-    """Whether it has practised with its present weights."""
+    rolled_out: bool = False
     met: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
 
-    def practice(self, success: float, met: NDArray[np.float64], weights: Mapping[str, Tensor]) -> None:
-        """It has practised: with which success, how often it chose in each situation (S,), with which weights."""
+    def add_rollouts(self, success: float, met: NDArray[np.float64], weights: Mapping[str, Tensor]) -> None:
+        """Take in rollouts: their success, how often the LLM chose in each situation (S,), and with which weights."""
         self.met = np.append(self.met, np.zeros(len(met) - len(self.met))) + met
-        self.success, self.practised = success, True
+        self.success, self.rolled_out = success, True
         self.asked += int((met > 0).sum())
         if success > self.best:
             self.best, self.kept, self.in_vain = success, weights, 0
 
-    def tuned(self) -> None:
-        """It has new weights."""
-        self.tunings, self.in_vain, self.practised = self.tunings + 1, self.in_vain + 1, False
+    def add_tuning(self) -> None:
+        """Take in that the LLM has new weights."""
+        self.tunings, self.in_vain, self.rolled_out = self.tunings + 1, self.in_vain + 1, False
 
-    def standing(self) -> str:
-        """How far it has come, in a few words."""
+    def describe(self) -> str:
+        """Say how far it has come, in a few words."""
         tunings = f"after {self.tunings} tuning{'' if self.tunings == 1 else 's'}"
-        return f"the LLM alone {percent(self.success)} {tunings}" if self.practised else f"practice {tunings}"
+        return f"the LLM alone {percent(self.success)} {tunings}" if self.rolled_out else f"rollouts {tunings}"
 
     def save(self, folder: Path) -> None:
         """Write it into `folder`."""
         tensors.write(folder / WEIGHTS, tensors.prefixed("kept.", self.kept) | {"met": torch.from_numpy(self.met)})
-        numbers = {name: getattr(self, name) for name in ("best", "success", "tunings", "in_vain", "asked", "practised")}
+        numbers = {name: getattr(self, name) for name in ("best", "success", "tunings", "in_vain", "asked", "rolled_out")}
         (folder / FILE).write_text(json.dumps(numbers), encoding="utf-8")
 
     @classmethod
     def load(cls, folder: Path) -> Self | None:
-        """What `save` wrote; None where no schooling was under way."""
+        """Return what `save` wrote; None where no fine-tuning was under way."""
         if not (folder / FILE).exists():
             return None
         state = tensors.read(folder / WEIGHTS)
         numbers = json.loads((folder / FILE).read_text(encoding="utf-8"))
         return cls(tensors.under("kept.", state), met=state["met"].numpy().copy(), **numbers)
+
+
+class Schooling:
+    """Fine-tunes the LLM after a rung. `standing` is None where nothing is under way."""
+
+    def __init__(self, players: Players, examiner: Examiner) -> None:
+        self.players, self.examiner = players, examiner
+        self.standing: Standing | None = None
+
+    def describe(self) -> str:
+        """Say how far it has come, in a few words; nothing where it has not begun."""
+        return self.standing.describe() if self.standing else ""
+
+    def advance(self, climbed: Sequence[str]) -> bool:
+        """Do one step, rollouts of the LLM alone on the tasks `climbed` or one tuning; return whether there is more to do.
+
+        The weights are kept with which the LLM alone does best on all of these tasks.
+        """
+        players, settings = self.players, self.players.config.teacher
+        if not (settings.schooling and players.arm.tune and players.teacher.tunable):
+            return False
+        standing = self.standing = self.standing or Standing(players.teacher.snapshot())
+        if not standing.rolled_out:
+            standing.add_rollouts(*self.examiner.roll_out_teacher(climbed), players.teacher.snapshot())
+            return True
+        if not self._enough(standing) and players.tune(standing.met):
+            standing.add_tuning()
+            return True
+        if standing.success < standing.best:
+            players.teacher.restore(standing.kept)
+            players.advice.ask_again()
+        self.standing = None
+        return False
+
+    def _enough(self, standing: Standing) -> bool:
+        """Whether the LLM is good enough, gets no better, or was asked enough."""
+        settings = self.players.config.teacher
+        return (
+            standing.best >= settings.schooling_success
+            or standing.tunings >= settings.schooling
+            or standing.in_vain == settings.schooling_patience
+            or standing.asked >= settings.schooling_situations
+        )

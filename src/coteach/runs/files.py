@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 import uuid
@@ -13,7 +12,6 @@ from pathlib import Path
 from safetensors import SafetensorError
 
 from coteach.errors import RunFailed
-
 
 ESCAPE = "backslashreplace"
 """What UTF-8 cannot say (half a surrogate pair, in the words of a task or a model) is escaped, as JSON does."""
@@ -51,9 +49,9 @@ def disk(path: Path) -> Iterator[None]:
 
 
 def sync(path: Path) -> None:
+    """Wait until a file or folder is on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import torch
 
 PACKAGES = (
-    "coteach", "torch", "numpy", "numba", "transformers", "peft", "safetensors", "gguf", "gymnasium", "minigrid", "envpool",
+    "torch", "numpy", "numba", "transformers", "peft", "safetensors", "gguf", "gymnasium", "minigrid", "envpool",
 )  # fmt: skip
 
 
@@ -125,7 +125,7 @@ def revision() -> str | None:
 
 
 def cache_folder() -> Path:
-    """Where converted models and the advice memory live: $COTEACH_CACHE, $XDG_CACHE_HOME/coteach or ~/.cache/coteach."""
+    """Where converted models and the answer cache live: $COTEACH_CACHE, $XDG_CACHE_HOME/coteach or ~/.cache/coteach."""
     if own := os.environ.get("COTEACH_CACHE"):
         return Path(own).expanduser()
     shared = os.environ.get("XDG_CACHE_HOME")

@@ -28,7 +28,7 @@ PLAIN_INTERVAL = 5.0
 class Progress:
     """Where a run stands. `rung` counts from 0; `steps` of `total_steps` are this rung's; times in seconds.
 
-    `success_student` and `success_teacher` are the shares of recent student-led and teacher-led episodes
+    `success_student` and `success_controlled` are the shares of recent student-led and teacher-led episodes
     that succeeded, None before the first has ended. `phase` is one word: collect, advise, tune, evaluate, school; `detail` says
     more about it, where there is more to say.
     `over`: the rung is. `beside`: the other rungs, where several are climbed side by side; only what is their own counts.
@@ -41,7 +41,7 @@ class Progress:
     total_steps: int
     phase: str
     success_student: float | None
-    success_teacher: float | None
+    success_controlled: float | None
     llm_queries: int
     seconds_elapsed: float
     steps_per_second: float
@@ -163,7 +163,7 @@ def _standing(progress: Progress) -> str:
     """Where one rung stands."""
     return (
         f"{printable(progress.task)}: {progress.steps:,}/{progress.total_steps:,} steps, "
-        f"student {percent(progress.success_student)}, teacher {percent(progress.success_teacher)}"
+        f"student {percent(progress.success_student)}, teacher {percent(progress.success_controlled)}"
     )
 
 
@@ -199,7 +199,7 @@ def _panel(progress: Progress) -> Panel:
         grid.add_row("", ProgressBar(total=max(one.total_steps, 1), completed=one.steps, width=40))
         grid.add_row("steps", f"{one.steps:,} of {one.total_steps:,} steps at {one.steps_per_second:,.0f}/s")
         grid.add_row("student", f"[green]{percent(one.success_student)}[/green] of its recent episodes succeeded")
-        grid.add_row("teacher", f"[cyan]{percent(one.success_teacher)}[/cyan] of those that it led lately")
+        grid.add_row("teacher", f"[cyan]{percent(one.success_controlled)}[/cyan] of those that it led lately")
     grid.add_row("LLM", f"{progress.llm_queries:,} queries{_cost(progress)}")
     grid.add_row("now", _now(progress))
     grid.add_row("time", duration(progress.seconds_elapsed) + left)

@@ -2,42 +2,36 @@
 
 `Run` owns one folder: the resolved configuration, the machine it ran on, metrics (JSON lines and
 TensorBoard), checkpoints that are complete or absent, and small JSON files. Whole files are replaced
-atomically; a disk that fails ends the run with a `RunFailed` that names the path.
+atomically; a disk that fails ends the run with a `RunFailed` that names the path. A folder says in its
+environment.json in which format it is; one of another format is refused, with the version that reads it.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
-import os
-import shutil
-import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from coteach import config as configuration
-from coteach.runs import jsonl
 from coteach.config import Config
-from coteach.errors import CoteachError, note
+from coteach.errors import CoteachError
+from coteach.runs import jsonl
+from coteach.runs.checkpoints import Checkpoints
+from coteach.runs.files import ESCAPE, disk, replace_text, sync
 from coteach.runs.lock import held
 from coteach.runs.machine import environment
-from coteach.runs.files import ESCAPE, disk, replace_text, sync
 from coteach.version import __version__
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
+FORMAT = 4
+"""Of run folders: raised when a version no longer reads what an earlier one wrote (checkpoints, metrics, configuration)."""
 
-KEEP = 3
-"""Checkpoints kept, besides the best one."""
-
-FORMAT = 3
-"""Of checkpoints. One of another format is refused, with the version that reads it."""
-
-_MANIFEST, _BEST, _LOCK = "manifest.json", "checkpoints/best.json", ".lock"
+_LOCK = ".lock"
 
 
 class Run:
@@ -48,6 +42,7 @@ class Run:
         self.config = config
         self._board: SummaryWriter | None = None
         self._held = False
+        self._checkpoints = Checkpoints(folder / "checkpoints")
 
     @classmethod
     def create(cls, folder: Path | str, config: Config) -> Self:
@@ -60,24 +55,28 @@ class Run:
         except OSError as error:
             raise CoteachError(f"cannot make {folder}: {error.strerror or error}; choose another --out") from error
         run = cls(folder, config)
-        run.write_json("environment.json", environment(config))
+        run.write_json("environment.json", {"format": FORMAT, "coteach": __version__} | environment(config))
         run.write_text("config.toml", configuration.dump(config))
         return run
 
     @classmethod
     def open(cls, folder: Path | str) -> Self:
-        """Take up a run that exists, to resume it or to look at it."""
+        """Take up a run that exists, to resume it or to look at it.
+
+        Raises `CoteachError` where `folder` is no run, or one of another format than this version writes.
+        """
         folder = Path(folder)
         path = folder / "config.toml"
         if not path.is_file():
             raise CoteachError(f"{folder} is not a run: there is no config.toml in it; `coteach train --out {folder}` begins one")
+        made = _made(folder)
+        _require_format(folder, made)
         try:
             return cls(folder, configuration.load(path))
         except CoteachError as error:
-            version = _made_by(folder)
-            if version is None or version.startswith(__version__):
+            if _version_of(made) == __version__:
                 raise
-            raise CoteachError(f"{error} (the run was made by coteach {version}: use that version)") from error
+            raise CoteachError(f"{error} (the run was made by coteach {_version_of(made)}: use that version)") from error
 
     def __enter__(self) -> Self:
         return self
@@ -181,140 +180,60 @@ class Run:
     def save_checkpoint(self, step: int, write: Callable[[Path], None], best: bool = False) -> Path:
         """Keep what `write` puts into the folder it is given, under `step`; returns the checkpoint's folder.
 
-        The folder appears under its name only when everything in it, with a manifest of SHA-256 sums, is
-        on the disk. The last three are kept, and the one last saved with `best`.
+        It is there whole or not at all. The last three are kept, and the one last saved with `best`.
         """
-        target = self.folder / "checkpoints" / f"step-{step:012d}"
-        partial = target.with_name(f".partial-{uuid.uuid4().hex}")
-        with disk(target):
-            try:
-                partial.mkdir(parents=True)
-                write(partial)
-                _seal(partial)
-                self._sync_metrics()
-                if target.exists():
-                    _discard(target)
-                os.replace(partial, target)
-                sync(target.parent)
-            finally:
-                shutil.rmtree(partial, ignore_errors=True)
-        if best:
-            self.write_json(_BEST, {"checkpoint": target.name})
-        self._prune()
-        return target
+        metrics = self.folder / "metrics.jsonl"
+        if metrics.exists():  # a checkpoint's rounds must not be lost when the machine fails right after it
+            with disk(metrics):
+                sync(metrics)
+        return self._checkpoints.save(step, write, best)
 
     @property
     def begun(self) -> bool:
         """Whether there is any checkpoint, whole or not."""
-        return bool(self._checkpoints())
+        return bool(self._checkpoints.all())
 
     def latest_checkpoint(self) -> Path | None:
-        """The newest checkpoint whose files are what its manifest says; None where there never was any.
-
-        Damaged ones are passed over, with a line that names them. CoteachError where all are damaged, or where the newest
-        whole one is of another format.
-        """
-        checkpoints = list(reversed(self._checkpoints()))
-        for path in checkpoints:
-            if intact(path):
-                self._require_format(path)
-                return path
-            note(f"checkpoint {path} is damaged: it is passed over")
-        if checkpoints:
-            raise CoteachError(f"{self.folder} has no whole checkpoint left: begin anew with another --out")
-        return None
+        """The newest checkpoint that is whole; None where there never was any, CoteachError where all are damaged."""
+        return self._checkpoints.latest()
 
     def best_checkpoint(self) -> Path | None:
         """The checkpoint last saved as the best, or else the latest."""
-        best = self._best()
-        if best is None or not intact(best):
-            return self.latest_checkpoint()
-        self._require_format(best)
-        return best
-
-    def _best(self) -> Path | None:
-        """Where the checkpoint last saved as the best is, whole or not."""
-        try:
-            name = json.loads((self.folder / _BEST).read_text(encoding="utf-8"))["checkpoint"]
-        except (OSError, ValueError, LookupError, TypeError):
-            return None
-        return self.folder / "checkpoints" / Path(str(name)).name
-
-    def _require_format(self, checkpoint: Path) -> None:
-        made = json.loads((checkpoint / _MANIFEST).read_text(encoding="utf-8"))
-        if made["format"] != FORMAT:
-            raise CoteachError(
-                f"{checkpoint}: its format is {made['format']}, this is coteach {__version__} and reads format {FORMAT}; "
-                f"use coteach {made.get('coteach') or _made_by(self.folder)}, which made it"
-            )
-
-    def _sync_metrics(self) -> None:
-        """A checkpoint's rounds must not be lost when the machine fails right after it."""
-        if (self.folder / "metrics.jsonl").exists():
-            sync(self.folder / "metrics.jsonl")
-
-    def _checkpoints(self) -> list[Path]:
-        return sorted((self.folder / "checkpoints").glob("step-*"))
-
-    def _prune(self) -> None:
-        """Delete what is no longer kept, and what a crash left half written."""
-        best = self._best()
-        for path in (self.folder / "checkpoints").glob(".partial-*"):
-            shutil.rmtree(path, ignore_errors=True)
-        for path in self._checkpoints()[:-KEEP]:
-            if path != best:
-                with disk(path):
-                    _discard(path)
+        return self._checkpoints.best()
 
 
-def intact(checkpoint: Path) -> bool:
-    """True where a checkpoint's files are exactly those of its manifest, byte for byte."""
-    try:
-        manifest = json.loads((checkpoint / _MANIFEST).read_text(encoding="utf-8"))
-        return bool(manifest["files"] == _sums(checkpoint) and isinstance(manifest["format"], int))
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        return False
+def _require_format(folder: Path, made: Mapping[str, Any]) -> None:
+    """Refuse a run that this version cannot go on with or look at. made: what its environment.json says."""
+    reads = f"this is coteach {__version__} and reads format {FORMAT}"
+    version = _version_of(made)
+    if version is None:
+        raise CoteachError(
+            f"{folder}: its environment.json is missing or damaged, and nothing else says which version made this run; "
+            f"{reads}: begin anew with another --out"
+        )
+    # Up to 0.1.0 only checkpoints had a format, 3 being their last.
+    if made.get("format") != FORMAT:
+        revision = f" (revision {made['revision']})" if made.get("revision") else ""
+        raise CoteachError(
+            f"{folder}: made by coteach {version}{revision}, in format {made.get('format', '3 or older')}; "
+            f"{reads}: use coteach {version}, which made it"
+        )
 
 
-@contextmanager
-def understood(checkpoint: Path) -> Iterator[None]:
-    """Turn whatever goes wrong while a whole checkpoint is read into one line: it is not what this version writes."""
-    try:
-        yield
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError) as error:
-        reason = " ".join((str(error) or type(error).__name__).split())
-        raise CoteachError(f"{checkpoint}: cannot be understood ({reason}); was it made by another version?") from error
-
-
-def _seal(folder: Path) -> None:
-    """Write the manifest and force everything in `folder` to the disk."""
-    manifest = {"format": FORMAT, "coteach": __version__, "files": _sums(folder)}
-    replace_text(folder / _MANIFEST, _json(manifest, indent=2) + "\n")
-    for path in [*folder.rglob("*"), folder]:
-        sync(path)
-
-
-def _made_by(folder: Path) -> str | None:
-    """The version of coteach that began the run, with its revision where it was a checkout; None where that is not known."""
+def _made(folder: Path) -> dict[str, Any]:
+    """The run's environment.json; empty where there is none, or it is damaged."""
     try:
         made = json.loads((folder / "environment.json").read_text(encoding="utf-8"))
-        version, revision = made["packages"]["coteach"], made.get("revision")
-    except (OSError, ValueError, LookupError, TypeError):
-        return None
-    return f"{version} (revision {revision})" if revision and version else version
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return made if isinstance(made, dict) else {}
 
 
-def _discard(checkpoint: Path) -> None:
-    """Delete a checkpoint so that a crash meanwhile does not leave half of it under its name."""
-    doomed = checkpoint.with_name(f".partial-{uuid.uuid4().hex}")
-    os.replace(checkpoint, doomed)
-    shutil.rmtree(doomed, ignore_errors=True)
-
-
-def _sums(folder: Path) -> dict[str, str]:
-    """Path within `folder` -> SHA-256 of the file, the manifest itself left out."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / _MANIFEST)
-    return {path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+def _version_of(made: Mapping[str, Any]) -> str | None:
+    """The version of coteach that made a run; up to 0.1.0 it stood among the packages."""
+    packages = made.get("packages")
+    version = made.get("coteach") or (packages.get("coteach") if isinstance(packages, dict) else None)
+    return version if isinstance(version, str) else None
 
 
 def _is_number(value: Any) -> bool:

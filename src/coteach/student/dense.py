@@ -1,7 +1,7 @@
 """The student's eyes for numbers and pictures: a dense layer over what `Layout` describes.
 
 Numbers are normalised by a running mean and variance of what the student saw (as in Stable-Baselines3's `VecNormalize`), flags
-enter as they are, pictures through convolutions (those of Mnih et al. 2015 where a picture has 36 pixels a side or more).
+enter as they are, pictures through convolutions (those of Mnih et al. 2015, with strides, where a picture is large).
 """
 
 from __future__ import annotations
@@ -16,13 +16,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from coteach.config import StudentConfig
 from coteach.grounding.base import Layout
-
-LARGE = 36
-"""Pixels a side from which on strides throw detail away; smaller pictures are seen as they are."""
-
-FARTHEST = 10.0
-"""Normalised numbers are clipped here."""
 
 
 @dataclass(frozen=True)
@@ -52,13 +47,13 @@ class DenseFeatures:
 class DenseEyes(nn.Module):
     """DenseFeatures of B rows, laid out as `layout` says -> (B, H) float32."""
 
-    def __init__(self, layout: Layout, hidden: int, generator: torch.Generator | None = None) -> None:
+    def __init__(self, layout: Layout, config: StudentConfig, generator: torch.Generator | None = None) -> None:
         super().__init__()
         self.layout = layout
-        self.scale = RunningScale(layout)
-        self.views = nn.ModuleList([_view(shape, generator) for shape in layout.pictures])
+        self.scale = RunningScale(layout, config.clip_obs)
+        self.views = nn.ModuleList([_view(shape, config.large_picture, generator) for shape in layout.pictures])
         seen = sum(_width(view, shape) for view, shape in zip(self.views, layout.pictures, strict=True))
-        self.mix = nn.Linear(layout.numbers + layout.flags + seen, hidden)
+        self.mix = nn.Linear(layout.numbers + layout.flags + seen, config.hidden)
         initialise(self.mix, 2**0.5, generator)
 
     def forward(self, features: DenseFeatures) -> Tensor:
@@ -89,14 +84,18 @@ class DenseEyes(nn.Module):
 
 
 class RunningScale(nn.Module):
-    """Numbers (B, n) -> (number - mean) / deviation of what was added so far; the layout's guess weighs as much as one row."""
+    """Numbers (B, n) -> (number - mean) / deviation of what was added so far, within +- `limit`.
+
+    The layout's guess at mean and deviation weighs as much as one row.
+    """
 
     mean: Tensor
     variance: Tensor
     count: Tensor
 
-    def __init__(self, layout: Layout) -> None:
+    def __init__(self, layout: Layout, limit: float) -> None:
         super().__init__()
+        self.limit = limit
         self.register_buffer("mean", torch.tensor(layout.centre, dtype=torch.float64))
         self.register_buffer("variance", torch.tensor(layout.spread, dtype=torch.float64) ** 2)
         self.register_buffer("count", torch.ones((), dtype=torch.float64))
@@ -104,7 +103,7 @@ class RunningScale(nn.Module):
     def forward(self, numbers: Tensor) -> Tensor:
         """Normalised and clipped, float32."""
         scaled = (numbers.double() - self.mean) / (self.variance + 1e-8).sqrt()
-        return scaled.clamp(-FARTHEST, FARTHEST).float()
+        return scaled.clamp(-self.limit, self.limit).float()
 
     def add(self, numbers: Tensor) -> None:
         """Merge the mean and variance of numbers (B, n) into the running ones (Chan et al. 1979)."""
@@ -130,10 +129,10 @@ def without(rows: Tensor, at: int, count: int) -> Tensor:
     return torch.cat([rows[:at], rows[at + count :]])
 
 
-def _view(shape: tuple[int, int, int], generator: torch.Generator | None) -> nn.Sequential:
-    """Convolutions over pictures of this shape (C, H, W), flattened."""
+def _view(shape: tuple[int, int, int], large: int, generator: torch.Generator | None) -> nn.Sequential:
+    """Convolutions over pictures of this shape (C, H, W), flattened; from `large` pixels a side on strides throw detail away."""
     channels, *sides = shape
-    if min(sides) >= LARGE:
+    if min(sides) >= large:
         convolutions = [nn.Conv2d(channels, 32, 8, 4), nn.Conv2d(32, 64, 4, 2), nn.Conv2d(64, 64, 3, 1)]
     else:
         convolutions = [nn.Conv2d(channels, 16, 3, padding=1), nn.Conv2d(16, 32, 3, padding=1)]

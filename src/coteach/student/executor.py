@@ -19,43 +19,27 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from coteach.config import Config, ExecutorConfig
 from coteach.grounding.base import Grounded, Grounding, Layout, Situations
 from coteach.runs import tensors
 from coteach.student.network import ActorCritic, read
 
-WORDS = 256
-"""Columns into which an option's words, and all of them together, are hashed."""
-DISCOUNT = 0.95
-"""Per step: what an option is worth says how soon it can be completed."""
-ROWS = 16_384
-"""Steps remembered."""
-BATCH, STEPS = 256, 32
-"""Rows of an optimiser step, and how many of those a round."""
-RUN_UP = 16
-"""Half of the rows are drawn from so many steps before an event: events are rare at first."""
-LEARNING_RATE = 1e-3
-FOLLOW = 0.02
-"""Share by which the target network follows in a step."""
-INDIFFERENCE = 0.05
-"""Differences in value that count for nothing: among such actions one is drawn, which explores while nothing is known."""
 FILE = "executor.safetensors"
 
 
 class Executor:
     """What an action brings an option closer to its event by: Q(x, option's words, a) in [0, 1]. One for all environments.
 
-    beginnings: options whose names begin so are carried out by it even where the grounding has controllers for them.
+    Options whose names begin as `student.learned_options` says are carried out by it even where the grounding has controllers.
     """
 
-    def __init__(
-        self, layout: Layout, num_actions: int, hidden: int, seed: int, situations: Situations, beginnings: Sequence[str]
-    ) -> None:
-        self.seen, self.layout = layout, layout.widened(WORDS)
-        self.situations, self.beginnings = situations, tuple(beginnings)
+    def __init__(self, layout: Layout, num_actions: int, config: Config, seed: int, situations: Situations) -> None:
+        self.settings, self.seen, self.layout = config.executor, layout, layout.widened(config.executor.words)
+        self.situations, self.beginnings = situations, tuple(config.student.learned_options)
         self._generator, self.rng = torch.Generator().manual_seed(seed), np.random.default_rng(seed)
-        self.network = ActorCritic(self.layout, num_actions, hidden, self._generator)
+        self.network = ActorCritic(self.layout, num_actions, config.student, self._generator)
         self.target: nn.Module = copy.deepcopy(self.network)
-        self.optimizer = torch.optim.Adam(self.network.parameters(), lr=LEARNING_RATE, fused=True)
+        self.optimizer = torch.optim.Adam(self.network.parameters(), lr=self.settings.learning_rate, fused=True)
         self.steps: Steps | None = None
         self.met = np.zeros((0, 0), dtype=np.bool_)
         """(S, K) the options that it had to carry out so far."""
@@ -79,14 +63,14 @@ class Executor:
     def act(self, features: NDArray[Any], names: Sequence[str]) -> NDArray[np.int64]:
         """(B,) actions that carry on the options called `names` where features (B, F) are seen."""
         value = self._values(self.network, self._asked(features, names)).numpy()
-        value = value + self.rng.gumbel(size=value.shape) * INDIFFERENCE
+        value = value + self.rng.gumbel(size=value.shape) * self.settings.indifference
         chosen: NDArray[np.int64] = value.argmax(axis=1)
         return chosen
 
     def remember(self, before: Grounded, missing: NDArray[np.bool_], actions: NDArray[np.int64], now: Grounded) -> None:
         """Keep one step of N environments; rows of `missing` (N, K) without an option are not learned from."""
         if self.steps is None:
-            self.steps = Steps(ROWS, before.features)
+            self.steps = Steps(self.settings, before.features)
         if len(self.met) < len(self.situations):
             grown = np.zeros((len(self.situations), missing.shape[1]), dtype=np.bool_)
             grown[: self.met.shape[0], : self.met.shape[1]] = self.met
@@ -99,8 +83,8 @@ class Executor:
         if self.steps is None or not self.steps.filled:
             return {}
         losses, completed = [], []
-        for _ in range(STEPS):
-            loss, share = self._step(*self.steps.sample(BATCH, self.rng))
+        for _ in range(self.settings.steps):
+            loss, share = self._step(*self.steps.sample(self.settings.batch, self.rng))
             losses.append(loss)
             completed.append(share)
         return {"executor_loss": float(np.mean(losses)), "executor_completed": float(np.mean(completed))}
@@ -124,7 +108,7 @@ class Executor:
         later = np.array([n in self.situations[int(c)].options for n, c in zip(names, steps.following[at], strict=True)])
         after = self._asked(steps.after[at], names)
         best = self._values(self.network, after).argmax(dim=1, keepdim=True)
-        onward = DISCOUNT * self._values(self.target, after).gather(1, best)[:, 0].numpy() * later
+        onward = self.settings.discount * self._values(self.target, after).gather(1, best)[:, 0].numpy() * later
         wanted = torch.from_numpy(np.where(done, 1.0, onward).astype(np.float32))
         logits = self.network(read(self.layout, self._asked(steps.before[at], names)))[0]
         loss = F.binary_cross_entropy_with_logits(logits.gather(1, torch.from_numpy(steps.action[at])[:, None])[:, 0], wanted)
@@ -133,7 +117,7 @@ class Executor:
         self.optimizer.step()
         with torch.no_grad():
             for slow, fast in zip(self.target.parameters(), self.network.parameters(), strict=True):
-                slow.lerp_(fast, FOLLOW)
+                slow.lerp_(fast, self.settings.follow)
         return float(loss.detach()), float(done.mean())
 
     @torch.no_grad()
@@ -143,22 +127,24 @@ class Executor:
         return value
 
     def _asked(self, features: NDArray[Any], names: Sequence[str]) -> NDArray[Any]:
-        """Rows (B, F) with the words of an option each, (B, F + WORDS)."""
-        words = np.zeros((len(features), WORDS), dtype=np.bool_)
+        """Rows (B, F) with the words of an option each, (B, F + words)."""
+        words = np.zeros((len(features), self.settings.words), dtype=np.bool_)
         for row, name in enumerate(names):
             words[row, self._hashed(name)] = True
         return self.seen.inserted(features, words)
 
     def _hashed(self, name: str) -> NDArray[np.int64]:
         if name not in self._flags:
-            self._flags[name] = np.array([zlib.crc32(text.encode()) % WORDS for text in (name, *name.split())])
+            columns = self.settings.words
+            self._flags[name] = np.array([zlib.crc32(text.encode()) % columns for text in (name, *name.split())])
         return self._flags[name]
 
 
 class Steps:
     """A ring of R steps in which an option had to be carried out: before, after (R, F); which options, which it completed."""
 
-    def __init__(self, rows: int, features: NDArray[Any]) -> None:
+    def __init__(self, settings: ExecutorConfig, features: NDArray[Any]) -> None:
+        self.settings, rows = settings, settings.rows
         self.rows, self.filled, self._next = rows, 0, 0
         self.before = np.zeros((rows, features.shape[1]), dtype=features.dtype)
         self.after = np.zeros_like(self.before)
@@ -194,12 +180,12 @@ class Steps:
             self.filled = min(self.rows, self.filled + 1)
 
     def sample(self, count: int, rng: np.random.Generator) -> tuple[NDArray[np.int64], list[str]]:
-        """`count` rows, and an option on offer in each: about half of them from the run-up to events, all options alike."""
+        """`count` rows, and an option on offer in each: a share of them from the run-up to events, all options alike."""
         rows = rng.integers(0, self.filled, count)
         names = [self.missing[row][rng.integers(len(self.missing[row]))] for row in rows.tolist()]
         happened = [name for name, events in self._events.items() if events]
         events = {name: np.fromiter(self._events[name], dtype=np.int64) for name in happened}
-        for i in range(count // 2 if happened else 0):
+        for i in range(int(count * self.settings.event_share) if happened else 0):
             name = happened[rng.integers(len(happened))]
             row = self._run_up(int(rng.choice(events[name])), rng)
             if name in self.missing[row]:
@@ -207,8 +193,8 @@ class Steps:
         return rows, names
 
     def _run_up(self, event: int, rng: np.random.Generator) -> int:
-        """A row of the same environment, up to `RUN_UP` of its steps before the event."""
-        wanted, row = int(rng.integers(RUN_UP)), event
+        """A row of the same environment, up to `run_up` of its steps before the event."""
+        wanted, row = int(rng.integers(self.settings.run_up)), event
         earlier = event
         while wanted and earlier != self._next:
             earlier = (earlier - 1) % self.rows

@@ -10,15 +10,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from coteach.config import CollectConfig
+from coteach.config import CollectConfig, GuidanceConfig
 
 Array = NDArray[np.float64]
-
-LEAST_HEED = 0.3
-FAILING = 0.05
-"""Success at which episodes count as failing: nothing is compared while all do."""
-OUTGROWN = 0.5
-"""Share of the student's success that the led episodes need for their advice to be heeded at all."""
 
 
 def sharpen(advice: Array, power: float) -> Array:
@@ -54,19 +48,20 @@ def shaped(rewards: NDArray[np.float32], potential: Array, terminated: NDArray[n
     return (rewards + gained).astype(np.float32)
 
 
-def heed(student: float | None, led: float | None) -> float:
+def imitation_coefficient(config: GuidanceConfig, student: float | None, controlled: float | None) -> float:
     """How far the student still follows, in [0, 1]: 1 while far below the led ones or both fail, 0 once it has outgrown them.
 
-    In between `LEAST_HEED` stays, also where the student is better: what the controllers do never runs in circles, and a
+    In between `least_coefficient` stays, also where the student is better: what the controllers do never runs in circles, and a
     greedy student may. Where the advice is wrong, the situation itself says so (`StudentSide.surpasses`).
-    student, led: success of student-led and teacher-led episodes in [0, 1], None while no episode has ended.
+    student, led: success of the student's own and of teacher-controlled episodes in [0, 1], None while no episode has ended.
     """
-    if student is None or led is None or max(student, led) <= FAILING:
+    if student is None or controlled is None or max(student, controlled) <= config.failing:
         return 1.0
-    behind = (led - student) / max(led, FAILING)
-    return float(np.clip(2.0 * behind, LEAST_HEED if led >= OUTGROWN * student else 0.0, 1.0))
+    behind = (controlled - student) / max(controlled, config.failing)
+    least = config.least_coefficient if controlled >= config.useful_share * student else 0.0
+    return float(np.clip(config.slope * behind, least, 1.0))
 
 
-def led_share(config: CollectConfig, heed: float) -> float:
+def led_share(config: CollectConfig, imitation_coefficient: float) -> float:
     """Share of the environments that the teacher leads: shrinks from its maximum to its minimum with `heed`."""
-    return config.led_share_min + (config.led_share_max - config.led_share_min) * heed
+    return config.led_share_min + (config.led_share_max - config.led_share_min) * imitation_coefficient

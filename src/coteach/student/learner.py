@@ -42,8 +42,8 @@ class Learner:
             self.sizes |= {"numbers": layout.numbers, "pictures": [list(shape) for shape in layout.pictures]}
         self.device = torch_device(config.device)
         self._generator = torch.Generator().manual_seed(seed)
-        self.network = ActorCritic(layout, num_actions, config.hidden, self._generator, habits).to(self.device)
-        self.optimizer = torch.optim.Adam(self.network.parameters(), lr=config.learning_rate, eps=1e-5, fused=True)
+        self.network = ActorCritic(layout, num_actions, config, self._generator, habits).to(self.device)
+        self.optimizer = torch.optim.Adam(self.network.parameters(), lr=config.learning_rate, eps=config.adam_epsilon, fused=True)
         self._stepper = FusedStep if layout.binary and self.device.type == "cpu" else AutogradStep
 
     @one_thread()

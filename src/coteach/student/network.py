@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from coteach.config import StudentConfig
 from coteach.grounding.base import Layout
 from coteach.student.dense import DenseEyes, DenseFeatures, initialise, without
 
@@ -97,13 +98,14 @@ class ActorCritic(nn.Module):
         self,
         layout: Layout,
         num_actions: int,
-        hidden: int,
+        config: StudentConfig,
         generator: torch.Generator | None = None,
         habits: NDArray[np.float32] | None = None,
     ) -> None:
         super().__init__()
+        hidden = config.hidden
         self.shared: ColumnSum | DenseEyes = (
-            ColumnSum(layout.size, hidden, generator) if layout.binary else DenseEyes(layout, hidden, generator)
+            ColumnSum(layout.size, hidden, generator) if layout.binary else DenseEyes(layout, config, generator)
         )
         self.actor = nn.Linear(hidden, hidden)
         self.critic = nn.Linear(hidden, hidden)

@@ -14,11 +14,11 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from coteach.config import CollectConfig
 from coteach.envs.engines import Step, VectorTask
 from coteach.errors import require_finite
 from coteach.grounding.base import Grounded, Grounding, Layout
-from coteach.grounding.follower import Leader
-from coteach.grounding.follower import Outcome as End
+from coteach.grounding.follower import Ending, OptionFollower
 from coteach.grounding.outcomes import TERMINAL, Outcome
 
 Advise = Callable[[NDArray[np.int64], NDArray[np.bool_]], NDArray[np.float64]]
@@ -36,10 +36,10 @@ class Actor(Protocol):
 class Episode:
     """A finished episode; `reward` is its undiscounted return. `bold`: led by what may turn out best (see `Collector`)."""
 
-    led: bool
+    controlled: bool
     reward: float
     length: int
-    bold: bool = False
+    optimistic: bool = False
     solved_at: float = 0.0
 
     @property
@@ -68,7 +68,7 @@ class Rollout:
     terminated: NDArray[np.bool_]
     truncated: NDArray[np.bool_]
     valid: NDArray[np.bool_]
-    led: NDArray[np.bool_]
+    controlled: NDArray[np.bool_]
     outcomes: list[Outcome] = field(default_factory=list)
     episodes: list[Episode] = field(default_factory=list)
 
@@ -90,18 +90,18 @@ class Rollout:
             terminated=room(steps, np.bool_),
             truncated=room(steps, np.bool_),
             valid=room(steps, np.bool_),
-            led=room(steps, np.bool_),
+            controlled=room(steps, np.bool_),
         )
 
 
-_UNDER_WAY = ("led", "bold", "_done", "_terminal", "_reward", "_length", "_option_reward")
+_UNDER_WAY = ("controlled", "optimistic", "_done", "_terminal", "_reward", "_length", "_option_reward")
 """What a collector knows of each environment's episode, (N,) each."""
 
 
 class Collector:
     """Steps one task's environments from round to round; episodes go on across rounds.
 
-    Every other led episode is `bold`: the teacher tries what may turn out best. In the others it does what it would show the
+    A share of the led episodes is `bold`: the teacher tries what may turn out best. In the others it does what it would show the
     student, so that their success says what that is worth.
     """
 
@@ -109,15 +109,15 @@ class Collector:
         self,
         task: VectorTask,
         grounding: Grounding,
-        patience: int,
+        config: CollectConfig,
         rng: np.random.Generator,
         state: dict[str, Any] | None = None,
     ) -> None:
         """state: what `state` gave of a collector on the same task, whose episodes go on where they were."""
-        self.task, self.grounding, self.rng = task, grounding, rng
+        self.task, self.grounding, self.config, self.rng = task, grounding, config, rng
         n = task.num_envs
-        self.leader = Leader(n, grounding.max_options, patience)
-        self.led, self.bold = np.zeros(n, dtype=np.bool_), np.zeros(n, dtype=np.bool_)
+        self.follower = OptionFollower(n, grounding.max_options, config.option_patience)
+        self.controlled, self.optimistic = np.zeros(n, dtype=np.bool_), np.zeros(n, dtype=np.bool_)
         self.steps = 0
         """Environment steps taken over all environments, restarts not counted."""
         self._done, self._terminal = np.zeros(n, dtype=np.bool_), np.zeros(n, dtype=np.bool_)
@@ -140,8 +140,8 @@ class Collector:
         for t in range(steps):
             self._record(rollout, t, self._now)
             actions, rollout.logprobs[t], rollout.values[t] = student.act(self._now.features)
-            teacher_actions = self._lead(rollout, advise)
-            rollout.led[t] = self.led
+            teacher_actions = self._control(rollout, advise)
+            rollout.controlled[t] = self.controlled
             rollout.actions[t] = actions = np.where(teacher_actions >= 0, teacher_actions, actions)
             step = self.task.step(actions)
             self._assign(step.restarted, led_share)
@@ -157,7 +157,7 @@ class Collector:
     @property
     def under_way(self) -> NDArray[np.int64]:
         """Lengths so far of the student-led episodes that have not ended."""
-        return self._length[~self.led & ~self._done]
+        return self._length[~self.controlled & ~self._done]
 
     def assign_all(self, led_share: float) -> None:
         """Who leads the episodes under way, before the first step."""
@@ -170,7 +170,7 @@ class Collector:
             return None
         mine = {name: getattr(self, name).tolist() for name in _UNDER_WAY}
         now = self._now.situation.tolist()
-        return {"episodes": episodes, "leader": self.leader.state(), "mine": mine, "situation": now}
+        return {"episodes": episodes, "follower": self.follower.state(), "mine": mine, "situation": now}
 
     def _resume(self, state: dict[str, Any]) -> bool:
         """Take up what `state` gave; the grounding sees each episode again, and believes what it did."""
@@ -178,7 +178,7 @@ class Collector:
             self._now = self.grounding.observe(observation, actions, restarted)
         if self._now.situation.tolist() != state["situation"]:
             return False
-        self.leader.restore(state["leader"])
+        self.follower.restore(state["follower"])
         for name, values in state["mine"].items():
             setattr(self, name, np.array(values, dtype=getattr(self, name).dtype))
         return True
@@ -186,22 +186,22 @@ class Collector:
     def _record(self, rollout: Rollout, t: int, now: Grounded) -> None:
         rollout.features[t], rollout.situation[t], rollout.controls[t] = now.features, now.situation, now.actions
 
-    def _lead(self, rollout: Rollout, advise: Advise) -> NDArray[np.int64]:
+    def _control(self, rollout: Rollout, advise: Advise) -> NDArray[np.int64]:
         """The controllers' actions in teacher-led environments (-1 elsewhere); what ended on this step is counted."""
         probabilities = np.zeros((self.task.num_envs, self.grounding.max_options))
-        if self.led.any():
-            probabilities[self.led] = advise(self._now.situation[self.led], self.bold[self.led])
-        actions = self.leader.choose(self._now, probabilities, self.led, self._done, self.rng)
-        ended = self.leader.ended
+        if self.controlled.any():
+            probabilities[self.controlled] = advise(self._now.situation[self.controlled], self.optimistic[self.controlled])
+        actions = self.follower.choose(self._now, probabilities, self.controlled, self._done, self.rng)
+        ended = self.follower.ended
         for i in range(len(ended)):
-            env, end = int(ended.env[i]), End(int(ended.outcome[i]))
-            if end is End.EPISODE_END and not self._terminal[env]:
+            env, end = int(ended.env[i]), Ending(int(ended.outcome[i]))
+            if end is Ending.EPISODE_END and not self._terminal[env]:
                 continue  # time ran out on the way: that says nothing about the option
             following = TERMINAL if self._terminal[env] else int(ended.next_situation[i])
             option, duration = (int(ended.situation[i]), int(ended.slot[i])), int(ended.duration[i])
-            failed = end in (End.FAILED, End.STUCK, End.TIMEOUT)
+            failed = end in (Ending.FAILED, Ending.STUCK, Ending.TIMEOUT)
             rollout.outcomes.append(Outcome(*option, following, float(self._option_reward[env]), duration, failed))
-        began = (self.leader.slot >= 0) & (self.leader.age == 1)
+        began = (self.follower.slot >= 0) & (self.follower.age == 1)
         self._option_reward[began] = 0.0
         return actions
 
@@ -209,9 +209,11 @@ class Collector:
         """Decide who leads the episodes that begin now, so that the share is kept."""
         wanted = round(led_share * self.task.num_envs)
         for env in np.flatnonzero(restarted):
-            self.led[env] = self.bold[env] = False
-            self.led[env] = self.led.sum() < wanted
-            self.bold[env] = self.led[env] and 2 * self.bold.sum() < self.led.sum()
+            self.controlled[env] = self.optimistic[env] = False
+            self.controlled[env] = self.controlled.sum() < wanted
+            self.optimistic[env] = (
+                self.controlled[env] and self.optimistic.sum() < self.config.optimistic_share * self.controlled.sum()
+            )
 
     def _account(self, rollout: Rollout, t: int, step: Step, before: Grounded) -> None:
         scoring = self.task.scoring
@@ -227,8 +229,10 @@ class Collector:
         self._terminal = step.terminated & valid
         self._hindsight(rollout, worth, before)
         for env in np.flatnonzero(self._done):
-            led, bold = bool(rollout.led[t, env]), bool(self.bold[env])
-            rollout.episodes.append(Episode(led, float(self._reward[env]), int(self._length[env]), bold, scoring.solved_at))
+            controlled, optimistic = bool(rollout.controlled[t, env]), bool(self.optimistic[env])
+            rollout.episodes.append(
+                Episode(controlled, float(self._reward[env]), int(self._length[env]), optimistic, scoring.solved_at)
+            )
             self._reward[env], self._length[env] = 0.0, 0
 
     def _hindsight(self, rollout: Rollout, worth: NDArray[np.float32], before: Grounded) -> None:
@@ -237,7 +241,7 @@ class Collector:
             for env in np.flatnonzero(bits):
                 following = TERMINAL if self._terminal[env] else int(self._now.situation[env])
                 for slot in range(int(bits[env]).bit_length()):
-                    if not bits[env] >> slot & 1 or slot == self.leader.slot[env]:
+                    if not bits[env] >> slot & 1 or slot == self.follower.slot[env]:
                         continue
                     reward = float(worth[env])
                     rollout.outcomes.append(Outcome(int(before.situation[env]), slot, following, reward, None, failed))

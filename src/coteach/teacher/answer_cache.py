@@ -1,7 +1,7 @@
-"""Advice memory: what the model said about a situation is kept in SQLite, so that no run asks the same thing twice.
+"""The answer cache: an LLM's option scores for each situation in an SQLite file, so that no run asks the same question twice.
 
-Keys are hashes of everything an answer depends on; values are raw option scores. It is a cache: several processes may
-share it, whatever goes wrong with its file costs time, never a run, and when it is full the oldest answers make room.
+A key is the hash of everything that an answer depends on; a value holds the raw option scores. Several processes may share
+the file. A fault in it costs time, never a run. When the cache is full, it deletes the oldest answers.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ from coteach.runs.machine import cache_folder
 
 FILE = "answers.sqlite3"
 LIMIT = 1_000_000
-"""Answers kept: about 250 MB."""
+"""Most answers that are kept: about 250 MB."""
 
-_PATIENCE = 30.0  # seconds to wait for another process
-_AT_ONCE = 500  # keys in one query; SQLite admits at least 999
+_TIMEOUT = 30.0  # seconds to wait for another process
+_KEYS_PER_QUERY = 500  # SQLite allows at least 999
 
 
 @dataclass(frozen=True)
 class Contents:
-    """What a memory holds: answers, their bytes, and when (seconds since 1970) the oldest and newest were given."""
+    """What a cache holds: number of answers, their bytes, and when (seconds since 1970) the oldest and newest were stored."""
 
     answers: int
     size: int
@@ -42,75 +42,75 @@ class Contents:
     newest: float | None
 
 
-def memory_key(model: str, adapter: str, prefix: Sequence[int], situation: Situation) -> str:
-    """Sha256 of all that an answer depends on: fingerprints of weights and adapter, prompt prefix, situation, options."""
+def cache_key(model: str, adapter: str, prefix: Sequence[int], situation: Situation) -> str:
+    """Return the sha256 of everything an answer depends on: weights, adapter, prompt prefix, situation and options."""
     parts = [model, adapter, list(prefix), situation.text, list(situation.options)]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
-class AdviceMemory:
-    """Key -> option scores (float64), at most `limit` of them. `path` None keeps it within this process."""
+class AnswerCache:
+    """A mapping from keys to option scores (float64) with at most `limit` entries; with `path` None it is not written to disk."""
 
     def __init__(self, path: Path | None, limit: int = LIMIT) -> None:
         self.path, self.limit = path, limit
         self._database: sqlite3.Connection | None = None
-        self._answers = 0
-        """How many there are, those left out that other processes have added since this one last counted."""
+        self._count = 0
+        """Number of answers, without those that other processes have added since this one last counted."""
         try:
             self._database = self._open()
-            self._answers = self.contents().answers
+            self._count = self.contents().answers
         except sqlite3.Error as error:
-            self._mend(error)
+            self._recover(error)
         except OSError as error:
-            self._give_up(error)
+            self._go_without(error)
 
     @classmethod
-    def default(cls) -> AdviceMemory:
-        """The memory in the user's cache folder."""
+    def default(cls) -> AnswerCache:
+        """Open the cache in the user's cache folder, which all runs share."""
         return cls(cache_folder() / FILE)
 
     def get_many(self, keys: Sequence[str]) -> dict[str, NDArray[np.float64]]:
-        """What is remembered of `keys`; unknown keys are absent."""
+        """Return the scores stored under `keys`; unknown keys are absent."""
         found: dict[str, NDArray[np.float64]] = {}
-        for first in range(0, len(keys), _AT_ONCE):
-            some = list(keys[first : first + _AT_ONCE])
+        for first in range(0, len(keys), _KEYS_PER_QUERY):
+            some = list(keys[first : first + _KEYS_PER_QUERY])
             marks = ",".join("?" * len(some))
             for key, blob in self._execute(f"SELECT key, scores FROM answers WHERE key IN ({marks})", [some]):
                 if isinstance(key, str) and isinstance(blob, bytes) and len(blob) % 8 == 0:
                     found[key] = np.frombuffer(blob, np.float64).copy()
         return found
 
-    def recall(self, wanted: Mapping[str, Situation]) -> dict[str, NDArray[np.float64]]:
-        """What is remembered of these situations by their keys: a score for every option, or the key is absent."""
+    def look_up(self, wanted: Mapping[str, Situation]) -> dict[str, NDArray[np.float64]]:
+        """Return the scores of the situations in `wanted` (by key) of which one score per option is stored."""
         found = self.get_many(list(wanted))
         return {key: score for key, score in found.items() if score.size == len(wanted[key].options)}
 
     def put_many(self, scores: Mapping[str, NDArray[np.float64]]) -> None:
-        """Remember `scores`; where there are too many answers, the oldest quarter of them is forgotten."""
+        """Store `scores`. If there are then more than `limit` answers, delete the oldest quarter."""
         now = time.time()
         rows = [(key, np.asarray(values, np.float64).tobytes(), now) for key, values in scores.items()]
         if not rows:
             return
         self._execute("INSERT OR REPLACE INTO answers VALUES (?, ?, ?)", rows)
-        self._answers += len(rows)
-        if self._answers > self.limit:
-            self._forget_oldest()
+        self._count += len(rows)
+        if self._count > self.limit:
+            self._delete_oldest()
 
     def contents(self) -> Contents:
-        """What it holds now, the answers of other processes included."""
+        """Count what the cache holds now, including the answers of other processes."""
         found = self._execute("SELECT count(*), sum(length(key) + length(scores)), min(given), max(given) FROM answers", [[]])
         count, size, oldest, newest = found[0] if found else (0, 0, None, None)
         return Contents(count, size or 0, oldest, newest)
 
     def clear(self) -> None:
-        """Forget everything, and give the space back as far as no other process is using it."""
+        """Delete all answers, and free the disk space unless another process is using the file."""
         self._execute("DELETE FROM answers", [[]])
         if self._database is not None:
             with contextlib.suppress(sqlite3.OperationalError):  # busy
                 self._database.execute("VACUUM")
 
     def close(self) -> None:
-        """Close the file; afterwards nothing is remembered."""
+        """Close the file; after that the cache stays empty."""
         if self._database is not None:
             self._database.close()
             self._database = None
@@ -118,7 +118,7 @@ class AdviceMemory:
     def _open(self) -> sqlite3.Connection:
         if self.path is not None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-        database = sqlite3.connect(self.path or ":memory:", timeout=_PATIENCE, isolation_level=None)
+        database = sqlite3.connect(self.path or ":memory:", timeout=_TIMEOUT, isolation_level=None)
         try:
             _write_ahead(database)
             database.execute("PRAGMA synchronous=NORMAL")
@@ -129,16 +129,16 @@ class AdviceMemory:
             raise
         return database
 
-    def _forget_oldest(self) -> None:
-        self._answers = self.contents().answers
-        if self._answers > self.limit:
-            surplus = self._answers - self.limit * 3 // 4
+    def _delete_oldest(self) -> None:
+        self._count = self.contents().answers
+        if self._count > self.limit:
+            surplus = self._count - self.limit * 3 // 4
             oldest = "SELECT key FROM answers ORDER BY given LIMIT ?"
             self._execute(f"DELETE FROM answers WHERE key IN ({oldest})", [[surplus]])
-            self._answers -= surplus
+            self._count -= surplus
 
     def _execute(self, statement: str, rows: Sequence[Sequence[object]]) -> list[tuple[Any, ...]]:
-        """All answers to `statement` for each of `rows`, in one transaction; none where the file fails."""
+        """Execute `statement` once per row of parameters, in one transaction; return all results, none if the file fails."""
         if self._database is None:
             return []
         try:
@@ -147,33 +147,36 @@ class AdviceMemory:
             self._database.execute("COMMIT")
             return answers
         except sqlite3.Error as error:
-            self._mend(error)
+            self._recover(error)
             return []
 
-    def _mend(self, error: sqlite3.Error) -> None:
-        """Begin a damaged file anew; where the fault is not in the content (locked, disk full), do without a memory."""
+    def _recover(self, error: sqlite3.Error) -> None:
+        """Replace a damaged file by an empty one; go without a cache if the content is not at fault (file locked, disk full)."""
         self.close()
         if isinstance(error, sqlite3.OperationalError) or self.path is None:
-            self._give_up(error)
+            self._go_without(error)
             return
         aside = f"{self.path}.damaged-{int(time.time())}"
-        note(f"advice memory {self.path} is damaged ({error}): moved to {aside}, begun anew")
+        note(f"answer cache {self.path} is damaged ({error}): moved to {aside}, a new one begun")
         try:
             for suffix in ("", "-wal", "-shm"):
                 with contextlib.suppress(FileNotFoundError):
                     os.replace(f"{self.path}{suffix}", f"{aside}{suffix}")
             self._database = self._open()
         except (OSError, sqlite3.Error) as again:
-            self._give_up(again)
+            self._go_without(again)
 
-    def _give_up(self, error: Exception) -> None:
+    def _go_without(self, error: Exception) -> None:
         self.close()
-        note(f"advice memory {self.path}: {error}; going on without it (answers are asked for again)")
+        note(f"answer cache {self.path}: {error}; going on without it (answers are asked for again)")
 
 
 def _write_ahead(database: sqlite3.Connection) -> None:
-    """Let readers and a writer in at once. While another process does the same to a new file, SQLite does not wait by itself."""
-    deadline = time.monotonic() + _PATIENCE
+    """Switch to write-ahead logging: readers need not wait for a writer.
+
+    While another process does the same to a new file, SQLite reports an error instead of waiting; this waits.
+    """
+    deadline = time.monotonic() + _TIMEOUT
     while True:
         try:
             database.execute("PRAGMA journal_mode=WAL")

@@ -1,8 +1,8 @@
-"""The teacher: asked about a situation, it answers with a distribution over the situation's options.
+"""The teacher's interface: situations in, one distribution over each situation's options out.
 
-`Teacher.advise` is pure advice: no evidence in it. `Teacher.tune` is the slow channel from student to
-teacher (the design's step 6). Implementations: `local.LocalTeacher` (a causal LM with LoRA),
-`remote.RemoteTeacher` (any OpenAI-compatible server), `scripted.UniformTeacher`, `scripted.OracleTeacher`.
+`Teacher.advise` returns the LLM's own advice, without any evidence. `Teacher.tune` changes the LLM by what the student found
+out. Implementations: `local.teacher.LocalTeacher` (a causal LM with LoRA), `remote.teacher.RemoteTeacher` (any
+OpenAI-compatible server), `recorded.RecordedTeacher` (the answers of an earlier run), `scripted` (no LLM).
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from coteach.errors import CoteachError
 from coteach.grounding.base import Situation
-from coteach.teacher.costs import Books
-from coteach.teacher.feedback import NOTHING, Told
+from coteach.teacher.costs import Usage
+from coteach.teacher.feedback import NOTHING, Feedback
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,9 +26,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Lesson:
-    """One situation with evidence: `target` (len(options),) float64 is the improved advice p+.
+    """A situation to tune on.
 
-    worth: (len(options),) float64, Q of each option by the evidence alone; where none is given, `target` stands for it.
+    target: (len(options),) float64, the improved advice p+.
+    weight: relative frequency with which it is drawn.
+    worth:  (len(options),) float64, pessimistic Q of each option; if None, `target` is used in its place.
     """
 
     situation: Situation
@@ -39,7 +41,13 @@ class Lesson:
 
 @dataclass(frozen=True)
 class TuneReport:
-    """Mean KL(p+ || p_LLM) over the lessons before and after, and KL(untuned || tuned) after, in nats."""
+    """The result of a tuning.
+
+    lessons, steps: number of lessons that were used, and of optimiser steps.
+    loss_before, loss_after: mean KL(p+ || p_LLM) over the lessons, in nats.
+    drift: mean KL(untuned || tuned) over the lessons after the tuning, in nats.
+    seconds: wall time.
+    """
 
     lessons: int
     steps: int
@@ -51,7 +59,7 @@ class TuneReport:
 
 @dataclass(frozen=True)
 class Explanation:
-    """How an answer came about: what the model read, and for each option its score, the calibrated score and the advice."""
+    """How an answer came about: the prompt, and for each option its score, its calibrated score and the advice."""
 
     prompt: str
     options: tuple[str, ...]
@@ -61,79 +69,79 @@ class Explanation:
 
 
 def uniform(situation: Situation) -> NDArray[np.float64]:
-    """(len(options),) the advice of one who knows nothing."""
+    """Return the uniform distribution over the situation's options, (len(options),) float64."""
     return np.full(len(situation.options), 1.0 / len(situation.options))
 
 
 class Teacher(Protocol):
-    """Advice for situations. `tunable` is False where `tune` has nothing to move."""
+    """Gives advice. `tunable` is False for a teacher whose weights `tune` cannot change."""
 
     name: str
     tunable: bool
-    books: Books
+    usage: Usage
 
     @property
-    def told(self) -> Told:
-        """What stands before every question."""
+    def feedback(self) -> Feedback:
+        """The in-context feedback that every prompt now contains."""
         ...
 
     def advise(self, situations: Sequence[Situation]) -> Sequence[NDArray[np.float64] | None]:
-        """One distribution over `options` (sums to 1, all > 0) for each situation; None where it cannot be asked now."""
+        """Return a distribution (sums to 1, all > 0) over the options of each situation; None where the LLM cannot answer now."""
         ...
 
     def advise_untuned(self, situations: Sequence[Situation]) -> Sequence[NDArray[np.float64] | None]:
-        """What `advise` said before any tuning; the same as `advise` where nothing can be tuned."""
+        """Return the advice of the untuned model; the same as `advise` if the teacher cannot be tuned."""
         ...
 
-    def tell(self, told: Told) -> bool:
-        """Put `told`, as far as it fits, before every later question; whether that changes what is asked."""
+    def give_feedback(self, feedback: Feedback) -> bool:
+        """Put as much of `feedback` into later prompts as fits; return whether that changes the prompts."""
         ...
 
     def tune(self, lessons: Sequence[Lesson], seed: int) -> TuneReport:
-        """Move the teacher towards the improved advice; later `advise` calls use the new weights."""
+        """Tune the LLM towards the lessons' targets; later calls of `advise` use the new weights."""
         ...
 
     def snapshot(self) -> Mapping[str, Tensor]:
-        """A copy of what was learned so far, for `restore`; empty before anything was."""
+        """Return a copy of the tuned weights, for `restore`; empty before the first tuning."""
         ...
 
     def restore(self, snapshot: Mapping[str, Tensor]) -> None:
-        """Go back to what `snapshot` gave."""
+        """Put back the weights that `snapshot` returned."""
         ...
 
     def save(self, folder: Path) -> None:
-        """Write what was learned (a PEFT adapter, what was told) into `folder`; nothing where nothing was."""
+        """Write the adapter (PEFT's format) and the feedback into `folder`; nothing where there is none."""
         ...
 
     def load(self, folder: Path) -> None:
-        """Take up what `save` wrote."""
+        """Read what `save` wrote."""
         ...
 
 
 class FixedTeacher:
-    """What teachers share whose weights are out of reach: nothing to tune, nothing to keep."""
+    """The base of teachers that cannot be tuned and keep nothing."""
 
     name = "fixed"
     tunable = False
-    told = NOTHING
+    feedback = NOTHING
 
-    def tell(self, told: Told) -> bool:
-        """Nobody listens."""
+    def give_feedback(self, feedback: Feedback) -> bool:
+        """Ignore the feedback."""
         return False
 
     def tune(self, lessons: Sequence[Lesson], seed: int) -> TuneReport:
-        """Not possible: `tunable` is False."""
+        """Raise CoteachError: this teacher cannot be tuned."""
         raise CoteachError(f"teacher {self.name!r} cannot be tuned: use a local language model (smollm2, hf:..., gguf:...)")
 
     def snapshot(self) -> dict[str, Tensor]:
-        """Nothing is learned, nothing is copied."""
+        """Return nothing: there are no tuned weights."""
         return {}
 
     def restore(self, snapshot: Mapping[str, Tensor]) -> None:
-        """Nothing was learned, nothing is put back."""
+        """Do nothing: there are no tuned weights."""
 
     def save(self, folder: Path) -> None:
-        """Nothing is learned, nothing is written."""
+        """Do nothing: there are no tuned weights."""
 
     def load(self, folder: Path) -> None:
-        """Nothing was learned, nothing is read."""
+        """Do nothing: there are no tuned weights."""

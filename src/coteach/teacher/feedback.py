@@ -19,42 +19,62 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from coteach.config import TeacherConfig
 from coteach.errors import CoteachError
 from coteach.grounding.base import Situation
 from coteach.runs.files import replace_text
 
 Array = NDArray[np.float64]
 
-MOST = 8
-"""Examples, and sentences, that are told at most: as many examples of GoToLocal fit into the default budget."""
-
-CANDIDATES = 300
-"""Situations, most often met first, among which examples are chosen and which they have to cover."""
-
-ENOUGH_TRIES = 5
-"""Of an option, before it is said what became of it."""
-
-MOSTLY = 0.5
-"""Share of an option's tries that failed, from which on it is said to fail."""
-
-CONTRAST = 0.5
-"""Share of the failures with a sentence in their situation, less that of the completions, from which on it is a reason."""
-
-LEAST_REGRET = 0.02
-"""Return that an advice costs, below which it is not worth a sentence."""
-
-FILE = "told.json"
+FILE = "feedback.json"
 
 
 @dataclass(frozen=True)
-class Told:
+class Feedback:
     """Most informative first. examples: situations' texts, each with the option that worked; evidence: sentences."""
 
     examples: tuple[tuple[str, str], ...] = ()
     evidence: tuple[str, ...] = ()
 
+    @classmethod
+    def parse(cls, data: Any) -> Feedback:
+        """What `dataclasses.asdict` made of a `Feedback`; raises KeyError, TypeError or ValueError where it is something else."""
+        return cls(tuple((str(text), str(option)) for text, option in data["examples"]), tuple(map(str, data["evidence"])))
 
-NOTHING = Told()
+    @classmethod
+    def load(cls, folder: Path) -> Feedback:
+        """What `save` wrote; nothing where there is no such file. Raises `CoteachError` where the file is damaged."""
+        if not (folder / FILE).is_file():
+            return cls()
+        try:
+            return cls.parse(json.loads((folder / FILE).read_text(encoding="utf-8")))
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+            raise CoteachError(f"cannot read the teacher's feedback {folder / FILE}: {error}; is the file whole?") from error
+
+    def save(self, folder: Path) -> None:
+        """Write it into `folder`, in one step; nothing where there is none."""
+        if self != NOTHING:
+            folder.mkdir(parents=True, exist_ok=True)
+            replace_text(folder / FILE, json.dumps(asdict(self), indent=1) + "\n")
+
+    def fitted(self, cost: Callable[[Feedback], int], budget: int) -> Feedback:
+        """As much of it as costs no more than `budget`, an example and a sentence by turns; what is too long is left out."""
+        kept = NOTHING
+        for piece in self._pieces():
+            longer = Feedback(kept.examples + piece.examples, kept.evidence + piece.evidence)
+            if cost(longer) <= budget:
+                kept = longer
+        return kept
+
+    def _pieces(self) -> Iterator[Feedback]:
+        for example, sentence in zip_longest(self.examples, self.evidence):
+            if example is not None:
+                yield Feedback(examples=(example,))
+            if sentence is not None:
+                yield Feedback(evidence=(sentence,))
+
+
+NOTHING = Feedback()
 
 
 @dataclass(frozen=True)
@@ -84,25 +104,16 @@ class Experience:
         return bool(self.tries[self.best] > self.failures[self.best])
 
 
-def compose(what: str, experiences: Sequence[Experience], before: Told = NOTHING) -> Told:
-    """All that could be told of `what` (see `config.TELL`), most informative first; `before` is what the teacher knows.
+def compose(config: TeacherConfig, experiences: Sequence[Experience], before: Feedback = NOTHING) -> Feedback:
+    """All that could be told as `config.feedback` says, most informative first; `before` is what the teacher knows.
 
     A sentence stays until another is said of the same option: a teacher that heeds it must not forget why.
     """
-    met = sorted(experiences, key=lambda experience: -experience.met)[:CANDIDATES]
-    new = sentences(experiences, MOST) if what in ("evidence", "both") else []
+    met = sorted(experiences, key=lambda experience: -experience.met)[: config.feedback_candidates]
+    what, most = config.feedback, config.feedback_pieces
+    new = sentences(config, experiences) if what in ("evidence", "both") else []
     kept = [sentence for sentence in before.evidence if _about(sentence) not in map(_about, new)]
-    return Told(tuple(examples(met, MOST)) if what in ("examples", "both") else (), (*new, *kept)[:MOST])
-
-
-def fitted(told: Told, cost: Callable[[Told], int], budget: int) -> Told:
-    """As much of `told` as costs no more than `budget`, an example and a sentence by turns; what is too long is left out."""
-    kept = NOTHING
-    for piece in _pieces(told):
-        longer = Told(kept.examples + piece.examples, kept.evidence + piece.evidence)
-        if cost(longer) <= budget:
-            kept = longer
-    return kept
+    return Feedback(tuple(examples(met, most)) if what in ("examples", "both") else (), (*new, *kept)[:most])
 
 
 def examples(experiences: Sequence[Experience], count: int) -> list[tuple[str, str]]:
@@ -127,8 +138,8 @@ def examples(experiences: Sequence[Experience], count: int) -> list[tuple[str, s
     return chosen
 
 
-def sentences(experiences: Sequence[Experience], count: int) -> list[str]:
-    """Up to `count` sentences about options that the teacher advised, by what that advice has cost where it was met.
+def sentences(config: TeacherConfig, experiences: Sequence[Experience]) -> list[str]:
+    """Up to `config.feedback_pieces` sentences about options that the teacher advised, by what that advice cost where it was met.
 
     The cost in a situation is how often it was met times what the best option is worth above the advised one.
     """
@@ -136,46 +147,18 @@ def sentences(experiences: Sequence[Experience], count: int) -> list[str]:
     cost: dict[str, float] = defaultdict(float)
     worst: dict[str, Experience] = {}
     for experience in sorted(advised, key=_cost):
-        if _regret(experience) > LEAST_REGRET and experience.tries[_advice(experience)] >= ENOUGH_TRIES:
+        known = experience.tries[_advice(experience)] >= config.feedback_outcomes
+        if known and _regret(experience) > config.feedback_regret:
             option = experience.situation.options[_advice(experience)]
             cost[option] += _cost(experience)
             worst[option] = experience
-    ranked = sorted(cost, key=lambda option: -cost[option])[:count]
-    return [_sentence(option, worst[option], experiences) for option in ranked]
-
-
-def save(told: Told, folder: Path) -> None:
-    """Write `told` into `folder`, in one step."""
-    folder.mkdir(parents=True, exist_ok=True)
-    replace_text(folder / FILE, json.dumps(asdict(told), indent=1) + "\n")
-
-
-def load(folder: Path) -> Told:
-    """What `save` wrote; nothing where nothing was told. Raises `CoteachError` where the file is damaged."""
-    if not (folder / FILE).is_file():
-        return NOTHING
-    try:
-        return parse(json.loads((folder / FILE).read_text(encoding="utf-8")))
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise CoteachError(f"cannot read what the teacher was told, {folder / FILE}: {error}; is the file whole?") from error
+    ranked = sorted(cost, key=lambda option: -cost[option])[: config.feedback_pieces]
+    return [_sentence(config, option, worst[option], experiences) for option in ranked]
 
 
 def _about(sentence: str) -> str:
     """The option that it is about: the first words in quotes."""
     return sentence.split('"')[1]
-
-
-def parse(told: Any) -> Told:
-    """What `dataclasses.asdict` made of a `Told`; raises KeyError, TypeError or ValueError where it is something else."""
-    return Told(tuple((str(text), str(option)) for text, option in told["examples"]), tuple(map(str, told["evidence"])))
-
-
-def _pieces(told: Told) -> Iterator[Told]:
-    for example, sentence in zip_longest(told.examples, told.evidence):
-        if example is not None:
-            yield Told(examples=(example,))
-        if sentence is not None:
-            yield Told(evidence=(sentence,))
 
 
 def _words_of_text(experience: Experience) -> frozenset[str]:
@@ -208,11 +191,11 @@ def _cost(experience: Experience) -> float:
     return experience.met * _regret(experience)
 
 
-def _sentence(option: str, where: Experience, experiences: Sequence[Experience]) -> str:
+def _sentence(config: TeacherConfig, option: str, where: Experience, experiences: Sequence[Experience]) -> str:
     """What became of an option: that it fails, and under which condition it does not, or that another was worth more."""
     slot = where.situation.options.index(option)
-    if where.failures[slot] >= MOSTLY * where.tries[slot]:
-        return _failing(option, [_Tried.of(option, e) for e in experiences if option in e.situation.options])
+    if where.failures[slot] >= config.feedback_failing * where.tries[slot]:
+        return _failing(config, option, [_Tried.of(option, e) for e in experiences if option in e.situation.options])
     better = where.situation.options[where.best]
     return (
         f'You advised "{option}" where "{where.situation.text}": that was worth {where.worth[slot]:.2f}, '
@@ -236,15 +219,16 @@ class _Tried:
         return cls(frozenset(filter(None, clauses)), failed, float(experience.tries[slot]) - failed)
 
 
-def _failing(option: str, tried: Sequence[_Tried]) -> str:
+def _failing(config: TeacherConfig, option: str, tried: Sequence[_Tried]) -> str:
     """How often it failed, with what that goes in the text, and with what it goes that it was done."""
+    contrast = config.feedback_contrast
     failed, done = (sum(getattr(one, kind) for one in tried) for kind in ("failed", "done"))
     share: dict[str, float] = defaultdict(float)
     for one in tried:
         for clause in sorted(one.clauses):
             share[clause] += one.failed / max(failed, 1.0) - one.done / max(done, 1.0)
     bad, good = (pick(share, key=lambda clause: share[clause], default="") for pick in (max, min))
-    here = [one for one in tried if share[bad] < CONTRAST or bad in one.clauses]
+    here = [one for one in tried if share[bad] < contrast or bad in one.clauses]
     times = f"{sum(one.failed for one in here):,.0f} of {sum(one.failed + one.done for one in here):,.0f} times"
-    said = f'You advised "{option}": it failed {times}' + (f' where "{bad}"' if share[bad] >= CONTRAST else "")
-    return said + (f', and was done where "{good}".' if share[good] <= -CONTRAST and done >= ENOUGH_TRIES else ".")
+    said = f'You advised "{option}": it failed {times}' + (f' where "{bad}"' if share[bad] >= contrast else "")
+    return said + (f', and was done where "{good}".' if share[good] <= -contrast and done >= config.feedback_outcomes else ".")

@@ -1,4 +1,4 @@
-"""Teacher specs -> teachers. PyTorch and transformers are imported only where a language model is asked for."""
+"""Makes the teacher that a spec names. PyTorch and transformers are imported only for a local LLM."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 from coteach.config import TeacherConfig
 from coteach.errors import CoteachError, unknown
 from coteach.grounding.base import GRID_WORLD_INSTRUCTION
-from coteach.teacher.answer_cache import AdviceMemory
+from coteach.teacher.answer_cache import AnswerCache
 from coteach.teacher.base import Teacher
 from coteach.teacher.scripted import SCRIPTED
 
@@ -17,11 +17,11 @@ SPECS = (
 
 
 def make_teacher(
-    spec: str, config: TeacherConfig, memory: AdviceMemory | None = None, instruction: str = GRID_WORLD_INSTRUCTION
+    spec: str, config: TeacherConfig, cache: AnswerCache | None = None, instruction: str = GRID_WORLD_INSTRUCTION
 ) -> Teacher:
-    """The teacher that `spec` names, asked under `instruction`; `memory` None remembers within this process only."""
+    """Make the teacher that `spec` names. instruction: opens every prompt; cache: None for one within this process."""
     if spec in SCRIPTED:
-        return SCRIPTED[spec]()
+        return SCRIPTED[spec](config)
     kind, _, name = spec.partition(":")
     if kind == "recorded" and name:
         from coteach.teacher.recorded import RecordedTeacher
@@ -30,11 +30,11 @@ def make_teacher(
     if kind == "openai":
         from coteach.teacher.remote.teacher import RemoteTeacher
 
-        return RemoteTeacher(spec, config, memory, instruction)
+        return RemoteTeacher(spec, config, cache, instruction)
     if spec == "smollm2" or (kind in ("hf", "gguf") and name):
         if config.budget_tokens or config.budget_money:
             raise CoteachError(f"teacher {spec!r} runs on this machine: a budget is for openai:<model>@<base url>; leave it out")
         from coteach.teacher.local.teacher import LocalTeacher
 
-        return LocalTeacher.from_spec(spec, config, memory, instruction)
+        return LocalTeacher.from_spec(spec, config, cache, instruction)
     raise unknown("teacher", spec, SPECS)

@@ -1,8 +1,9 @@
-"""What a teacher said, word for word: written down while a run goes on, and said again later without any model.
+"""Records a teacher's answers during a run, and replays them in another run without any LLM.
 
-A record is a file of JSON lines in the order of the questions: an answer with its situation, what the teacher was told, or the
-report of a tuning. The loop is deterministic, so that a run with the same configuration asks the same questions;
-`RecordedTeacher` answers them from the record and stops where they differ. Probabilities are written with all their digits.
+A record is a file of JSON lines in the order of the questions. A line holds an answer with its situation, the in-context
+feedback, or the report of a tuning. The training loop is deterministic, so a run with the same configuration asks the same
+questions; `RecordedTeacher` answers them from the record and raises an error where they differ. Probabilities are written with
+all their digits.
 """
 
 from __future__ import annotations
@@ -23,29 +24,29 @@ from coteach.grounding.base import Situation
 from coteach.runs import jsonl
 from coteach.runs.files import disk, replace_text
 from coteach.teacher.base import Lesson, Teacher, TuneReport
-from coteach.teacher.costs import Books
-from coteach.teacher.feedback import NOTHING, Told, parse
+from coteach.teacher.costs import Usage
+from coteach.teacher.feedback import NOTHING, Feedback
 
 RECORD = "answers.jsonl"
-"""The record's name in a run folder."""
+"""Name of the record in a run folder."""
 
 Answers = Sequence[NDArray[np.float64] | None]
 
 
 class Record:
-    """The file: `said` is how many lines of it count so far."""
+    """The file. `said` is the number of lines that belong to the run so far."""
 
     def __init__(self, path: Path) -> None:
         self.path, self.said = path, 0
 
     def append(self, rows: Sequence[dict[str, Any]]) -> None:
-        """Write further lines; the first ones begin the file anew."""
+        """Append lines; the first call of a run overwrites an older file."""
         with disk(self.path), self.path.open("a" if self.said else "w", encoding="utf-8") as file:
             file.writelines(json.dumps(row) + "\n" for row in rows)
         self.said += len(rows)
 
     def cut(self, said: int) -> None:
-        """Go on after the first `said` lines."""
+        """Keep the first `said` lines and delete the rest."""
         self.said = said
         if self.path.exists():
             with disk(self.path):
@@ -53,7 +54,7 @@ class Record:
 
 
 class Recorder:
-    """A teacher that writes down what it says; in all else it is the one that it is given."""
+    """Wraps a teacher and records its answers; everything else is passed on to it."""
 
     def __init__(self, teacher: Teacher, record: Record) -> None:
         self.teacher, self.record = teacher, record
@@ -62,74 +63,74 @@ class Recorder:
             teacher.said = record.said
 
     @property
-    def books(self) -> Books:
-        """The teacher's books."""
-        return self.teacher.books
+    def usage(self) -> Usage:
+        """The wrapped teacher's usage."""
+        return self.teacher.usage
 
-    @books.setter
-    def books(self, books: Books) -> None:
-        self.teacher.books = books
+    @usage.setter
+    def usage(self, usage: Usage) -> None:
+        self.teacher.usage = usage
 
     def go_on(self, said: int) -> None:
-        """Take up the record after so many lines; what was said later is said again."""
+        """Continue the record after its first `said` lines; later answers are given again."""
         self.record.cut(said)
         if isinstance(self.teacher, RecordedTeacher):
             self.teacher.said = said
 
     def advise(self, situations: Sequence[Situation]) -> Answers:
-        """The teacher's answers."""
-        return self._written(situations, self.teacher.advise(situations))
+        """Return the teacher's answers."""
+        return self._recorded(situations, self.teacher.advise(situations))
 
     def advise_untuned(self, situations: Sequence[Situation]) -> Answers:
-        """What it said before any tuning."""
-        return self._written(situations, self.teacher.advise_untuned(situations))
+        """Return its answers as of before any tuning."""
+        return self._recorded(situations, self.teacher.advise_untuned(situations))
 
     @property
-    def told(self) -> Told:
-        """What the teacher was told."""
-        return self.teacher.told
+    def feedback(self) -> Feedback:
+        """The wrapped teacher's feedback."""
+        return self.teacher.feedback
 
-    def tell(self, told: Told) -> bool:
-        """Tell it."""
-        changed = self.teacher.tell(told)
-        self.record.append([{"told": asdict(self.teacher.told)}])
+    def give_feedback(self, feedback: Feedback) -> bool:
+        """Pass on the feedback, and record what of it the teacher took."""
+        changed = self.teacher.give_feedback(feedback)
+        self.record.append([{"feedback": asdict(self.teacher.feedback)}])
         return changed
 
     def tune(self, lessons: Sequence[Lesson], seed: int) -> TuneReport:
-        """Tune it."""
+        """Tune the teacher, and record the report."""
         report = self.teacher.tune(lessons, seed)
         self.record.append([{"tuned": asdict(report)}])
         return report
 
     def snapshot(self) -> Mapping[str, Tensor]:
-        """A copy of what it learned so far."""
+        """Return a copy of its tuned weights."""
         return self.teacher.snapshot()
 
     def restore(self, snapshot: Mapping[str, Tensor]) -> None:
-        """Go back to what `snapshot` gave."""
+        """Put back the weights that `snapshot` returned."""
         self.teacher.restore(snapshot)
 
     def save(self, folder: Path) -> None:
-        """Write what it learned."""
+        """Write its adapter and feedback into `folder`."""
         self.teacher.save(folder)
 
     def load(self, folder: Path) -> None:
-        """Take up what `save` wrote."""
+        """Read what `save` wrote."""
         self.teacher.load(folder)
 
-    def _written(self, situations: Sequence[Situation], answers: Answers) -> Answers:
+    def _recorded(self, situations: Sequence[Situation], answers: Answers) -> Answers:
         pairs = zip(situations, answers, strict=True)
         self.record.append([{"situation": s.text, "options": s.options, "p": _digits(answer)} for s, answer in pairs])
         return answers
 
 
 class RecordedTeacher:
-    """Says what the record of a run says. It has no weights: what tuning changed shows in the answers after it."""
+    """Replays the record of a run. It has no weights: the effect of a tuning is in the answers recorded after it."""
 
     tunable = True
 
     def __init__(self, run: Path) -> None:
-        self.name, self.books, self.said = f"recorded:{run}", Books(), 0
+        self.name, self.usage, self.said = f"recorded:{run}", Usage(), 0
         self._lines = list(jsonl.read(run / RECORD))
         if not self._lines:
             raise CoteachError(
@@ -137,45 +138,45 @@ class RecordedTeacher:
             )
 
     def advise(self, situations: Sequence[Situation]) -> Answers:
-        """The recorded answers; `RunFailed` where other situations were asked about."""
+        """Return the recorded answers. Raises `RunFailed` if the record continues with another question."""
         return [self._answer(situation) for situation in situations]
 
     def advise_untuned(self, situations: Sequence[Situation]) -> Answers:
-        """What was said before any tuning."""
+        """Return the recorded answers of the untuned model."""
         return self.advise(situations)
 
     @property
-    def told(self) -> Told:
-        """What had been told by this line of the record."""
-        lines = (line["told"] for line in reversed(self._lines[: self.said]) if "told" in line)
-        return next(map(parse, lines), NOTHING)
+    def feedback(self) -> Feedback:
+        """The feedback at this line of the record."""
+        lines = (line["feedback"] for line in reversed(self._lines[: self.said]) if "feedback" in line)
+        return next(map(Feedback.parse, lines), NOTHING)
 
-    def tell(self, told: Told) -> bool:
-        """Whether it was something new to the recorded teacher."""
-        before = self.told
-        if "told" not in self._next():
-            raise self._differs("a telling")
-        return self.told != before
+    def give_feedback(self, feedback: Feedback) -> bool:
+        """Return whether it changed the recorded teacher's prompts. Raises `RunFailed` if the record continues otherwise."""
+        before = self.feedback
+        if "feedback" not in self._next():
+            raise self._differs("in-context feedback")
+        return self.feedback != before
 
     def tune(self, lessons: Sequence[Lesson], seed: int) -> TuneReport:
-        """The recorded report."""
+        """Return the recorded report. Raises `RunFailed` if the record continues otherwise."""
         said = self._next()
         if "tuned" not in said:
             raise self._differs("a tuning")
         return TuneReport(**said["tuned"])
 
     def snapshot(self) -> Mapping[str, Tensor]:
-        """Nothing is learned."""
+        """Return nothing: there are no weights."""
         return {}
 
     def restore(self, snapshot: Mapping[str, Tensor]) -> None:
-        """The answers that follow in the record are those after it."""
+        """Do nothing: the record continues with the answers after it."""
 
     def save(self, folder: Path) -> None:
-        """Nothing is learned, nothing is written."""
+        """Do nothing: there are no weights."""
 
     def load(self, folder: Path) -> None:
-        """Nothing was learned, nothing is read."""
+        """Do nothing: there are no weights."""
 
     def _answer(self, situation: Situation) -> NDArray[np.float64] | None:
         said = self._next()

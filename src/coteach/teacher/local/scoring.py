@@ -15,8 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from coteach.teacher.local import attention
-from coteach.teacher.local import token_budget as room
+from coteach.teacher.local import attention, token_budget
 from coteach.teacher.local.precision import is_exact
 from coteach.teacher.prompt import Prompt
 
@@ -118,7 +117,7 @@ def passes(prompts: Sequence[Prompt], budget: int) -> Iterator[list[int]]:
 
 
 def in_packs(
-    prompts: Sequence[Prompt], budget: room.Budget, work: Callable[[list[int]], Done]
+    prompts: Sequence[Prompt], budget: token_budget.Budget, work: Callable[[list[int]], Done]
 ) -> Iterator[tuple[list[int], Done]]:
     """Do `work` on packs of slots of `prompts`, each as large as `budget` admits; where memory runs out, on smaller ones."""
     left = list(range(len(prompts)))
@@ -153,7 +152,7 @@ class Scorer:
         """Tokens computed so far, by all passes."""
         self._kept: list[tuple[torch.Tensor, torch.Tensor]] | None = None
         config = model.config.get_text_config()
-        self.budget = room.to_read(model)
+        self.budget = token_budget.to_read(model)
         self._window: int | None = getattr(config, "sliding_window", None)
         self._kinds: list[str] | None = getattr(config, "layer_types", None)
 

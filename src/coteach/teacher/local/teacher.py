@@ -20,12 +20,11 @@ from torch import Tensor
 from coteach.config import TeacherConfig
 from coteach.errors import RunFailed, note
 from coteach.grounding.base import GRID_WORLD_INSTRUCTION, Situation
-from coteach.teacher import feedback as telling
 from coteach.teacher import prompt as prompts
-from coteach.teacher.answer_cache import AdviceMemory, memory_key
+from coteach.teacher.answer_cache import AnswerCache, cache_key
 from coteach.teacher.base import Explanation, Lesson, TuneReport
-from coteach.teacher.costs import Books, Call
-from coteach.teacher.feedback import NOTHING, Told
+from coteach.teacher.costs import Call, Usage
+from coteach.teacher.feedback import NOTHING, Feedback
 from coteach.teacher.local import generation, tuning
 from coteach.teacher.local.adapter import CONFIG, WEIGHTS, Adapter
 from coteach.teacher.local.models import LoadedModel, load_model, weights_fingerprint
@@ -47,33 +46,33 @@ class LocalTeacher:
         self,
         loaded: LoadedModel,
         config: TeacherConfig,
-        memory: AdviceMemory | None = None,
+        cache: AnswerCache | None = None,
         name: str = "local",
         instruction: str = GRID_WORLD_INSTRUCTION,
     ) -> None:
         self.name = name
         self.config = config
-        self.books = Books()
+        self.usage = Usage()
         self.model, self.tokenizer = loaded.model, loaded.tokenizer
-        self.memory = memory or AdviceMemory(None)
-        self.adapter = Adapter(self.model, config.lora_rank, loaded.base)
+        self.cache = cache or AnswerCache(None)
+        self.adapter = Adapter(self.model, config, loaded.base)
         self.instruction = instruction
         self._context = int(getattr(self.model.config.get_text_config(), "max_position_embeddings", None) or 2**31)
-        self._packed, self._given = True, (loaded.told, loaded.bias)
-        self._address(loaded.told)
+        self._packed, self._given = True, (loaded.feedback, loaded.bias)
+        self._address(loaded.feedback)
         if not self._reads_tries():
             self._packed = False
-            self._address(loaded.told)
+            self._address(loaded.feedback)
         # The same numbers read in float32 and in half precision answer differently.
         mark = "" if loaded.precision == "float32" else f" in {loaded.precision}"
         self._model_mark, self._adapter_mark = weights_fingerprint(self.model) + mark, ""
 
     @classmethod
     def from_spec(
-        cls, spec: str, config: TeacherConfig, memory: AdviceMemory | None = None, instruction: str = GRID_WORLD_INSTRUCTION
+        cls, spec: str, config: TeacherConfig, cache: AnswerCache | None = None, instruction: str = GRID_WORLD_INSTRUCTION
     ) -> LocalTeacher:
         """The teacher of `smollm2`, `hf:<id or folder>` or `gguf:<file>`, on the device that `config` names."""
-        return cls(load_model(spec, config.device, config.precision), config, memory, spec, instruction)
+        return cls(load_model(spec, config.device, config.precision), config, cache, spec, instruction)
 
     def advise(self, situations: Sequence[Situation]) -> list[Scores]:
         """One distribution over `options` for each situation; the model is asked only what it was not asked before."""
@@ -115,13 +114,13 @@ class LocalTeacher:
             for choice, own in zip(choices, self._tuned.score(live), strict=True)
         ]
 
-    def tell(self, told: Told) -> bool:
-        """Put as much of `told` before every question as `teacher.tell_tokens` (and half the context) admit.
+    def give_feedback(self, feedback: Feedback) -> bool:
+        """Put as much of `feedback` before every question as `teacher.feedback_tokens` (and half the context) admit.
 
         Returns whether that changes the prompt: then everything is asked again, calibration included.
         """
-        fit = telling.fitted(told, self._cost, min(self.config.tell_tokens, self._context // 2))
-        changed = fit != self.told
+        fit = feedback.fitted(self._cost, min(self.config.feedback_tokens, self._context // 2))
+        changed = fit != self.feedback
         if changed:
             self._address(fit)
         return changed
@@ -131,15 +130,15 @@ class LocalTeacher:
 
         The report is over the lessons that were drawn. Where the numbers stop being finite the weights stay as they were.
         """
-        begun, asking = time.perf_counter(), self.books.seconds
+        begun, asking = time.perf_counter(), self.usage.seconds
         steps = tuning.steps_for(len(lessons), self.config)
         plan = tuning.draw(lessons, steps, self.config.tune_situations, np.random.default_rng(seed))
         if not self.adapter.exists:
             self.adapter.create(seed)
         used = tuning.used(plan)
         report = self._tune([lessons[index] for index in used], tuning.renumbered(plan, used), begun)
-        self.books.tunings += 1
-        self.books.tune_seconds += report.seconds - (self.books.seconds - asking)
+        self.usage.tunings += 1
+        self.usage.tune_seconds += report.seconds - (self.usage.seconds - asking)
         return report
 
     def bias(self, options: Sequence[str]) -> Scores:
@@ -175,18 +174,17 @@ class LocalTeacher:
     def save(self, folder: Path) -> None:
         """Write the adapter (PEFT's format) and what was told into `folder`; nothing where neither happened."""
         self.adapter.save(folder)
-        if self.told != NOTHING:
-            telling.save(self.told, folder)
+        self.feedback.save(folder)
 
     def load(self, folder: Path) -> None:
         """Take up what `save` wrote; raises `CoteachError` where there is nothing, or an adapter of another model."""
-        told = telling.load(folder)
+        feedback = Feedback.load(folder)
         try:
-            if told == NOTHING or any((folder / name).is_file() for name in (CONFIG, WEIGHTS)):
+            if feedback == NOTHING or any((folder / name).is_file() for name in (CONFIG, WEIGHTS)):
                 self.adapter.load(folder)
         finally:
             self._weights_changed()
-        self.tell(told)
+        self.give_feedback(feedback)
 
     def _tune(self, lessons: list[Lesson], plan: tuning.Plan, begun: float) -> TuneReport:
         situations = [lesson.situation for lesson in lessons]
@@ -208,7 +206,7 @@ class LocalTeacher:
             steps = tuning.descend(self._tuned, weights, cases, plan, self.config)
         finally:  # also where the user interrupts
             self._weights_changed()
-            self.books.tokens_in += self._tuned.tokens - tokens
+            self.usage.tokens_in += self._tuned.tokens - tokens
         try:
             return steps, self.advise(situations)
         except RunFailed:
@@ -230,17 +228,17 @@ class LocalTeacher:
     def _scores(self, situations: Sequence[Situation], tuned: bool) -> list[Scores]:
         """Raw option scores of each situation, from memory where it has them, else from the model."""
         adapter = self._adapter_mark if tuned else ""
-        keys = [memory_key(self._model_mark, adapter, self.prefix, situation) for situation in situations]
+        keys = [cache_key(self._model_mark, adapter, self.prefix, situation) for situation in situations]
         wanted = dict(zip(keys, situations, strict=True))
-        known = self.memory.recall(wanted)
+        known = self.cache.look_up(wanted)
         missing = [key for key in wanted if key not in known]
         if missing:
             answers = dict(zip(missing, self._ask([wanted[key] for key in missing], tuned), strict=True))
-            self.memory.put_many(answers)
+            self.cache.put_many(answers)
             known.update(answers)
         if tuned:  # the untuned model is asked for calibration and as an anchor, not for advice
-            self.books.queries += len(missing)
-            self.books.memory_hits += len(keys) - len(missing)
+            self.usage.queries += len(missing)
+            self.usage.cache_hits += len(keys) - len(missing)
         return [known[key] for key in keys]
 
     def _ask(self, situations: Sequence[Situation], tuned: bool) -> list[Scores]:
@@ -250,25 +248,26 @@ class LocalTeacher:
         with nullcontext() if tuned else self.adapter.off():
             scores = scorer.score(asked)
         seconds = time.perf_counter() - begun
-        self.books.enter(Call("ok", len(situations), tokens_in=scorer.tokens - tokens, seconds=seconds))
-        self.books.seconds += seconds
+        self.usage.record(Call("ok", len(situations), tokens_in=scorer.tokens - tokens, seconds=seconds))
+        self.usage.seconds += seconds
         if not all(np.isfinite(score).all() for score in scores):
             raise RunFailed(f"teacher {self.name!r} answers with numbers that are not finite: its weights are damaged")
         return scores
 
-    def _address(self, told: Told) -> None:
+    def _address(self, feedback: Feedback) -> None:
         """From now on every prompt begins with what is told."""
-        self.told = told
-        self.frame = prompts.frame(self.tokenizer, self.instruction, told)
+        self.feedback = feedback
+        self.frame = prompts.frame(self.tokenizer, self.instruction, feedback)
         self.prefix = prompts.prefix_ids(self.tokenizer, self.frame)
         self._tuned, self._untuned = (Scorer(self.model, self.prefix, self._packed) for _ in range(2))
         given, bias = self._given
-        self._bias = dict(bias) if told == given else {}
+        self._bias = dict(bias) if feedback == given else {}
 
-    def _cost(self, told: Told) -> int:
+    def _cost(self, feedback: Feedback) -> int:
         """Tokens by which `told` makes every prompt longer."""
         bare, longer = (
-            prompts.prefix_ids(self.tokenizer, prompts.frame(self.tokenizer, self.instruction, what)) for what in (NOTHING, told)
+            prompts.prefix_ids(self.tokenizer, prompts.frame(self.tokenizer, self.instruction, what))
+            for what in (NOTHING, feedback)
         )
         return len(longer) - len(bare)
 

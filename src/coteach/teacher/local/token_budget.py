@@ -12,8 +12,7 @@ from typing import Any
 import torch
 
 from coteach.errors import RunFailed, note
-from coteach.teacher.local.adapter import SHARE_OF_LAYERS
-from coteach.teacher.local.precision import is_packed
+from coteach.teacher.local.precision import is_quantised
 
 READ, TUNED = 1024, 768
 """Tokens of one pass on a processor: asked, and with gradients. More at once is no faster there, and takes memory."""
@@ -40,7 +39,7 @@ class Budget:
         if alone:
             raise RunFailed(
                 "the card's memory does not hold the teacher's work on one situation; choose a smaller model, "
-                "teacher.precision=4bit, a smaller teacher.tell_tokens, or teacher.device=cpu"
+                "teacher.precision=4bit, a smaller teacher.feedback_tokens, or teacher.device=cpu"
             )
         self.tokens = max(1, self.tokens // 2)
         note(f"the card's memory is full: the teacher goes on with {self.tokens} tokens at once")
@@ -53,11 +52,11 @@ def to_read(model: Any) -> Budget:
     return _fitting(model, bytes_read(model.config.get_text_config(), width(model)))
 
 
-def to_tune(model: Any) -> Budget:
-    """For passes with gradients."""
+def to_tune(model: Any, trained: float) -> Budget:
+    """For passes with gradients; trained: the share of the layers that have LoRA."""
     if model.device.type == "cpu":
         return Budget(TUNED)
-    return _fitting(model, bytes_tuned(model.config.get_text_config(), width(model)))
+    return _fitting(model, bytes_tuned(model.config.get_text_config(), width(model), trained))
 
 
 def bytes_read(config: Any, wide: int) -> int:
@@ -71,20 +70,20 @@ def bytes_read(config: Any, wide: int) -> int:
     return int(wide * (kept + 8 * config.hidden_size + 3 * _inner(config) + MOST) + (wide + 4) * config.vocab_size)
 
 
-def bytes_tuned(config: Any, wide: int) -> int:
+def bytes_tuned(config: Any, wide: int, share: float) -> int:
     """Of one token with gradients: what a read one takes, and what the backward pass needs.
 
-    In the layers with LoRA: activations, and of the seven projections' inputs float32 copies; of the logits the
-    log-softmax and two gradients.
+    In the layers with LoRA, this `share` of all: activations, and of the seven projections' inputs float32 copies; of the logits
+    the log-softmax and two gradients.
     """
-    trained = max(1, round(int(config.num_hidden_layers) * SHARE_OF_LAYERS))
+    trained = max(1, round(int(config.num_hidden_layers) * share))
     saved = wide * (12 * config.hidden_size + 5 * _inner(config)) + 4 * (6 * config.hidden_size + _inner(config))
     return int(bytes_read(config, wide) + trained * saved + 12 * config.vocab_size)
 
 
 def width(model: Any) -> int:
     """Bytes of an activation: in a packed model those between the layers are float32."""
-    return 4 if is_packed(model) else int(model.dtype.itemsize)
+    return 4 if is_quantised(model) else int(model.dtype.itemsize)
 
 
 def free(device: torch.device) -> int:

@@ -22,14 +22,6 @@ from coteach.teacher.local.scoring import Scorer, in_packs
 from coteach.teacher.local.token_budget import Budget, to_tune
 from coteach.teacher.prompt import Prompt
 
-NEAR_ENOUGH = 0.01  # nats: a step whose lessons are this close to their targets ends the tuning
-MAX_GRAD_NORM = 1.0
-PASSES = 2.5
-"""How often a lesson is seen in a tuning, on average, where `teacher.tune_steps` would not do."""
-LENGTH_DECAY = 0.25
-"""How fast the learning rate falls with a tuning's length: a hundred steps instead of 12 set out from 0.6 of it."""
-DPO_BETA = 1.0  # per nat of p's log-odds, which are those of the tokens divided by the teacher's temperature
-
 Plan = list[list[tuple[int, float]]]
 """For each step, the lessons it sees: (lesson's index, its weight in the step's mean)."""
 
@@ -49,15 +41,15 @@ class Case:
 
 def steps_for(lessons: int, config: TeacherConfig) -> int:
     """Optimiser steps of a tuning: as many as are configured, and more where there are more lessons than these could see."""
-    return max(config.tune_steps, math.ceil(PASSES * lessons / config.tune_situations))
+    return max(config.tune_steps, math.ceil(config.tune_passes * lessons / config.tune_situations))
 
 
 def rate(step: int, steps: int, config: TeacherConfig) -> float:
     """Learning rate of a step, counted from 0: towards zero, for a new AdamW's first steps are large and blind and its last ones
-    should settle; a tuning that is longer than configured takes smaller ones.
+    should settle; a tuning that is longer than configured takes smaller ones: a hundred steps instead of 12 set out from 0.6.
     """
     longer = max(1.0, steps / config.tune_steps)
-    return float(config.lora_learning_rate * longer**-LENGTH_DECAY * (1.0 - step / steps))
+    return float(config.lora_learning_rate * longer**-config.tune_length_decay * (1.0 - step / steps))
 
 
 def draw(lessons: Sequence[Lesson], steps: int, situations: int, rng: np.random.Generator) -> Plan:
@@ -110,7 +102,7 @@ def descend(scorer: Scorer, weights: Mapping[str, Tensor], cases: Sequence[Case]
 
     Lessons whose loss is not finite are left out of their step, a step whose gradient is not finite is not taken.
     """
-    leaves, budget = list(weights.values()), to_tune(scorer.model)
+    leaves, budget = list(weights.values()), to_tune(scorer.model, config.lora_layers)
     optimiser = torch.optim.AdamW(leaves, lr=config.lora_learning_rate, weight_decay=0.0)
     steps = 0
     for number, step in enumerate(plan):
@@ -118,9 +110,9 @@ def descend(scorer: Scorer, weights: Mapping[str, Tensor], cases: Sequence[Case]
         optimiser.zero_grad(set_to_none=True)
         shares = [weight for _, weight in step]
         distance = accumulate(scorer, leaves, [cases[index] for index, _ in step], shares, config, budget)
-        if distance < NEAR_ENOUGH:
+        if distance < config.tune_near_enough:
             break
-        if bool(torch.isfinite(torch.nn.utils.clip_grad_norm_(leaves, MAX_GRAD_NORM))):
+        if bool(torch.isfinite(torch.nn.utils.clip_grad_norm_(leaves, config.lora_max_grad_norm))):
             optimiser.step()
             steps += 1
     optimiser.zero_grad(set_to_none=True)
@@ -170,16 +162,16 @@ def accumulate(
 def _loss(score: Tensor, case: Case, config: TeacherConfig) -> tuple[Tensor, float]:
     """One lesson's loss, differentiable in `score` (the options' raw scores), and its KL(target || p)."""
     log_p = torch.log_softmax((score - _like(score, case.bias)) / config.temperature, dim=0)
-    loss = METHODS[config.tune_method](log_p, case) + config.anchor * _kl(case.untuned, log_p)
+    loss = METHODS[config.tune_method](log_p, case, config) + config.anchor * _kl(case.untuned, log_p)
     return loss, float(_kl(case.target, log_p.detach()))
 
 
-def distilled(log_p: Tensor, case: Case) -> Tensor:
+def distilled(log_p: Tensor, case: Case, config: TeacherConfig) -> Tensor:
     """KL(target || p): towards the improved advice, in nats."""
     return _kl(case.target, log_p)
 
 
-def policy_gradient(log_p: Tensor, case: Case) -> Tensor:
+def policy_gradient(log_p: Tensor, case: Case, config: TeacherConfig) -> Tensor:
     """-sum_o p(o) A(o), A = Q - sum p Q: the gradient is REINFORCE's in expectation, summed over options instead of sampled.
 
     Q is stretched to [0, 1], or how fast a lesson is learned would depend on how much return is at stake in it. What p
@@ -191,19 +183,24 @@ def policy_gradient(log_p: Tensor, case: Case) -> Tensor:
     return loss
 
 
-def preferred(log_p: Tensor, case: Case) -> Tensor:
+def preferred(log_p: Tensor, case: Case, config: TeacherConfig) -> Tensor:
     """-log sigmoid(beta (log-odds of the best option against a wrong one - the same before any tuning)).
 
     Rafailov et al. 2023 (arXiv 2305.18290, eq. 7), the untuned teacher as the reference. The wrong option is the one that
-    the teacher's present words would most often cost: most probable, and least so in the improved advice.
+    the teacher's present words would most often cost: most probable, and least so in the improved advice. Log-odds are those of
+    the tokens divided by the teacher's temperature; beta is `config.dpo_beta`.
     """
     best = int(np.argmax(case.target))
     wrong = int(np.argmax(case.said * (case.target[best] - case.target)))
     before = float(np.log(case.untuned[best] / case.untuned[wrong]))
-    return -torch.nn.functional.logsigmoid(DPO_BETA * (log_p[best] - log_p[wrong] - before))
+    return -torch.nn.functional.logsigmoid(config.dpo_beta * (log_p[best] - log_p[wrong] - before))
 
 
-METHODS: dict[str, Callable[[Tensor, Case], Tensor]] = {"distill": distilled, "pg": policy_gradient, "dpo": preferred}
+METHODS: dict[str, Callable[[Tensor, Case, TeacherConfig], Tensor]] = {
+    "distill": distilled,
+    "pg": policy_gradient,
+    "dpo": preferred,
+}
 """By their names in `teacher.tune_method`: loss of one lesson from the log-probabilities of its options."""
 
 

@@ -1,8 +1,8 @@
-"""An OpenAI-compatible server: a question goes there, the body of its reply comes back, or one of four kinds of failure.
+"""The connection to an OpenAI-compatible server: chat-completion parameters in, the reply's body or one of four errors out.
 
-The `openai` client does the talking, with its own retries. It runs in an event loop on a thread of its own, so that many
-questions are under way at once whatever the caller is doing, and so that a call can be given up when its time is over,
-however slowly the server drips. The key is read from the environment and is struck out of every message.
+The `openai` client makes the calls, with its own retries. It runs in an event loop on a thread of its own, so that many
+calls can be under way while the caller does something else, and a call can be cancelled at its deadline however slowly the
+server sends. The API key is read from the environment and removed from every message.
 """
 
 from __future__ import annotations
@@ -24,30 +24,30 @@ T = TypeVar("T")
 KEY = "OPENAI_API_KEY"
 
 RETRIES = 2
-"""Of the client, within a call's deadline: for lost connections, 408, 409, 429 (with Retry-After) and 5xx."""
+"""Retries of the client, within a call's deadline: after lost connections, 408, 409, 429 (with Retry-After) and 5xx."""
 
-_NO_KEY = "none"  # local servers want none, the client wants one
+_NO_KEY = "none"  # local servers need no key, but the client does
 _REFUSED = (400, 413, 422)
 
 
 class Failed(Exception):
-    """No reply now: later there may be one."""
+    """There was no reply; a later call may get one."""
 
 
 class Refused(Exception):
-    """The server is there, but will not answer this question in this form."""
+    """The server rejects this question in this form (HTTP 400, 413 or 422)."""
 
 
 class Denied(Exception):
-    """The server does not let us in: asking again is of no use."""
+    """The server rejects the key (HTTP 401 or 403); asking again is useless."""
 
 
 class Missing(Failed):
-    """The server does not have this model, or nothing at this address."""
+    """The server does not have this model, or nothing at this address (HTTP 404)."""
 
 
 class Endpoint:
-    """One model on one server. deadline: seconds that a call may take, retries included."""
+    """One model on one server. deadline: most seconds for a call, retries included."""
 
     def __init__(self, model: str, url: str, deadline: float) -> None:
         self.model, self.url, self.deadline = model, url, deadline
@@ -55,14 +55,14 @@ class Endpoint:
         self._client = _client(url, self._key or _NO_KEY, deadline)
         self._loop = asyncio.new_event_loop()
         threading.Thread(target=self._loop.run_forever, name=f"coteach {url}", daemon=True).start()
-        weakref.finalize(self, _leave, self._loop, self._client).atexit = False
+        weakref.finalize(self, _shut_down, self._loop, self._client).atexit = False
 
     def begin(self, work: Coroutine[Any, Any, T]) -> Future[T]:
-        """Run `work` meanwhile; what becomes of it is in the future, and nobody need ask."""
+        """Start `work` in the event loop and return its future."""
         return asyncio.run_coroutine_threadsafe(work, self._loop)
 
     def wait(self, work: Coroutine[Any, Any, T]) -> T:
-        """Run `work` to its end; an interrupt ends it."""
+        """Run `work` to its end and return its result; an interrupt cancels it."""
         future = self.begin(work)
         try:
             return future.result()
@@ -71,7 +71,7 @@ class Endpoint:
             raise
 
     async def post(self, body: dict[str, Any]) -> bytes:
-        """The reply to a chat completion's parameters, unread; raises `Failed`, `Missing`, `Refused` or `Denied`."""
+        """Return the raw body of the reply to a chat completion. Raises `Failed`, `Missing`, `Refused` or `Denied`."""
         import openai
 
         try:
@@ -84,7 +84,7 @@ class Endpoint:
             raise self._refusal(error.status_code, str(error)) from None
         except openai.APITimeoutError:
             raise Failed(f"no answer within {self.deadline:g} s") from None
-        except Exception as error:  # connection lost, a name not found, headers that are none: anything the network does
+        except Exception as error:  # connection lost, host not found, invalid headers: anything that can happen on a network
             raise Failed(self.clean(error.__cause__ or error)) from None
 
     def _refusal(self, status: int, message: str) -> Exception:
@@ -95,17 +95,17 @@ class Endpoint:
         return (Refused if status in _REFUSED else Failed)(f"HTTP {status}: {self.clean(message)}")
 
     def clean(self, error: object) -> str:
-        """The first line of a message, short, and without the key."""
+        """Return the first line of a message without the key, at most 200 characters."""
         text = (str(error).strip().splitlines() or [""])[0]
         if isinstance(error, BaseException):
             text = text or type(error).__name__
-        for part in self._key.split():  # a key with a line break in it is refused, and shown, in parts
+        for part in self._key.split():  # an error message shows a key with a line break in parts
             text = text.replace(part, "***")
         return text[:200]
 
 
 def parse(spec: str) -> tuple[str, str]:
-    """`openai:<model>@<base url>` -> model and base url; raises `CoteachError` where it is not of that form."""
+    """Split `openai:<model>@<base url>` into model and base url. Raises `CoteachError` if it has another form."""
     model, at, address = spec.removeprefix("openai:").partition("@http")
     url = f"http{address}".rstrip("/")
     try:
@@ -114,7 +114,7 @@ def parse(spec: str) -> tuple[str, str]:
     except ValueError:
         whole = False
     if whole and ("@" in parts.netloc or parts.query):
-        # It would be written into the run folder.
+        # The spec is written into the run folder.
         raise CoteachError(f"teacher 'openai:{model}@...': its url contains a name, a key or a query; give the key as ${KEY}")
     if not (model and at and whole):
         raise CoteachError(f"teacher {spec!r}: expected openai:<model>@<base url>, as openai:qwen3@http://127.0.0.1:8080/v1")
@@ -129,8 +129,8 @@ def _client(url: str, key: str, deadline: float) -> Any:
     return openai.AsyncOpenAI(base_url=url, api_key=key, timeout=deadline, max_retries=RETRIES)
 
 
-def _leave(loop: asyncio.AbstractEventLoop, client: Any) -> None:
-    """Close the connections, then the loop that they belong to."""
+def _shut_down(loop: asyncio.AbstractEventLoop, client: Any) -> None:
+    """Close the connections, then stop their event loop."""
 
     async def close() -> None:
         with contextlib.suppress(Exception):

@@ -19,9 +19,6 @@ from numpy.typing import NDArray
 
 from coteach.grounding.base import GRID_WORLD_INSTRUCTION, Situation
 
-LEAST_MASS = 0.05
-"""Probability that the labels have together, below which the model's first token was no answer."""
-
 READ = 20_000
 """Characters at a reply's end that are read: an answer stands there, after any amount of thought."""
 
@@ -77,8 +74,11 @@ def read_reply(body: bytes) -> Reply:
     return Reply(texts, _top(data["choices"][0]), _usage(data.get("usage")))
 
 
-def shares(top: Sequence[tuple[str, float]], names: Sequence[str]) -> NDArray[np.float64] | None:
-    """(len(names),) probability of each label among the likeliest first tokens; None where they say something else."""
+def shares(top: Sequence[tuple[str, float]], names: Sequence[str], least: float) -> NDArray[np.float64] | None:
+    """(len(names),) probability of each label among the likeliest first tokens.
+
+    None where all labels together have less than `least`: then the model's first token was no answer.
+    """
     found = dict.fromkeys(names, 0.0)
     for token, probability in top:
         name = token.strip(" \t\r\n.:()*`\"'")
@@ -86,7 +86,7 @@ def shares(top: Sequence[tuple[str, float]], names: Sequence[str]) -> NDArray[np
             found[name] += probability
     share = np.array(list(found.values()))
     mass = share.sum()
-    return share / mass if mass >= LEAST_MASS else None
+    return share / mass if mass >= least else None
 
 
 def choice(text: str, names: Sequence[str], options: Sequence[str]) -> int | None:

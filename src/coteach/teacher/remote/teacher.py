@@ -22,24 +22,20 @@ from numpy.typing import NDArray
 from coteach.config import TeacherConfig
 from coteach.errors import CoteachError, RunFailed
 from coteach.grounding.base import GRID_WORLD_INSTRUCTION, Situation
-from coteach.teacher import feedback as telling
 from coteach.teacher import prompt as prompts
-from coteach.teacher.answer_cache import AdviceMemory, memory_key
+from coteach.teacher.answer_cache import AnswerCache, cache_key
 from coteach.teacher.base import Explanation, FixedTeacher, uniform
-from coteach.teacher.costs import Books, Call
-from coteach.teacher.feedback import NOTHING, Told
+from coteach.teacher.costs import Call, Usage
+from coteach.teacher.feedback import NOTHING, Feedback
 from coteach.teacher.remote import replies
-from coteach.teacher.remote.circuit_breaker import Patience
+from coteach.teacher.remote.circuit_breaker import CircuitBreaker
 from coteach.teacher.remote.endpoint import KEY, Denied, Endpoint, Failed, Missing, Refused, parse
-
-LEAST = 1e-3
-"""Probability that every option keeps."""
 
 TOP = 20
 """Likeliest tokens to be told: as many as the interface admits."""
 
-WORDS = 32
-"""Tokens of a reply that is read, at most."""
+READING = ("samples", "reply_tokens", "reply_temperature", "reply_smoothing", "least_label_mass", "least_probability")
+"""Settings on which an answer depends beside the question; the cache's keys name the first, the others where not the default."""
 
 CHARACTERS = 4
 """Per token, where a server does not count them."""
@@ -62,18 +58,21 @@ class Withheld(Exception):
 
 
 class RemoteTeacher(FixedTeacher):
-    """A model behind a server. `patience` decides when a server that fails is tried again."""
+    """A model behind a server. `breaker` decides when a server that fails is tried again."""
 
     def __init__(
-        self, spec: str, config: TeacherConfig, memory: AdviceMemory | None = None, instruction: str = GRID_WORLD_INSTRUCTION
+        self, spec: str, config: TeacherConfig, cache: AnswerCache | None = None, instruction: str = GRID_WORLD_INSTRUCTION
     ) -> None:
         self.name, self.config, self.instruction = spec, config, instruction
-        self.told: Told = NOTHING
+        self.feedback: Feedback = NOTHING
         self.model, self.url = parse(spec)
-        self.books, self.memory, self.patience = Books(), memory or AdviceMemory(None), Patience()
+        self.usage, self.cache, self.breaker = Usage(), cache or AnswerCache(None), CircuitBreaker()
         self.endpoint = Endpoint(self.model, self.url, config.deadline)
         self.manner, self._settled = Manner.LOGPROBS, False
         self._slots = asyncio.Semaphore(config.concurrency)
+        plain = TeacherConfig()
+        changed = [name for name in READING[1:] if getattr(config, name) != getattr(plain, name)]
+        self._reading = " ".join(f"{name}={getattr(config, name)}" for name in (READING[0], *changed))
 
     def advise(self, situations: Sequence[Situation]) -> list[Scores | None]:
         """One distribution over `options` for each situation; the server is asked only what it was not asked before.
@@ -98,30 +97,29 @@ class RemoteTeacher(FixedTeacher):
     @property
     def spent(self) -> bool:
         """Whether the budget is."""
-        return self.books.reached(self.config.budget_tokens, self.config.budget_money)
+        return self.usage.reached(self.config.budget_tokens, self.config.budget_money)
 
     @property
     def briefing(self) -> str:
         """What the model reads before every question."""
-        return prompts.briefing(self.instruction, self.told)
+        return prompts.briefing(self.instruction, self.feedback)
 
-    def tell(self, told: Told) -> bool:
-        """Put as much of `told` before every question as `teacher.tell_tokens` admit, by length; whether that changes it."""
+    def give_feedback(self, feedback: Feedback) -> bool:
+        """Put as much of `feedback` before every question as `teacher.feedback_tokens` admit; whether that changes it."""
 
-        def cost(some: Told) -> int:
+        def cost(some: Feedback) -> int:
             return (len(prompts.briefing(self.instruction, some)) - len(self.instruction)) // CHARACTERS
 
-        before, self.told = self.told, telling.fitted(told, cost, self.config.tell_tokens)
-        return self.told != before
+        before, self.feedback = self.feedback, feedback.fitted(cost, self.config.feedback_tokens)
+        return self.feedback != before
 
     def save(self, folder: Path) -> None:
         """Write what was told into `folder`; nothing where nothing was."""
-        if self.told != NOTHING:
-            telling.save(self.told, folder)
+        self.feedback.save(folder)
 
     def load(self, folder: Path) -> None:
         """Take up what `save` wrote."""
-        self.tell(telling.load(folder))
+        self.give_feedback(Feedback.load(folder))
 
     def _question(self, situation: Situation, letters: bool) -> Messages:
         """What is asked with the options in their own order."""
@@ -132,28 +130,28 @@ class RemoteTeacher(FixedTeacher):
         """Log of the advice, from memory where it is there, else from the server."""
         keys = [self._key(situation) for situation in situations]
         wanted = dict(zip(keys, situations, strict=True))
-        known: dict[str, Scores | None] = {**self.memory.recall(wanted)}
-        self.books.memory_hits += sum(key in known for key in keys)
+        known: dict[str, Scores | None] = {**self.cache.look_up(wanted)}
+        self.usage.cache_hits += sum(key in known for key in keys)
         known |= {key: np.zeros(1) for key, situation in wanted.items() if len(situation.options) == 1}
         missing = [key for key in wanted if key not in known]
         if missing:
             began = time.perf_counter()
             answers = dict(zip(missing, self._ask([wanted[key] for key in missing]), strict=True))
-            self.books.seconds += time.perf_counter() - began
+            self.usage.seconds += time.perf_counter() - began
             known.update(answers)
             # Uniform advice is that of a model which could not be understood: another time it may be.
-            self.memory.put_many({key: score for key, score in answers.items() if score is not None and np.ptp(score) > 0})
+            self.cache.put_many({key: score for key, score in answers.items() if score is not None and np.ptp(score) > 0})
         return [known[key] for key in keys]
 
     def _key(self, situation: Situation) -> str:
         asked = self._question(situation, letters=False)
-        return memory_key(f"{self.url} {self.model}", f"samples={self.config.samples}", json.dumps(asked).encode(), situation)
+        return cache_key(f"{self.url} {self.model}", self._reading, json.dumps(asked).encode(), situation)
 
     def _ask(self, situations: Sequence[Situation]) -> list[Scores | None]:
         """The server's answers; the first one ever is waited for alone, and must come. A dead server is not waited for."""
-        if self._settled and self.patience.lost:
+        if self._settled and self.breaker.is_open:
             self.endpoint.begin(self._answer(situations[0]))  # once a minute: whether it is alive again, the next call sees
-            self.books.unanswered += len(situations)
+            self.usage.unanswered += len(situations)
             return [None] * len(situations)
         first = [] if self._settled else [self._meet(situations[0])]
         answers = self.endpoint.wait(self._ask_all(situations[len(first) :]))
@@ -164,8 +162,8 @@ class RemoteTeacher(FixedTeacher):
                 raise answer
         scores = first + [None if isinstance(answer, BaseException) else answer for answer in answers]
         heard = sum(score is not None for score in scores)
-        self.books.queries += heard
-        self.books.unanswered += len(scores) - heard
+        self.usage.queries += heard
+        self.usage.unanswered += len(scores) - heard
         return scores
 
     async def _ask_all(self, situations: Sequence[Situation]) -> list[Scores | BaseException]:
@@ -173,7 +171,7 @@ class RemoteTeacher(FixedTeacher):
 
     def _meet(self, situation: Situation) -> Scores | None:
         """The first answer: it shows in which manner this server can be asked, or what is wrong with it."""
-        wrong = RunFailed if self.books.queries else CoteachError  # a run that is resumed can be resumed once more
+        wrong = RunFailed if self.usage.queries else CoteachError  # a run that is resumed can be resumed once more
         try:
             while not self._settled:
                 try:
@@ -206,32 +204,32 @@ class RemoteTeacher(FixedTeacher):
     async def _answer(self, situation: Situation) -> Scores:
         """(len(options),) log of the advice: the geometric mean over two orders of the options."""
         slots = list(range(len(situation.options)))
-        score = np.zeros(len(slots))
+        score, least = np.zeros(len(slots)), self.config.least_probability
         try:
             for order in (slots, slots[::-1]):
                 share = await self._share(situation, order)
-                score[order] += np.log(np.maximum(share, LEAST)) / 2
+                score[order] += np.log(np.maximum(share, least)) / 2
         except Refused:
             if not self._settled:
                 raise
             return np.log(uniform(situation))  # too long a text, for example: asking again is of no use
         weight = np.exp(score - score.max())
-        advice = np.maximum(weight / weight.sum(), LEAST)
+        advice = np.maximum(weight / weight.sum(), least)
         answer: Scores = np.log(advice / advice.sum())
         return answer
 
     async def _share(self, situation: Situation, order: Sequence[int]) -> Scores:
         """(len(order),) advice for the options listed in this order, in this order."""
-        names = replies.labels(len(order), letters=True)
+        names, mass = replies.labels(len(order), letters=True), self.config.least_label_mass
         if self.manner is not Manner.LOGPROBS or len(names[-1]) > 1:
             return await self._votes(situation, order, -(-self.config.samples // 2))
 
         def lost(reply: replies.Reply) -> str:
-            return (reply.texts[0] or "(empty)") if reply.top and replies.shares(reply.top, names) is None else ""
+            return (reply.texts[0] or "(empty)") if reply.top and replies.shares(reply.top, names, mass) is None else ""
 
         question = replies.question(situation, names, order, self.briefing)
         reply = await self._post(question, lost, max_tokens=1, logprobs=True, top_logprobs=TOP)
-        if (share := replies.shares(reply.top, names)) is not None:
+        if (share := replies.shares(reply.top, names, mass)) is not None:
             return share
         if not reply.top and not self._settled:
             self.manner = Manner.SEVERAL
@@ -239,7 +237,7 @@ class RemoteTeacher(FixedTeacher):
         return await self._votes(situation, order, 1)
 
     async def _votes(self, situation: Situation, order: Sequence[int], wanted: int) -> Scores:
-        """(len(order),) so many replies counted, smoothed by one vote that all options share (Laplace).
+        """(len(order),) so many replies counted, smoothed by votes that all options share (Laplace).
 
         Replies that name no option are asked for once more; those that still do not are shared by all options too.
         """
@@ -255,14 +253,16 @@ class RemoteTeacher(FixedTeacher):
             more = await self._texts(question, lost, places.count(None))
             places += [replies.choice(text, names, options) for text in more]
         votes = np.bincount([place for place in places if place is not None], minlength=len(order))
-        share: Scores = (votes + (1 + wanted - votes.sum()) / len(order)) / (1 + wanted)
+        total = self.config.reply_smoothing + wanted
+        share: Scores = (votes + (total - votes.sum()) / len(order)) / total
         return share
 
     async def _texts(self, question: Messages, lost: Callable[[replies.Reply], str], wanted: int) -> list[str]:
         """So many replies to one question, in as few calls as the server admits."""
         texts: list[str] = []
         while len(texts) < wanted:
-            more: dict[str, Any] = {} if self.manner is Manner.BARE else {"max_tokens": WORDS, "temperature": 1.0}
+            limits = {"max_tokens": self.config.reply_tokens, "temperature": self.config.reply_temperature}
+            more: dict[str, Any] = {} if self.manner is Manner.BARE else limits
             if self.manner is Manner.SEVERAL and wanted - len(texts) > 1:
                 more["n"] = wanted - len(texts)
             texts += (await self._post(question, lost, **more)).texts
@@ -281,25 +281,25 @@ class RemoteTeacher(FixedTeacher):
                 raise Failed(str(error)) from None
 
     async def _call(self, question: Messages, lost: Callable[[replies.Reply], str], more: dict[str, Any]) -> replies.Reply:
-        """One call, on the books whatever comes of it. lost: a reply's text where it cannot be read."""
-        if self.spent or not self.patience.may_ask():
+        """One call, recorded whatever comes of it. lost: a reply's text where it cannot be read."""
+        if self.spent or not self.breaker.allows_call():
             raise Withheld
         began = time.perf_counter()
         try:
             reply = replies.read_reply(await self.endpoint.post({"messages": question, **more}))
         except Refused as error:
-            self.books.enter(Call("refused", 1, seconds=time.perf_counter() - began, detail=str(error)))
+            self.usage.record(Call("refused", 1, seconds=time.perf_counter() - began, detail=str(error)))
             raise
         except (Failed, Denied, replies.Malformed) as error:
-            self.patience.failed()
-            self.books.enter(Call("failed", 1, seconds=time.perf_counter() - began, detail=str(error)))
+            self.breaker.record_failure()
+            self.usage.record(Call("failed", 1, seconds=time.perf_counter() - began, detail=str(error)))
             raise
-        self.patience.succeeded()
+        self.breaker.record_success()
         tokens_in, tokens_out = reply.tokens or _estimate(question, reply)
         money = (tokens_in * self.config.price_in + tokens_out * self.config.price_out) / 1e6
         text = lost(reply)
         outcome, seconds = "unreadable" if text else "ok", time.perf_counter() - began
-        self.books.enter(Call(outcome, 1, tokens_in, tokens_out, seconds, money, self.endpoint.clean(text)))
+        self.usage.record(Call(outcome, 1, tokens_in, tokens_out, seconds, money, self.endpoint.clean(text)))
         return reply
 
 

@@ -1,0 +1,105 @@
+"""A configuration from a TOML file and dotted overrides, and back to TOML."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Sequence
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+from coteach.config.fields import Config
+from coteach.config.section import LIST_ELSEWHERE, settings
+from coteach.errors import CoteachError, unknown
+
+Table = dict[str, Any]
+
+
+def load(path: Path | None = None, overrides: Sequence[str] = ()) -> Config:
+    """Resolve defaults < TOML file < dotted overrides ("student.learning_rate=3e-4") into a checked `Config`.
+
+    Raises `CoteachError` for a file that cannot be read, a field that does not exist, a wrong type or range.
+    """
+    table = _read(path) if path is not None else {}
+    kinds = {entry.name: entry.kind for entry in settings(Config)} if overrides else {}
+    for text in overrides:
+        _override(table, text, kinds)
+    return Config(**table)
+
+
+def loads(text: str) -> Config:
+    """`load` for TOML text, for example what `dump` returned."""
+    return Config(**_parse(text, "the configuration"))
+
+
+def validate(config: Config) -> None:
+    """Check a `Config` whose fields were assigned after it was made; `CoteachError` as `load` raises it."""
+    Config(**{entry.name: getattr(config, entry.name) for entry in fields(config)})
+
+
+def dump(config: Config) -> str:
+    """TOML text of every field, which `load` reads back identically."""
+    top, tables = [], []
+    for name, value in _values(config):
+        if is_dataclass(value):
+            tables += ["", f"[{name}]", *(f"{key} = {toml(entry)}" for key, entry in _values(value))]
+        else:
+            top.append(f"{name} = {toml(value)}")
+    return "\n".join(top + tables) + "\n"
+
+
+def toml(value: Any) -> str:
+    """One TOML value. JSON's strings are TOML's, but for DEL, which TOML wants escaped."""
+    if isinstance(value, list):
+        return f"[{', '.join(toml(item) for item in value)}]"
+    if isinstance(value, str):
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    return str(value).lower() if isinstance(value, bool) else repr(value)
+
+
+def _values(config: Any) -> list[tuple[str, Any]]:
+    return [(entry.name, getattr(config, entry.name)) for entry in fields(config)]
+
+
+def _read(path: Path) -> Table:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise CoteachError(f"cannot read configuration {path}: {reason}; give --config a TOML file") from None
+    return _parse(text, str(path))
+
+
+def _parse(text: str, where: str) -> Table:
+    try:
+        return tomllib.loads(text)
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        raise CoteachError(f"{where} is not TOML: {error}") from None
+
+
+def _override(table: Table, text: str, kinds: dict[str, str]) -> None:
+    """Put one "a.b=value" into `table`; kinds: what every field expects."""
+    name, equals, raw = text.partition("=")
+    name, raw = name.strip(), raw.strip()
+    if not equals or not name:
+        raise CoteachError(f"override {text!r}: expected FIELD=VALUE, for example student.learning_rate=3e-4")
+    if name not in kinds:
+        raise unknown("field", name, kinds, LIST_ELSEWHERE)
+    *parents, last = name.split(".")
+    for parent in parents:
+        table = table.setdefault(parent, {})
+        if not isinstance(table, dict):
+            raise CoteachError(f"{parent}={table!r}: expected a table [{parent}]")
+    table[last] = _from_text(raw, kinds[name])
+
+
+def _from_text(raw: str, kind: str) -> Any:
+    """A command line's value: quotes may be left out for text, and brackets for a list."""
+    try:
+        value = tomllib.loads(f"value = {raw}")["value"]
+    except (tomllib.TOMLDecodeError, RecursionError):
+        value = raw
+    if kind.startswith("array") and isinstance(value, str):
+        return [_from_text(part.strip(), kind.removeprefix("array of ")) for part in value.split(",")]
+    return raw if kind == "string" and not isinstance(value, str) else value

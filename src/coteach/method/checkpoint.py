@@ -1,0 +1,85 @@
+"""What a checkpoint of a run holds: the players, what they know, and how far the run is, as safetensors and JSON.
+
+This module alone knows which file holds what; every object saves its own state, and takes it up again.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from coteach.errors import CoteachError
+from coteach.grounding.base import Situation
+from coteach.method.players import Players
+from coteach.method.schooling import Schooling, Standing
+from coteach.runs.checkpoints import understood
+from coteach.runs.run_folder import Run
+from coteach.student.student import Student
+from coteach.teacher.costs import Usage
+from coteach.teacher.recorded import Recorder
+
+TEACHER, KNOWLEDGE, PROGRESS = "teacher", "knowledge.json", "progress.json"
+
+
+def save(folder: Path, players: Players, schooling: Schooling, progress: dict[str, Any]) -> None:
+    """Write everything into `folder`. progress: how far the run is, plain JSON."""
+    save_players(folder, players)
+    if schooling.standing is not None:
+        schooling.standing.save(folder)
+    (folder / PROGRESS).write_text(json.dumps(progress), encoding="utf-8")
+
+
+def load(folder: Path, players: Players, schooling: Schooling) -> dict[str, Any]:
+    """Take up what `save` wrote; return the progress."""
+    load_players(folder, players)
+    schooling.standing = Standing.load(folder)
+    progress: dict[str, Any] = json.loads((folder / PROGRESS).read_text(encoding="utf-8"))
+    return progress
+
+
+def save_players(folder: Path, players: Players) -> None:
+    """Write teacher, students and what they know into `folder`."""
+    for student, home in _homes(folder, players):
+        student.save(home)
+    players.teacher.save(folder / TEACHER)
+    knowledge = players.advice.save(folder) | {
+        "situations": [[s.text, s.options, s.expert] for s in players.situations],
+        "usage": players.teacher.usage.totals(),
+        "said": players.record.said if players.record else 0,
+        "generator": players.rng.bit_generator.state,
+    }
+    (folder / KNOWLEDGE).write_text(json.dumps(knowledge), encoding="utf-8")
+
+
+def load_players(folder: Path, players: Players) -> None:
+    """Take up what `save_players` wrote: these players then go on as those would have."""
+    for student, home in _homes(folder, players):
+        student.load(home)
+    if (folder / TEACHER).is_dir():
+        players.teacher.load(folder / TEACHER)
+    knowledge = json.loads((folder / KNOWLEDGE).read_text(encoding="utf-8"))
+    for text, options, expert in knowledge["situations"]:
+        players.situations.number(Situation(text, tuple(options), expert))
+    players.advice.load(folder, knowledge)
+    players.teacher.usage = Usage(**knowledge["usage"])
+    if isinstance(players.teacher, Recorder):
+        players.teacher.go_on(knowledge["said"])
+    players.rng.bit_generator.state = knowledge["generator"]
+
+
+def players_of(run: Run) -> Players:
+    """Return teacher and students as the run's newest checkpoint has them; CoteachError where there is none."""
+    checkpoint = run.latest_checkpoint()
+    if checkpoint is None:
+        raise CoteachError(f"{run.folder} has no whole checkpoint: let `coteach train --resume {run.folder}` save one")
+    players = Players(run.config)
+    with understood(checkpoint):
+        load_players(checkpoint, players)
+    return players
+
+
+def _homes(folder: Path, players: Players) -> list[tuple[Student, Path]]:
+    """Where a checkpoint in `folder` keeps each student: student, student-2, ..."""
+    names = ["student", *(f"student-{number}" for number in range(2, len(players.students) + 1))]
+    return [(student, folder / name) for student, name in zip(players.students, names, strict=True)]

@@ -1,0 +1,110 @@
+"""What the evidence has to teach the LLM: lessons for its weights, experience for its prompt.
+
+Both are about situations from which a way to a reward is known; what was merely hopeful is never taught.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from coteach.config import TeacherConfig
+from coteach.method.abstract_model import AbstractModel
+from coteach.method.advice import Advice
+from coteach.method.advice_table import AdviceTable
+from coteach.teacher.base import Lesson
+from coteach.teacher.feedback import Experience
+
+Array = NDArray[np.float64]
+
+
+def make_lessons(advice: Advice, limit: int, rng: np.random.Generator, met: Array | None = None) -> list[Lesson]:
+    """Return at most `limit` lessons; the teacher is asked about them as it is now.
+
+    met: (S,) how often the teacher came by when it acted alone: what is wrong there is what it fails by. Without it the
+    evidence says where the students were, and nothing is taught once the teacher says nearly the same.
+    """
+    table, settings = advice.table, advice.config.teacher
+    outcomes = advice.outcomes(np.arange(len(table)))
+    often = np.sqrt(outcomes * (table.visits > 0) if met is None else met)
+    known = (table.value > advice.config.evidence.least_promise) & table.has_choice()
+    chosen = choose_lessons(table, known, outcomes, often, limit, settings, rng)
+    if not len(chosen):
+        return []
+    advice.query(chosen[~table.asked[chosen]])
+    divergence = disagreement(table)[chosen]
+    if met is None and divergence.mean() <= settings.lesson_disagreement:
+        return []
+    table.taught[chosen] = True
+    weights = lesson_weight(often[chosen], divergence, settings)
+    return [lesson(table, int(number), float(weight)) for number, weight in zip(chosen, weights, strict=True)]
+
+
+def make_experiences(advice: Advice) -> list[Experience]:
+    """Return what the prompt could say: the situations met of late in which a way to a reward is known and there is a choice."""
+    table, settings = advice.table, advice.config.evidence
+    recent = (table.visits > settings.forgotten_visits) & (table.value > settings.least_promise) & table.has_choice()
+    return [experience(table, advice.evidence.model, int(number)) for number in np.flatnonzero(recent)]
+
+
+def choose_lessons(
+    table: AdviceTable,
+    known: NDArray[np.bool_],
+    outcomes: Array,
+    often: Array,
+    limit: int,
+    settings: TeacherConfig,
+    rng: np.random.Generator,
+) -> NDArray[np.int64]:
+    """Draw at most `limit` situations to teach, those first in which the LLM is wrong and which are met often.
+
+    known: (S,) where a way to a reward is known and there is a choice; outcomes: (S,) counted in each situation;
+    often: (S,) how often it is met. A handful of lessons learned by heart spoils what the LLM knew of everything else: where
+    enough situations have `lesson_outcomes`, the others are left out.
+    """
+    known = known & (outcomes >= settings.lesson_fewest_outcomes) & (often > 0)
+    well_known = known & (outcomes >= settings.lesson_outcomes)
+    known = well_known if well_known.sum() >= limit else known
+    weight = np.where(known, lesson_weight(often, disagreement(table), settings), 0.0)
+    count = min(limit, int(known.sum()))
+    if count == 0:
+        return np.zeros(0, dtype=np.int64)
+    return rng.choice(np.arange(len(table)), count, replace=False, p=weight / weight.sum())
+
+
+def lesson_weight(often: Array, divergence: Array, settings: TeacherConfig) -> Array:
+    """(N,) weight of a lesson: how often the situation is met, times how far the LLM is from what it should say.
+
+    What the LLM knows already is rehearsed with a part of that weight, or it would be forgotten.
+    """
+    return often * (settings.lesson_rehearsal + np.minimum(divergence, 1.0))
+
+
+def lesson(table: AdviceTable, number: int, weight: float) -> Lesson:
+    """Return what the LLM should say in a situation."""
+    situation = table.situations[number]
+    count = len(situation.options)
+    return Lesson(situation, table.imitation[number, :count].copy(), weight, table.pessimistic_q[number, :count].copy())
+
+
+def disagreement(table: AdviceTable) -> Array:
+    """(S,) KL(imitation || prior) in nats: how far the LLM's own advice is from what the student is shown."""
+    ratio = np.log(np.maximum(table.imitation, 1e-9) / np.maximum(table.prior, 1e-9))
+    divergence: Array = (table.imitation * ratio).sum(axis=1)
+    return divergence
+
+
+def experience(table: AdviceTable, model: AbstractModel, number: int) -> Experience:
+    """Return what is known of one situation, for the LLM's prompt."""
+    situation = table.situations[number]
+    at = (number, slice(len(situation.options)))
+    said = table.prior[at] if table.answered[number] else None
+    return Experience(
+        situation,
+        said,
+        table.imitation[at],
+        model.tries[at],
+        model.failures[at],
+        table.pessimistic_q[at],
+        float(table.visits[number]),
+    )
