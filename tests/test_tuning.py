@@ -62,7 +62,7 @@ def test_the_policy_gradient_is_that_of_the_expected_worth() -> None:
     logits = torch.tensor([0.3, -0.2, 0.5], dtype=torch.float64, requires_grad=True)
     tuning.policy_gradient(torch.log_softmax(logits, 0), CASE, TeacherConfig()).backward()
     again = logits.detach().clone().requires_grad_(True)
-    expected = (torch.softmax(again, 0) * torch.tensor(tuning.stretched(CASE.worth))).sum()
+    expected = (torch.softmax(again, 0) * torch.tensor(tuning.rescaled(CASE.worth))).sum()
     (gradient,) = torch.autograd.grad(-expected, [again])
     assert logits.grad is not None and gradient.abs().max() > 0.05
     assert_allclose(logits.grad.numpy(), gradient.numpy(), atol=1e-12)
@@ -70,9 +70,9 @@ def test_the_policy_gradient_is_that_of_the_expected_worth() -> None:
 
 def test_how_much_return_is_at_stake_does_not_change_what_is_learned_from_it() -> None:
     small = replace(CASE, worth=0.5 + 0.01 * CASE.worth)
-    losses = [tuning.policy_gradient(log_p(CASE.said), case, TeacherConfig()).item() for case in (CASE, small)]
+    losses = [tuning.policy_gradient(log_p(CASE.current), case, TeacherConfig()).item() for case in (CASE, small)]
     assert_allclose(*losses, atol=1e-9)
-    assert tuning.policy_gradient(log_p(CASE.said), replace(CASE, worth=np.full(3, 0.4)), TeacherConfig()).item() == 0.0
+    assert tuning.policy_gradient(log_p(CASE.current), replace(CASE, worth=np.full(3, 0.4)), TeacherConfig()).item() == 0.0
 
 
 def test_preferences_begin_at_the_reference_and_reject_the_most_probable_wrong_option() -> None:
