@@ -10,10 +10,10 @@ STAMP := .venv/.installed
 LOG := .venv/pip.log
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
 
-.PHONY: help setup test soak demo bench clean
+.PHONY: help setup test soak demo bench configuration clean
 
 help: ## list what make can do
-	awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(STAMP) ## install coteach, its default LLM and the tools into .venv (once; again when pyproject.toml changes)
 
@@ -51,6 +51,9 @@ demo: setup ## teach three tasks in a row, with the default LLM; results in runs
 
 bench: setup ## measure speed on this machine
 	$(BIN)/coteach bench
+
+configuration: setup ## write docs/configuration.md, the table of all settings
+	$(BIN)/python -m coteach.config > docs/configuration.md
 
 clean: ## remove .venv and caches; runs/ stays
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache build dist src/*.egg-info
