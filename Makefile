@@ -13,7 +13,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
 JOBS ?= 2
 PYTEST := $(BIN)/pytest -q -n $(JOBS) --dist worksteal
 
-.PHONY: help setup check test soak demo bench clean
+.PHONY: help setup check test soak demo bench configuration clean
 
 define STYLE_AND_TYPES
 $(BIN)/ruff check .
@@ -22,7 +22,7 @@ $(BIN)/mypy
 endef
 
 help: ## list what make can do
-	awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(STAMP) ## install coteach, its default LLM and the tools into .venv (once; again when pyproject.toml changes)
 
@@ -62,6 +62,9 @@ demo: setup ## teach three tasks in a row, with the default LLM; results in runs
 
 bench: setup ## measure speed on this machine
 	$(BIN)/coteach bench
+
+configuration: setup ## write docs/configuration.md, the table of all settings
+	$(BIN)/python -m coteach.config > docs/configuration.md
 
 clean: ## remove .venv and caches; runs/ stays
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache build dist src/*.egg-info
