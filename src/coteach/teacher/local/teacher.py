@@ -196,8 +196,8 @@ class LocalTeacher:
 
     def _case(self, lesson: Lesson, untuned: Scores, said: Scores) -> tuning.Case:
         asked, bias = self.prompt(lesson.situation), self.bias(lesson.situation.options)
-        worth = lesson.target if lesson.worth is None else lesson.worth
-        return tuning.Case(asked, bias, lesson.target, untuned, said, worth, lesson.weight)
+        q = lesson.target if lesson.pessimistic_q is None else lesson.pessimistic_q
+        return tuning.Case(asked, bias, lesson.target, untuned, said, q, lesson.weight)
 
     def _descend(self, cases: list[tuning.Case], plan: tuning.Plan, situations: list[Situation]) -> tuple[int, list[Scores]]:
         """Steps taken and the advice afterwards; weights that give no finite advice are taken back (no steps)."""

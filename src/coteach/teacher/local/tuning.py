@@ -35,7 +35,7 @@ class Case:
     target:  the improved advice p+.
     untuned: advice of the untuned teacher.
     current: advice of the teacher before this tuning.
-    worth:   pessimistic Q of each option.
+    pessimistic_q: Q of each option by the evidence, for `pg`.
     weight:  weight of the lesson in the reported means.
     """
 
@@ -44,7 +44,7 @@ class Case:
     target: NDArray[np.float64]
     untuned: NDArray[np.float64]
     current: NDArray[np.float64]
-    worth: NDArray[np.float64]
+    pessimistic_q: NDArray[np.float64]
     weight: float
 
 
@@ -188,9 +188,9 @@ def policy_gradient(log_p: Tensor, case: Case, config: TeacherConfig) -> Tensor:
     Q is scaled to [0, 1], so that the size of the returns in a lesson does not change how fast it is learned. The baseline is
     detached: it changes the loss, not its gradient.
     """
-    worth = _like(log_p, rescaled(case.worth))
+    q = _like(log_p, rescaled(case.pessimistic_q))
     p = log_p.exp()
-    loss: Tensor = -(p * (worth - (p * worth).sum().detach())).sum()
+    loss: Tensor = -(p * (q - (p * q).sum().detach())).sum()
     return loss
 
 
@@ -215,10 +215,10 @@ METHODS: dict[str, Callable[[Tensor, Case, TeacherConfig], Tensor]] = {
 """Loss of one lesson from the log-probabilities of its options, by the names in `teacher.tune_method`."""
 
 
-def rescaled(worth: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Scale `worth` to [0, 1]; all 0 if all its values are equal."""
-    low, high = worth.min(), worth.max()
-    return (worth - low) / (high - low) if high > low else np.zeros_like(worth)
+def rescaled(q: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Scale `q` to [0, 1]; all 0 if all its values are equal."""
+    low, high = q.min(), q.max()
+    return (q - low) / (high - low) if high > low else np.zeros_like(q)
 
 
 def _kl(p: NDArray[np.float64], log_q: Tensor) -> Tensor:
@@ -235,9 +235,9 @@ def _mean(cases: Sequence[Case], values: Sequence[float]) -> float:
 
 
 def _require_distribution(lesson: Lesson) -> None:
-    target, worth, options = lesson.target, lesson.worth, lesson.situation.options
-    if worth is not None and (worth.shape != target.shape or not np.isfinite(worth).all()):
-        raise CoteachError(f"lesson {lesson.situation.text[:60]!r}: its worth {worth} must be one finite number for each option")
+    target, q, options = lesson.target, lesson.pessimistic_q, lesson.situation.options
+    if q is not None and (q.shape != target.shape or not np.isfinite(q).all()):
+        raise CoteachError(f"lesson {lesson.situation.text[:60]!r}: its Q {q} must be one finite number for each option")
     if target.shape != (len(options),) or not np.isfinite(target).all() or (target < 0).any() or abs(target.sum() - 1) > 1e-6:
         raise CoteachError(
             f"lesson {lesson.situation.text[:60]!r}: its target {target} is not a distribution over {len(options)} options"
