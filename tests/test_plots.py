@@ -14,7 +14,7 @@ from coteach.experiments.plots import LLM, STUDENT, TEACHER, plot_run
 ROUNDS = [
     {"rung": rung, "task": f"Task-{rung}", "round": round, "steps": 4096 * round, "llm_queries": 10 * round}
     | {"success_student": None if round < 3 else round / 12, "success_controlled": round / 24 if rung else None}
-    | ({"success_alone": round / 13} if round % 2 == 0 else {})
+    | ({"success_greedy": round / 13} if round % 2 == 0 else {})
     | ({"tune_loss_before": 1.0, "tune_loss_after": 0.5} if round % 4 == 0 else {})
     for rung in (0, 1)
     for round in range(1, 13)
@@ -52,7 +52,7 @@ def test_rungs_that_took_turns_are_drawn_as_if_one_had_followed_the_other(tmp_pa
     assert (draw(tmp_path, turns) == draw(tmp_path, ROUNDS)).all()
 
 
-def test_who_never_led_has_no_curve(tmp_path: Path) -> None:
+def test_who_controlled_no_episode_has_no_curve(tmp_path: Path) -> None:
     without = draw(tmp_path, ROUNDS[:12])
     both = draw(tmp_path, ROUNDS[12:])
     assert shows(without, TEACHER) == 0 < shows(both, TEACHER)

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import signal
 import threading
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
+from coteach.runs import signals as module
 from coteach.runs.signals import TERMINATED, Signals
 
 
@@ -59,3 +62,85 @@ def test_another_thread_than_the_main_one_leaves_signals_alone() -> None:
     thread.start()
     thread.join()
     assert seen == [before]
+
+
+# A program in a hurry: what happens when, by a clock that stands still
+
+
+class Clock:
+    """Stands in for timers: keeps when each would act, in seconds, and acts when a test says so."""
+
+    def __init__(self) -> None:
+        self.waits: list[float] = []
+        self.pending: Callable[[], None] | None = None
+        self.ended: list[int] = []
+
+    def timer(self, seconds: float, do: Callable[[], None]) -> Any:
+        clock = self
+
+        class Timer:
+            daemon = False
+
+            def start(self) -> None:
+                clock.waits.append(seconds)
+                clock.pending = do
+
+            def cancel(self) -> None:
+                clock.pending = None
+
+        return Timer()
+
+    def strike(self) -> None:
+        """The time of the timer that is set has come."""
+        assert self.pending is not None
+        self.pending()
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[Clock]:
+    clock = Clock()
+    monkeypatch.setattr(module.threading, "Timer", clock.timer)
+    monkeypatch.setattr(module, "_end", clock.ended.append)
+    yield clock
+
+
+def test_a_round_that_ends_in_time_is_the_end_of_the_hurry(clock: Clock) -> None:
+    signals, done = Signals(hurry=True), []
+    with signals.handled(), pytest.raises(KeyboardInterrupt), signals.deferred():
+        signal.raise_signal(signal.SIGINT)
+        done.append("the round")
+    assert done == ["the round"] and clock.waits == [module.GRACE] and clock.pending is None and not clock.ended
+
+
+def test_a_round_that_does_not_end_is_left_and_if_that_hangs_too_the_program_ends(clock: Clock) -> None:
+    signals, done = Signals(hurry=True), []
+    with signals.handled(), pytest.raises(KeyboardInterrupt), signals.deferred():
+        signal.raise_signal(signal.SIGINT)
+        done.append("waits")
+        try:
+            clock.strike()
+            done.append("goes on")
+        finally:
+            assert clock.waits == [module.GRACE, module.TEARDOWN]
+            clock.strike()  # what the way out hangs on
+    assert done == ["waits"] and clock.ended == [signal.SIGINT]
+    assert module.GRACE + module.TEARDOWN < 10, "seconds, as the documentation promises"
+
+
+def test_a_second_ctrl_c_leaves_at_once_and_ends_the_program_within_a_second(clock: Clock) -> None:
+    signals = Signals(hurry=True)
+    with signals.handled(), pytest.raises(KeyboardInterrupt), signals.deferred():
+        signal.raise_signal(signal.SIGINT)
+        try:
+            signal.raise_signal(signal.SIGINT)
+        finally:
+            assert clock.waits == [module.GRACE, module.LAST_TEARDOWN]
+            clock.strike()
+    assert clock.ended == [signal.SIGINT] and module.LAST_TEARDOWN < 1
+
+
+def test_without_hurry_no_timer_is_set(clock: Clock) -> None:
+    signals = Signals()
+    with signals.handled(), pytest.raises(KeyboardInterrupt), signals.deferred():
+        signal.raise_signal(signal.SIGINT)
+    assert clock.waits == []

@@ -57,12 +57,12 @@ def learn(config: Config, run: Run, progress: Callable[[Progress], None], resume
 @pytest.fixture
 def loop(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ModuleType:
     """Stands in for the loop, so that only the shell around it is tested; the working directory is empty."""
-    import coteach
+    import coteach.method
 
     module = ModuleType("coteach.method.loop")
     module.train = learn  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "coteach.method.loop", module)
-    monkeypatch.setattr(coteach, "loop", module, raising=False)
+    monkeypatch.setattr(coteach.method, "loop", module, raising=False)
     monkeypatch.chdir(tmp_path)
     return module
 
@@ -101,6 +101,18 @@ def test_a_dry_run_writes_nothing_and_its_json_is_json(
     assert cli.main(["train", "--dry-run", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["student"]["gamma"] == Config().student.gamma
     assert not list(tmp_path.iterdir())
+
+
+def test_help_names_the_usual_settings_and_where_all_of_them_are(capsys: pytest.CaptureFixture[str]) -> None:
+    shown = []
+    for flag in ("--help", "--help-all"):
+        with pytest.raises(SystemExit) as ended:
+            cli.main(["train", flag])
+        assert ended.value.code == 0
+        shown.append(capsys.readouterr().out)
+    usual, every = shown
+    assert "student.learning_rate=" in usual and "--help-all" in usual and "evidence.action_gap=" not in usual
+    assert "student.learning_rate=" in every and "evidence.action_gap=" in every
 
 
 def test_a_run_ends_with_a_table_of_its_rungs_and_leaves_plots(loop: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:

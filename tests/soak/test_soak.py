@@ -1,4 +1,4 @@
-"""Reliability, measured: each test prints the figure that docs/reliability.md quotes. `make soak` runs them; `make test` short forms."""
+"""Reliability, measured: each test prints the figure that docs/reliability.md quotes. `make soak` runs them all."""
 
 from __future__ import annotations
 

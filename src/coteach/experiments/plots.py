@@ -1,8 +1,8 @@
-"""The picture of a run: how student and teacher fared over the steps of each rung, and what the LLM was asked.
+"""The figure of a run: success of student and teacher over the steps of each rung, and how often the LLM was asked.
 
 Reads metrics.jsonl (one object a round) and writes PNG files into the run's `plots/`; no display is needed.
-The student alone is shown as exams saw it, with rings where it first reached 80 and 95 %, as summary.json has it; the
-thin line and the teacher's are the last training episodes, as the loop logs them.
+The thick line is the greedy evaluation of the student, with rings where it first reached 80 and 95 %, as summary.json has
+it; the thin lines are the last training episodes, those that the student controlled and those that the teacher did.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ STUDENT, TEACHER, LLM, INK = "#0072b2", "#d55e00", "#009e73", "#555555"
 
 MARKS = (0.80, 0.95)
 
-ORDER = ("student alone (greedy)", "first at 80 % and 95 %", "student-led in training", "teacher-led in training", "LLM tuned")
+ORDER = ("greedy student", "first at 80 % and 95 %", "student in training", "teacher-controlled in training", "LLM tuned")
 
 
 def plot_run(folder: Path) -> list[Path]:
@@ -82,15 +82,15 @@ def _draw_success(axes: Axes, rounds: Rounds, reached: Sequence[int]) -> None:
         axes.axvline(tuned, color=LLM, linewidth=0.8, alpha=0.45, zorder=0)
     for mark in MARKS:
         axes.axhline(mark, color=INK, linewidth=0.6, linestyle=(0, (2, 3)), zorder=0)
-    for who, colour, width, label in (("teacher", TEACHER, 1.4, ORDER[3]), ("student", STUDENT, 0.7, ORDER[2])):
+    for who, colour, width, label in (("controlled", TEACHER, 1.4, ORDER[3]), ("student", STUDENT, 0.7, ORDER[2])):
         success = _column(rounds, f"success_{who}")
         if not np.isnan(success).all():
             axes.plot(steps, success, color=colour, linewidth=width, label=label)
-    alone = _column(rounds, "success_alone")
-    examined = ~np.isnan(alone)
-    if examined.any():
-        axes.plot(steps[examined], alone[examined], color=STUDENT, linewidth=2.2, label=ORDER[0])
-        rings = np.interp(reached, steps[examined], alone[examined])
+    greedy = _column(rounds, "success_greedy")
+    evaluated = ~np.isnan(greedy)
+    if evaluated.any():
+        axes.plot(steps[evaluated], greedy[evaluated], color=STUDENT, linewidth=2.2, label=ORDER[0])
+        rings = np.interp(reached, steps[evaluated], greedy[evaluated])
         axes.plot(reached, rings, "o", color=STUDENT, markerfacecolor="white", markeredgewidth=1.6, label=ORDER[1])
     axes.plot([], [], color=LLM, linewidth=0.8, alpha=0.7, label=ORDER[4])
     axes.set_title(str(rounds[0]["task"]), fontsize=10)

@@ -96,13 +96,13 @@ class Advice:
 
     def query_most_visited(self) -> int:
         """Ask the teacher about the situations that are visited most; return how many it answered."""
-        visited = np.flatnonzero(self.table.visits > 0.5)
+        visited = np.flatnonzero(self.table.visits > self.config.teacher.query_visits)
         return self.query(choose_queries(self.table, visited, self.budget.available, self._least_weight))
 
     def query(self, chosen: NDArray[np.int64]) -> int:
         """Ask the teacher about these situations; return how many it answered (the others are asked about again)."""
         answers = self.teacher.advise([self.situations[int(i)] for i in chosen]) if len(chosen) else []
-        self.budget.left -= len(chosen)
+        self.budget.spend(len(chosen))
         answered = [(int(i), answer) for i, answer in zip(chosen, answers, strict=True) if answer is not None]
         for number, answer in answered:
             self.store_answer(number, answer)
@@ -126,15 +126,16 @@ class Advice:
     def improve(self) -> None:
         """Learn from the evidence so far, and reweigh the prior by it in every situation met of late."""
         self.grow()
-        table, evidence = self.table, self.evidence
+        table, evidence, settings = self.table, self.evidence, self.config.evidence
         evidence.learn(table.visits, table.prior, table.answered)
         optimistic, pessimistic = self.bounds(np.arange(len(table)))
         mask = table.prior > 0
         table.optimistic_q = evidence.optimistic.solve(mask, optimistic)
         pessimistic_q = evidence.pessimistic.solve(mask, pessimistic)
         if self._judges_prior:
-            self.judge_prior(pessimistic_q)
-        recent = np.flatnonzero((table.visits > self.config.evidence.forgotten_visits) | ~table.initialised)
+            outcomes = self.outcomes(np.arange(len(table)))
+            self.prior_trust = prior_trust.judge(self.prior_trust, table, evidence.model, pessimistic_q, outcomes, settings)
+        recent = np.flatnonzero((table.visits > settings.forgotten_visits) | ~table.initialised)
         self.update_policies(recent, table.optimistic_q[recent], pessimistic_q[recent])
         table.initialised[recent] = True
 
@@ -174,27 +175,6 @@ class Advice:
         untried = self.evidence.model.tries[numbers].sum(axis=1) == 0
         expected = self._reweigh(prior, np.where(prior > 0, self.evidence.words.opinions(numbers).mean, 0.0), weight)
         return np.where(untried[:, None], expected, exploration)
-
-    def judge_prior(self, pessimistic_q: Array) -> None:
-        """Move the trust in the prior towards what the LLM's answers have earned where a way to a reward is known.
-
-        Left out is what it was taught about. While there are too few such situations, a teacher that misleads loses trust.
-        """
-        table, settings = self.table, self.config.evidence
-        judged = table.asked & ~table.taught & table.has_choice()
-        promising = (table.visits >= 1.0) & (pessimistic_q.max(axis=1, initial=0.0) > settings.least_promise)
-        numbers = np.flatnonzero(judged & promising)
-        if len(numbers) < settings.judged_situations:
-            asked = np.flatnonzero(judged)
-            wasted = self.evidence.model.wasted()[asked]
-            misleads = prior_trust.misleads(table.prior[asked], self.evidence.model.tries[asked], wasted, settings)
-            self.prior_trust *= 1.0 - settings.prior_trust_rate * misleads
-            return
-        prior = table.prior[numbers]
-        weight = improvement.prior_weight(self.outcomes(numbers), (prior > 0).sum(axis=1).astype(float), settings.trust)
-        target = improvement.reweigh(sharpen(prior, 0.0), pessimistic_q[numbers], weight)
-        power = prior_trust.prior_power(prior, target, settings)
-        self.prior_trust += settings.prior_trust_rate * (power - self.prior_trust)
 
     def expected_prior(self, numbers: NDArray[np.int64]) -> Array:
         """(N, K) the teacher's own advice; where it was not asked, what the distilled prior says once it has seen enough."""

@@ -61,7 +61,7 @@ class Evidence:
         returns = np.clip(self.model.mean_returns(self.pessimistic.value), 0.0, 1.0)
         targets = widen_gaps(returns, self.model.tries > 0, self.settings.action_gap)
         self.words.learn(targets, self.model.tries, visits, prior, answered)
-        self.words.refresh(np.flatnonzero(visits >= 1.0))
+        self.words.refresh(np.flatnonzero(visits >= self.settings.recent_visits))
 
     def outcomes(self, numbers: NDArray[np.int64], mask: NDArray[np.bool_]) -> Array:
         """(N,) outcomes counted in situations (N,), and those for which sure word values count. mask: (N, K) options."""

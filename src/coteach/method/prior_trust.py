@@ -1,4 +1,4 @@
-"""Trust in the prior: how far the LLM's own answers are believed, judged where the evidence can tell. Pure functions.
+"""Trust in the prior: how far the LLM's own answers are believed, judged where the evidence can tell.
 
 The trust is the power to which the prior is raised: 1 takes the LLM at its word, 0 makes its advice uniform.
 """
@@ -9,9 +9,33 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coteach.config import EvidenceConfig
+from coteach.method.abstract_model import AbstractModel
+from coteach.method.advice_table import AdviceTable
+from coteach.method.improvement import prior_weight, reweigh
 from coteach.student.guidance import sharpen
 
 Array = NDArray[np.float64]
+
+
+def judge(
+    trust: float, table: AdviceTable, model: AbstractModel, pessimistic_q: Array, outcomes: Array, settings: EvidenceConfig
+) -> float:
+    """Return the trust in the prior, moved towards what the LLM's answers have earned where a way to a reward is known.
+
+    trust: as it was; pessimistic_q: (S, K) what was shown to work; outcomes: (S,) counted in each situation. Left out is what
+    the LLM was taught about. While there are too few such situations, an LLM that misleads loses trust.
+    """
+    judged = table.asked & ~table.taught & table.has_choice()
+    promising = (table.visits >= settings.recent_visits) & (pessimistic_q.max(axis=1, initial=0.0) > settings.least_promise)
+    numbers = np.flatnonzero(judged & promising)
+    if len(numbers) < settings.judged_situations:
+        asked = np.flatnonzero(judged)
+        found_out = misleads(table.prior[asked], model.tries[asked], model.wasted()[asked], settings)
+        return trust * (1.0 - settings.prior_trust_rate * found_out)
+    prior = table.prior[numbers]
+    weight = prior_weight(outcomes[numbers], (prior > 0).sum(axis=1).astype(float), settings.trust)
+    target = reweigh(sharpen(prior, 0.0), pessimistic_q[numbers], weight)
+    return trust + settings.prior_trust_rate * (prior_power(prior, target, settings) - trust)
 
 
 def prior_power(prior: Array, target: Array, settings: EvidenceConfig) -> float:

@@ -119,7 +119,7 @@ class WordValues:
             return
         at = cells[:, 0], cells[:, 1]
         chance = np.sqrt(np.minimum(tries[at], settings.most_tries))
-        lately = chance * (visits[cells[:, 0]] >= 1.0)
+        lately = chance * (visits[cells[:, 0]] >= self.evidence.recent_visits)
         chance = chance / chance.sum() + lately / max(lately.sum(), 1e-9)
         self.pairs.of(len(returns) - 1)
         self._compare_shapes(cells, tries[at], returns[at])

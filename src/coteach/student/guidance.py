@@ -53,7 +53,7 @@ def imitation_coefficient(config: GuidanceConfig, student: float | None, control
 
     In between `least_coefficient` stays, also where the student is better: what the controllers do never runs in circles, and a
     greedy student may. Where the advice is wrong, the situation itself says so (`StudentSide.surpasses`).
-    student, led: success of student-led and teacher-led episodes in [0, 1], None while no episode has ended.
+    student, led: success of the student's own and of teacher-controlled episodes in [0, 1], None while no episode has ended.
     """
     if student is None or controlled is None or max(student, controlled) <= config.failing:
         return 1.0
