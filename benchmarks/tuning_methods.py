@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from telling import first_choices, players_of
+from feedback import first_choices, players_of
 
 from coteach.config import TUNE_METHODS
 from coteach.method.examiner import Examiner

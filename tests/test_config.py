@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,7 +11,11 @@ import pytest
 from coteach import config as configuration
 from coteach.arms import ARMS
 from coteach.config import CollectConfig, Config, dump, load, loads, validate
+from coteach.config.reference import COMMON
+from coteach.config.section import settings
 from coteach.errors import CoteachError
+
+ROOT = Path(__file__).parents[1]
 
 
 def write(folder: Path, text: str) -> Path:
@@ -47,6 +53,7 @@ def test_text_stays_text_whatever_it_looks_like(spec: str) -> None:
 def test_quotes_and_brackets_on_the_command_line_are_optional() -> None:
     assert load(None, ['arm="uniform"']) == load(None, ["arm=uniform"])
     assert load(None, ['tasks=["A", "B"]']) == load(None, ["tasks=A, B"])
+    assert load(None, ["evidence.prior_powers=0, 0.5"]).evidence.prior_powers == [0.0, 0.5]
 
 
 def test_a_whole_number_may_be_written_as_a_power_of_ten() -> None:
@@ -74,6 +81,10 @@ def test_a_whole_number_may_be_written_as_a_power_of_ten() -> None:
         ("tasks=[1]", "tasks=[1]: expected a list of texts"),
         ("student.epochs", "expected FIELD=VALUE"),
         ("=3", "expected FIELD=VALUE"),
+        ("teacher.samples=", "teacher.samples='': expected a whole number"),
+        ("evidence.prior_powers=0,-1", "evidence.prior_powers=[0, -1]: expected a list of numbers in [0.0..10.0]"),
+        ("evidence.prior_powers=[0, true]", "evidence.prior_powers=[0, True]: expected a list of numbers"),
+        ("evidence.prior_powers=0.5,1", "expected 0, no prior, to come first"),
         ("collect.led_share_min=0.9", "collect.led_share_min=0.9 exceeds collect.led_share_max=0.5"),
     ],
 )
@@ -116,17 +127,52 @@ def test_an_override_cannot_reach_through_a_wrong_table(tmp_path: Path) -> None:
 
 
 def test_a_configuration_made_in_python_is_checked_as_well() -> None:
-    validate(Config())
+    with pytest.raises(CoteachError, match=r"collect.envs=0: expected a whole number in \[1..4096\]"):
+        CollectConfig(envs=0)
+    with pytest.raises(CoteachError, match=r"unknown field 'collect.env': did you mean 'collect.envs'"):
+        CollectConfig(env=3)  # type: ignore[call-arg]
+    config = Config()
+    validate(config)
+    config.collect.envs = 0
     with pytest.raises(CoteachError, match=r"collect.envs=0"):
-        validate(Config(collect=CollectConfig(envs=0)))
+        validate(config)
+    with pytest.raises(CoteachError, match=r"collect.envs=0"):
+        replace(Config(), collect=config.collect)
 
 
 def test_every_default_is_within_its_own_range_and_every_field_has_help() -> None:
     validate(Config())
-    described = configuration.describe(everything=True)
-    for name in configuration.names():
-        assert f"  {name}=" in described
-    assert len(described.splitlines()) == len(configuration.names()) > 100
+    assert all(entry.help for entry in settings(Config))
+
+
+def test_help_shows_the_usual_settings_and_on_demand_all() -> None:
+    names = configuration.names()
+    assert set(COMMON) <= set(names) and len(names) > 100
+    assert re.findall(r"^  ([\w.]+)=", configuration.describe(), re.M) == [name for name in names if name in COMMON]
+    assert re.findall(r"^  ([\w.]+)=", configuration.describe(everything=True), re.M) == names
+
+
+def test_every_number_that_changes_what_is_learned_says_where_it_comes_from() -> None:
+    operational = r"(seed|threads|steps|episodes|stop_at|teacher\.(concurrency|deadline|price_\w+|budget_\w+))"
+    numbers = [entry for entry in settings(Config) if entry.kind in (int, float)]
+    assert [entry.name for entry in numbers if not entry.source and not re.fullmatch(operational, entry.name)] == []
+
+
+def test_every_section_of_the_notebook_that_is_named_exists() -> None:
+    titles = re.findall(r"^## (.*)$", (ROOT / "docs/notebook.md").read_text(encoding="utf-8"), re.M)
+    anchors = {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
+    named = {anchor for entry in settings(Config) for anchor in re.findall(r"notebook: ([\w-]+)", entry.source)}
+    assert named <= anchors and len(named) > 10
+
+
+def test_every_setting_is_read_somewhere() -> None:
+    package = ROOT / "src/coteach"
+    source = "".join(file.read_text(encoding="utf-8") for file in package.rglob("*.py") if file.parent.name != "config")
+    assert [entry.name for entry in settings(Config) if not re.search(rf"\.{entry.name.split('.')[-1]}\b", source)] == []
+
+
+def test_the_documentation_of_the_settings_is_up_to_date() -> None:
+    assert (ROOT / "docs/configuration.md").read_text(encoding="utf-8") == configuration.table(), "run: make configuration"
 
 
 @pytest.mark.parametrize("arm", ARMS)
@@ -134,6 +180,6 @@ def test_every_arm_can_be_configured(arm: str) -> None:
     assert load(None, [f"arm={arm}"]).arm == arm
 
 
-@pytest.mark.parametrize("path", sorted((Path(__file__).parents[1] / "configs").glob("*.toml")), ids=lambda path: path.name)
+@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.toml")), ids=lambda path: path.name)
 def test_every_configuration_that_comes_with_the_project_loads(path: Path) -> None:
     assert load(path).tasks

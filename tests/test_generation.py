@@ -40,14 +40,14 @@ def live(asked, situation, advice):
 
     An option's weight is what the advice makes of the model's own probability of it.
     """
-    prompt = asked.prompt(situation)
-    raw = score_one_by_one(asked.model, asked.prefix, prompt)
+    prompt = asked.lm.prompt(situation)
+    raw = score_one_by_one(asked.lm.model, asked.lm.prefix, prompt)
     weight = dict(zip(prompt.options, np.log(advice) - raw, strict=True))
 
     @cache
     def says(so_far):
         with torch.inference_mode():
-            logits = asked.model(torch.tensor([[*asked.prefix, *prompt.body, *so_far]])).logits[0, -1]
+            logits = asked.lm.model(torch.tensor([[*asked.lm.prefix, *prompt.body, *so_far]])).logits[0, -1]
         return torch.log_softmax(logits.double(), dim=-1).numpy()
 
     @cache
@@ -110,7 +110,7 @@ def test_scoring_and_writing_give_the_same_distribution(temperature: float) -> N
 def test_without_calibration_the_next_token_is_the_models_own_among_those_that_lead_somewhere() -> None:
     asked = teacher(temperature=1.0)
     situation = Situation("You see a key.", ("a", "b", "c"))  # one token each: what is ahead is the end alone
-    score = score_one_by_one(asked.model, asked.prefix, asked.prompt(situation))
+    score = score_one_by_one(asked.lm.model, asked.lm.prefix, asked.lm.prompt(situation))
     asked._bias = dict.fromkeys(situation.options, 0.0)
     token = asked.write(situation, asked.advise([situation])[0])[0]
     assert_allclose(token.before, np.exp(score) / np.exp(score).sum(), atol=1e-4)

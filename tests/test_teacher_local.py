@@ -39,8 +39,8 @@ def log_odds(teacher_):
 def test_advice_is_the_softmax_of_scores_less_those_after_an_empty_situation():
     asked = teacher(temperature=2.0)
     situation = SITUATIONS[0]
-    score = score_one_by_one(asked.model, asked.prefix, asked.prompt(situation))
-    empty = score_one_by_one(asked.model, asked.prefix, asked.prompt(Situation("", situation.options)))
+    score = score_one_by_one(asked.lm.model, asked.lm.prefix, asked.lm.prompt(situation))
+    empty = score_one_by_one(asked.lm.model, asked.lm.prefix, asked.lm.prompt(Situation("", situation.options)))
     expected = np.exp((score - empty) / 2.0)
     assert_allclose(asked.advise([situation])[0], expected / expected.sum(), rtol=1e-3)
 
@@ -92,7 +92,7 @@ def test_the_tuned_scores_are_those_of_the_tuned_model_asked_one_by_one():
     calibration = tuned.bias(SITUATIONS[0].options)
     tuned.tune(LESSONS, seed=0)
     explained = tuned.explain(SITUATIONS[0])
-    assert_allclose(explained.score, score_one_by_one(tuned.model, tuned.prefix, tuned.prompt(SITUATIONS[0])), atol=1e-3)
+    assert_allclose(explained.score, score_one_by_one(tuned.lm.model, tuned.lm.prefix, tuned.lm.prompt(SITUATIONS[0])), atol=1e-3)
     assert_array_equal(tuned.bias(SITUATIONS[0].options), calibration)
     tuned._bias.clear()
     tuned.cache = AnswerCache(None)
@@ -107,7 +107,7 @@ def test_a_strong_anchor_keeps_the_teacher_near_its_untuned_self():
 def test_the_same_seed_gives_the_same_weights_another_seed_others():
     one, same, other = teacher(), teacher(), teacher()
     one.tune(LESSONS, seed=3), same.tune(LESSONS, seed=3), other.tune(LESSONS, seed=4)
-    assert one.adapter.fingerprint() == same.adapter.fingerprint() != other.adapter.fingerprint()
+    assert one.lm.adapter.fingerprint() == same.lm.adapter.fingerprint() != other.lm.adapter.fingerprint()
 
 
 def test_tuning_leaves_the_random_numbers_of_others_alone():
@@ -129,7 +129,7 @@ def test_a_lesson_of_no_weight_teaches_nothing():
     with_wrong, without = teacher(), teacher()
     assert with_wrong.tune([*LESSONS, wrong], seed=0).lessons == 3
     without.tune(LESSONS, seed=0)
-    assert with_wrong.adapter.fingerprint() == without.adapter.fingerprint()
+    assert with_wrong.lm.adapter.fingerprint() == without.lm.adapter.fingerprint()
 
 
 def test_many_lessons_are_drawn_by_their_weight():
@@ -152,7 +152,7 @@ def test_what_was_learned_is_saved_and_taken_up_again(tmp_path):
     for was, now in zip(log_odds(tuned), log_odds(again), strict=True):
         assert_allclose(was, now, atol=1e-3)
     tuned.tune(LESSONS, seed=1), again.tune(LESSONS, seed=1)
-    assert tuned.adapter.fingerprint() == again.adapter.fingerprint()  # a run that goes on is the run that never stopped
+    assert tuned.lm.adapter.fingerprint() == again.lm.adapter.fingerprint()  # a run that goes on is the run that never stopped
 
 
 def test_an_untuned_teacher_saves_nothing(tmp_path):
@@ -178,7 +178,7 @@ def test_an_adapter_that_does_not_fit_is_refused_in_one_line_and_the_teacher_is_
     with pytest.raises(CoteachError) as error:
         fresh.load(tmp_path)
     assert "\n" not in str(error.value) and str(tmp_path) in str(error.value)
-    assert fresh.adapter.fingerprint() == ""
+    assert fresh.lm.adapter.fingerprint() == ""
     fresh.cache = AnswerCache(None)
     assert_allclose(fresh.advise(SITUATIONS)[0], untuned[0], rtol=1e-4)
 
@@ -186,8 +186,8 @@ def test_an_adapter_that_does_not_fit_is_refused_in_one_line_and_the_teacher_is_
 def test_a_learning_rate_that_explodes_leaves_the_weights_as_they_were():
     tuned = teacher(lora_learning_rate=1.0)
     tuned.tune(LESSONS, seed=0)
-    tuned.adapter.remove()
-    tuned._weights_changed()
+    tuned.lm.adapter.remove()
+    tuned.lm.weights_changed()
     before = tuned.advise(SITUATIONS)
     tuned.config.lora_learning_rate = 1e30
     with pytest.warns(UserWarning, match="keeps those from before"):
@@ -198,7 +198,7 @@ def test_a_learning_rate_that_explodes_leaves_the_weights_as_they_were():
 
 @pytest.mark.parametrize("target", [[0.5, 0.5], [0.5, 0.6, 0.1], [np.nan, 0.5, 0.5], [1.5, -0.5, 0.0]])
 def test_a_target_that_is_no_distribution_over_the_options_is_refused(target):
-    with pytest.raises(CoteachError, match="no distribution over 3 options"):
+    with pytest.raises(CoteachError, match="not a distribution over 3 options"):
         teacher().tune([Lesson(SITUATIONS[0], np.array(target))], seed=0)
 
 
@@ -232,8 +232,8 @@ def test_what_is_told_changes_the_advice_and_its_calibration_as_if_the_model_rea
     assert asked.give_feedback(TOLD) and asked.feedback == TOLD
     after = asked.advise([situation])[0]
     assert "take the cup" in asked.explain(situation).prompt
-    score = score_one_by_one(asked.model, asked.prefix, asked.prompt(situation))
-    empty = score_one_by_one(asked.model, asked.prefix, asked.prompt(Situation("", situation.options)))
+    score = score_one_by_one(asked.lm.model, asked.lm.prefix, asked.lm.prompt(situation))
+    empty = score_one_by_one(asked.lm.model, asked.lm.prefix, asked.lm.prompt(Situation("", situation.options)))
     expected = np.exp((score - empty) / asked.config.temperature)
     assert_allclose(after, expected / expected.sum(), rtol=1e-3)
     assert np.abs(after - before).max() > 1e-3
@@ -245,9 +245,9 @@ def test_what_is_told_changes_the_advice_and_its_calibration_as_if_the_model_rea
 @pytest.mark.parametrize("budget", [0, 60, 120, 400])
 def test_what_is_told_takes_no_more_tokens_than_it_may(budget):
     asked = teacher(feedback_tokens=budget)
-    bare = len(asked.prefix)
+    bare = len(asked.lm.prefix)
     asked.give_feedback(TOLD)
-    assert len(asked.prefix) - bare <= min(budget, 512 // 2)  # half of what this model reads
+    assert len(asked.lm.prefix) - bare <= min(budget, 512 // 2)  # half of what this model reads
     assert (asked.feedback == NOTHING) == (budget == 0)
 
 
@@ -261,8 +261,8 @@ def test_what_was_told_is_saved_with_the_adapter_and_without_one(tmp_path):
     for folder, tunings in (("told", False), ("tuned", True)):
         again = teacher(feedback_tokens=400)
         again.load(tmp_path / folder)
-        assert again.feedback == TOLD and again.adapter.exists == tunings
-        assert again.prefix == tuned.prefix
+        assert again.feedback == TOLD and again.lm.adapter.exists == tunings
+        assert again.lm.prefix == tuned.lm.prefix
     for was, now in zip(log_odds(tuned), log_odds(again), strict=True):
         assert_allclose(was, now, atol=1e-3)
 

@@ -145,7 +145,7 @@ def test_the_embedded_model_answers_packed_as_one_by_one_and_knows_an_obvious_ca
     situation = Situation(text, ("explore", "go to the red ball", "pick up the red ball", "go to the green key"))
     advice = teacher.advise([situation])[0]
     assert advice.argmax() == 1
-    alone = score_one_by_one(teacher.model, teacher.prefix, teacher.prompt(situation))
+    alone = score_one_by_one(teacher.lm.model, teacher.lm.prefix, teacher.lm.prompt(situation))
     assert_allclose(teacher.explain(situation).score, alone, atol=3e-4)  # float32 in other orders: each is this near the truth
-    assert teacher.model.dtype == torch.float32 and not getattr(teacher.model, "is_quantized", False)
-    assert np.unique(teacher.model.model.layers[0].mlp.up_proj.weight[0].numpy()).size > 16
+    assert teacher.lm.model.dtype == torch.float32 and not getattr(teacher.lm.model, "is_quantized", False)
+    assert np.unique(teacher.lm.model.model.layers[0].mlp.up_proj.weight[0].numpy()).size > 16

@@ -72,21 +72,21 @@ def test_4_bits_are_refused_on_a_processor_and_without_bitsandbytes(folder: Path
 @pytest.mark.parametrize("kept", ["bfloat16", "float16"])
 def test_in_half_precision_it_says_nearly_the_same_and_is_tuned_through_float32_weights(folder: Path, kept: str) -> None:
     whole, half = teacher(folder, "float32"), teacher(folder, kept)
-    assert half.model.dtype == precision.DTYPES[kept] and half._packed
+    assert half.lm.model.dtype == precision.DTYPES[kept] and half.lm.packed
     for one, other in zip(whole.advise(SITUATIONS), half.advise(SITUATIONS), strict=True):
         assert_allclose(one, other, atol=0.05)
     report = half.tune(LESSONS, seed=0)
-    assert {weight.dtype for weight in half.adapter.weights().values()} == {torch.float32}
+    assert {weight.dtype for weight in half.lm.adapter.weights().values()} == {torch.float32}
     assert report.loss_after < 0.3 * report.loss_before
 
 
 def test_half_precision_has_answers_of_its_own_and_float32_keeps_its_keys(folder: Path) -> None:
     cache = AnswerCache(None)
     whole, half = teacher(folder, "float32", cache), teacher(folder, "bfloat16", cache)
-    assert weights_fingerprint(whole.model) == weights_fingerprint(half.model)
+    assert weights_fingerprint(whole.lm.model) == weights_fingerprint(half.lm.model)
     whole.advise(SITUATIONS), half.advise(SITUATIONS)
     assert whole.usage.queries == half.usage.queries == len(SITUATIONS)
-    key = cache_key(weights_fingerprint(whole.model), "", whole.prefix, SITUATIONS[0])
+    key = cache_key(weights_fingerprint(whole.lm.model), "", whole.lm.prefix, SITUATIONS[0])
     assert_allclose(cache.get_many([key])[key], whole.explain(SITUATIONS[0]).score)
 
 
@@ -95,9 +95,9 @@ def test_in_4_bits_it_is_asked_and_tuned_but_not_exported(folder: Path, monkeypa
     pytest.importorskip("bitsandbytes")
     monkeypatch.setattr(precision, "require_4bit", lambda device: None)
     packed = teacher(folder, "4bit")
-    assert {weight.dtype for weight in packed.model.parameters()} == {torch.uint8, torch.float32} and packed._packed
+    assert {weight.dtype for weight in packed.lm.model.parameters()} == {torch.uint8, torch.float32} and packed.lm.packed
     report = packed.tune(LESSONS, seed=0)
-    assert {weight.dtype for weight in packed.adapter.weights().values()} == {torch.float32}
+    assert {weight.dtype for weight in packed.lm.adapter.weights().values()} == {torch.float32}
     assert report.loss_after < 0.5 * report.loss_before
 
     class Players:

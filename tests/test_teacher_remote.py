@@ -26,7 +26,8 @@ from coteach.teacher.answer_cache import AnswerCache
 from coteach.teacher.base import Lesson
 from coteach.teacher.feedback import Feedback
 from coteach.teacher.make import make_teacher
-from coteach.teacher.remote.teacher import Manner, RemoteTeacher
+from coteach.teacher.remote.option_scores import RequestMode
+from coteach.teacher.remote.teacher import RemoteTeacher
 
 KEY = "sk-this-is-secret-0123456789"
 DOOR = Situation(
@@ -74,7 +75,7 @@ def test_log_probabilities_become_advice_that_the_order_of_the_options_does_not_
         assert_allclose(there.sum(), 1.0)
         assert there.min() > 0 and np.ptp(there) > 0.01
         assert_allclose(there, back[::-1], rtol=0.02)
-    assert asked.manner is Manner.LOGPROBS and asked.usage.calls == 2 * asked.usage.queries == 8
+    assert asked.scorer.mode is RequestMode.LOGPROBS and asked.usage.calls == 2 * asked.usage.queries == 8
 
 
 def test_an_only_option_is_certain_and_nobody_is_asked(url: str) -> None:
@@ -85,7 +86,7 @@ def test_an_only_option_is_certain_and_nobody_is_asked(url: str) -> None:
 
 def test_replies_are_counted_where_log_probabilities_are_not_told(url: str) -> None:
     asked = teacher(url, samples=4)
-    asked.manner = Manner.SEVERAL
+    asked.scorer.mode = RequestMode.SEVERAL
     advice = asked.advise([DOOR])[0]
     assert_allclose(advice.sum(), 1.0)
     assert advice.min() > 0 and asked.usage.queries == 1 and asked.usage.tokens_out > asked.usage.calls
@@ -94,7 +95,7 @@ def test_replies_are_counted_where_log_probabilities_are_not_told(url: str) -> N
 def test_the_books_have_the_servers_own_count_of_tokens(url: str) -> None:
     before, asked = counted(url), teacher(url)
     asked.advise([DOOR, BALLS])
-    asked.manner = Manner.SINGLE
+    asked.scorer.mode = RequestMode.SINGLE
     asked.advise([Situation("You see a wall.", ("explore", "wait"))])
     after = counted(url)
     assert (asked.usage.tokens_in, asked.usage.tokens_out) == (after[0] - before[0], after[1] - before[1])

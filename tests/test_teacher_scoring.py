@@ -109,7 +109,7 @@ def test_every_llama_like_model_reads_tries():
 def test_a_pack_computes_no_more_tokens_than_its_budget_and_is_filled_up_to_it():
     packs = list(scoring.passes(PROMPTS, 26))
     assert sorted(slot for pack in packs for slot in pack) == [0, 1, 2, 3]
-    size = [len(scoring.grow((), [PROMPTS[slot] for slot in pack])) for pack in packs]
+    size = [len(scoring.build_trie((), [PROMPTS[slot] for slot in pack])) for pack in packs]
     assert all(total <= 26 for total, pack in zip(size, packs, strict=True) if len(pack) > 1)
     apart = [len(PROMPTS[slot].body) + sum(map(len, PROMPTS[slot].options)) for slot in packs[0]]
     assert sum(apart) > 26  # what prompts share counts once
@@ -136,4 +136,4 @@ def test_log_probabilities_are_normalised_row_by_row_whatever_the_order_asked_fo
     rng = np.random.default_rng(0)
     row, token = rng.integers(0, len(logits), 90), rng.integers(0, 50, 90)
     want = torch.log_softmax(logits, -1)[row, token]
-    assert_allclose(scoring._gained(logits, row, token).numpy(), want.numpy(), atol=1e-12)
+    assert_allclose(scoring._token_scores(logits, row, token).numpy(), want.numpy(), atol=1e-12)

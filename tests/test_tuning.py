@@ -21,16 +21,16 @@ SITUATIONS = [
     Situation("You see a key.", ("explore", "take the key", "drop it", "wait")),
 ]
 LESSONS = [
-    Lesson(SITUATIONS[0], np.array([0.1, 0.8, 0.1]), worth=np.array([0.5, 0.9, 0.4])),
-    Lesson(SITUATIONS[1], np.array([0.1, 0.1, 0.1, 0.7]), worth=np.array([0.2, 0.1, 0.3, 0.6])),
+    Lesson(SITUATIONS[0], np.array([0.1, 0.8, 0.1]), pessimistic_q=np.array([0.5, 0.9, 0.4])),
+    Lesson(SITUATIONS[1], np.array([0.1, 0.1, 0.1, 0.7]), pessimistic_q=np.array([0.2, 0.1, 0.3, 0.6])),
 ]
 CASE = tuning.Case(
     Prompt((1,), ((2,), (3,), (4,))),
     np.zeros(3),
     target=np.array([0.7, 0.2, 0.1]),
     untuned=np.array([0.2, 0.3, 0.5]),
-    said=np.array([0.2, 0.3, 0.5]),
-    worth=np.array([0.9, 0.5, 0.1]),
+    current=np.array([0.2, 0.3, 0.5]),
+    pessimistic_q=np.array([0.9, 0.5, 0.1]),
     weight=1.0,
 )
 
@@ -62,17 +62,18 @@ def test_the_policy_gradient_is_that_of_the_expected_worth() -> None:
     logits = torch.tensor([0.3, -0.2, 0.5], dtype=torch.float64, requires_grad=True)
     tuning.policy_gradient(torch.log_softmax(logits, 0), CASE, TeacherConfig()).backward()
     again = logits.detach().clone().requires_grad_(True)
-    expected = (torch.softmax(again, 0) * torch.tensor(tuning.stretched(CASE.worth))).sum()
+    expected = (torch.softmax(again, 0) * torch.tensor(tuning.rescaled(CASE.pessimistic_q))).sum()
     (gradient,) = torch.autograd.grad(-expected, [again])
     assert logits.grad is not None and gradient.abs().max() > 0.05
     assert_allclose(logits.grad.numpy(), gradient.numpy(), atol=1e-12)
 
 
 def test_how_much_return_is_at_stake_does_not_change_what_is_learned_from_it() -> None:
-    small = replace(CASE, worth=0.5 + 0.01 * CASE.worth)
-    losses = [tuning.policy_gradient(log_p(CASE.said), case, TeacherConfig()).item() for case in (CASE, small)]
+    small = replace(CASE, pessimistic_q=0.5 + 0.01 * CASE.pessimistic_q)
+    losses = [tuning.policy_gradient(log_p(CASE.current), case, TeacherConfig()).item() for case in (CASE, small)]
     assert_allclose(*losses, atol=1e-9)
-    assert tuning.policy_gradient(log_p(CASE.said), replace(CASE, worth=np.full(3, 0.4)), TeacherConfig()).item() == 0.0
+    flat = replace(CASE, pessimistic_q=np.full(3, 0.4))
+    assert tuning.policy_gradient(log_p(CASE.current), flat, TeacherConfig()).item() == 0.0
 
 
 def test_preferences_begin_at_the_reference_and_reject_the_most_probable_wrong_option() -> None:
@@ -92,17 +93,17 @@ def test_an_option_as_good_as_the_best_is_not_rejected() -> None:
 
 
 def test_a_lesson_without_worth_is_taught_by_its_target() -> None:
-    bare = [replace(lesson, worth=None) for lesson in LESSONS]
-    same = [replace(lesson, worth=lesson.target) for lesson in LESSONS]
+    bare = [replace(lesson, pessimistic_q=None) for lesson in LESSONS]
+    same = [replace(lesson, pessimistic_q=lesson.target) for lesson in LESSONS]
     one, other = teacher("pg"), teacher("pg")
     one.tune(bare, seed=0), other.tune(same, seed=0)
-    assert one.adapter.fingerprint() == other.adapter.fingerprint()
+    assert one.lm.adapter.fingerprint() == other.lm.adapter.fingerprint()
 
 
-@pytest.mark.parametrize("worth", [[0.5, 0.5], [0.5, np.nan, 0.5]])
-def test_a_worth_that_is_not_one_number_for_each_option_is_refused(worth: list[float]) -> None:
-    with pytest.raises(CoteachError, match="not one number for each of its options"):
-        teacher("pg").tune([replace(LESSONS[0], worth=np.array(worth))], seed=0)
+@pytest.mark.parametrize("q", [[0.5, 0.5], [0.5, np.nan, 0.5]])
+def test_a_q_that_is_not_one_number_for_each_option_is_refused(q: list[float]) -> None:
+    with pytest.raises(CoteachError, match="must be one finite number for each option"):
+        teacher("pg").tune([replace(LESSONS[0], pessimistic_q=np.array(q))], seed=0)
 
 
 def test_many_lessons_take_more_steps_and_smaller_ones() -> None:

@@ -103,6 +103,18 @@ def test_a_dry_run_writes_nothing_and_its_json_is_json(
     assert not list(tmp_path.iterdir())
 
 
+def test_help_names_the_usual_settings_and_where_all_of_them_are(capsys: pytest.CaptureFixture[str]) -> None:
+    shown = []
+    for flag in ("--help", "--help-all"):
+        with pytest.raises(SystemExit) as ended:
+            cli.main(["train", flag])
+        assert ended.value.code == 0
+        shown.append(capsys.readouterr().out)
+    usual, every = shown
+    assert "student.learning_rate=" in usual and "--help-all" in usual and "evidence.action_gap=" not in usual
+    assert "student.learning_rate=" in every and "evidence.action_gap=" in every
+
+
 def test_a_run_ends_with_a_table_of_its_rungs_and_leaves_plots(loop: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["train", "--task", "MiniGrid-Unlock-v0", "--task", "MiniGrid-UnlockPickup-v0", "--arm", "uniform"]
     assert cli.main(words) == 0

@@ -19,7 +19,8 @@ from coteach.config import TeacherConfig
 from coteach.errors import CoteachError, RunFailed
 from coteach.grounding.base import Situation
 from coteach.teacher.remote.circuit_breaker import FAILURES, PAUSE, CircuitBreaker
-from coteach.teacher.remote.teacher import Manner, RemoteTeacher
+from coteach.teacher.remote.option_scores import RequestMode
+from coteach.teacher.remote.teacher import RemoteTeacher
 from llm_server import GOOD, Handler, Server, completion, hang, http
 
 KEY = "sk-this-is-secret-0123456789"
@@ -90,7 +91,7 @@ def test_a_server_that_fails_is_survived_and_asked_again(failure: str, server: S
     failed = {call.detail for call in asked.usage.journal if call.outcome == "failed"}
     assert all(failed) and (failure not in NEVER_ENDING or failed == {f"no answer within {DEADLINE:g} s"})
     server.reply = lambda handler: handler.send(GOOD)
-    asked.breaker.record_success()
+    asked.caller.breaker.record_success()
     assert asked.advise([situation(1)])[0] is not None, "what had no answer is asked about again"
 
 
@@ -161,7 +162,7 @@ def test_a_megabyte_is_read_like_any_reply(server: Server) -> None:
 
 def test_a_reply_that_names_no_option_is_asked_for_once_more_and_then_counts_as_uniform_advice(server: Server) -> None:
     asked = teacher(server.url, samples=2)
-    asked.manner = Manner.SEVERAL
+    asked.scorer.mode = RequestMode.SEVERAL
     server.reply = lambda handler: handler.send(http(completion("I would rather not say.")))
     np.testing.assert_allclose(asked.advise([situation(0)])[0], [0.5, 0.5])
     assert len(server.requests) == 2 * 2, "two orders of the options, each asked twice"
@@ -178,7 +179,7 @@ def test_without_log_probabilities_replies_are_counted_and_every_place_in_the_li
 
     server.reply = explore
     advice = asked.advise([situation(0)])[0]
-    assert asked.manner is Manner.SEVERAL
+    assert asked.scorer.mode is RequestMode.SEVERAL
     np.testing.assert_allclose(advice, [3.5 / 4, 0.5 / 4])  # three of three votes in each order, and half a vote
     server.reply = lambda handler: handler.send(http(completion(choices=[{"message": {"content": "1"}}])))
     np.testing.assert_allclose(asked.advise([situation(1)])[0], [0.5, 0.5])  # always the first in the list: no opinion
@@ -192,7 +193,7 @@ def test_a_server_that_refuses_parameters_is_asked_without_them(server: Server) 
 
     server.reply = picky
     asked = teacher(server.url)
-    assert asked.advise([situation(0)])[0] is not None and asked.manner is Manner.BARE
+    assert asked.advise([situation(0)])[0] is not None and asked.scorer.mode is RequestMode.BARE
     refused = asked.usage.failures
     asked.advise([situation(1)])
     assert asked.usage.failures == refused > 0, "what it refuses is found out once"
@@ -201,7 +202,7 @@ def test_a_server_that_refuses_parameters_is_asked_without_them(server: Server) 
 def test_a_dead_server_is_left_alone_and_asked_once_a_minute(server: Server) -> None:
     now = [0.0]
     asked = teacher(server.url, concurrency=1)
-    asked.breaker = CircuitBreaker(lambda: now[0])
+    asked.caller.breaker = CircuitBreaker(lambda: now[0])
     asked.advise([situation(0)])
     server.requests.clear()
     server.reply = SEND["wrong schema"]
@@ -219,7 +220,7 @@ def test_a_dead_server_is_left_alone_and_asked_once_a_minute(server: Server) -> 
     now[0] += PAUSE
     server.reply = lambda handler: handler.send(GOOD)
     assert asked.advise([situation(1)]) == [None], "whether it is alive again is found out meanwhile"
-    until(lambda: not asked.breaker.is_open)
+    until(lambda: not asked.caller.breaker.is_open)
     assert all(answer is not None for answer in asked.advise([situation(number) for number in range(1, 11)]))
 
 
@@ -229,7 +230,7 @@ def test_a_server_that_hangs_is_waited_for_by_two_rounds_of_calls_at_most(server
     server.reply = SEND["hangs"]
     asked.advise([situation(number) for number in range(1, 30)])
     failed = [call.detail for call in asked.usage.journal if call.outcome == "failed"]
-    assert set(failed) == {f"no answer within {DEADLINE:g} s"} and asked.breaker.is_open
+    assert set(failed) == {f"no answer within {DEADLINE:g} s"} and asked.caller.breaker.is_open
     assert FAILURES <= len(failed) < 2 * FAILURES, "side by side: those begun before the fifth had failed"
 
 
@@ -237,12 +238,12 @@ def test_nobody_waits_for_a_dead_server_not_even_for_the_call_of_the_minute(serv
     """A thousand situations and five calls that never end; what is known is still answered."""
     now = [0.0]
     asked = teacher(server.url, deadline=600.0)  # no call of this test ends by it
-    asked.breaker = CircuitBreaker(lambda: now[0])
+    asked.caller.breaker = CircuitBreaker(lambda: now[0])
     asked.advise([situation(0)])
     asked.cache.put_many({asked._key(situation(0)): np.log([0.9, 0.1])})
     server.reply = SEND["wrong schema"]
     asked.advise([situation(number) for number in range(1, 30)])
-    assert asked.breaker.is_open
+    assert asked.caller.breaker.is_open
     failures, server.requests[:] = asked.usage.failures, []
     server.reply = lambda handler: handler.server.over.wait() and None
     for minute in range(1, 6):

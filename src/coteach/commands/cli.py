@@ -135,7 +135,7 @@ def _add_verb(verbs: Any, name: str) -> list[str]:
     shape = argparse.RawDescriptionHelpFormatter
     verb = verbs.add_parser(name, help=module.HELP, description=module.HELP, formatter_class=shape, allow_abbrev=False)
     verb.add_argument("--json", action="store_true", help="results as JSON on standard output, and nothing else there")
-    verb.add_argument("--seed", help="of everything random", metavar="N")
+    verb.add_argument("--seed", help="random seed", metavar="N")
     module.add_arguments(verb)
     verb.set_defaults(run=module.run)
     return [flag for action in verb._actions for flag in action.option_strings]

@@ -36,7 +36,7 @@ examples:
   coteach compare --redraw --name MiniGrid-UnlockPickup-v0
 
 Interrupted, the same command goes on. A run stops early once it has held 95 % (stop_at=1.01: never) and counts on as it ended.
-`coteach train --help` lists the fields of the configuration.
+`coteach train --help-all` lists the settings.
 """
 
 TAKEN = {"tasks": "--task", "arm": "--arms", "seed": "--seeds", "steps": "--steps"}

@@ -170,7 +170,7 @@ def _glossary(players: Players, words: Mapping[str, str]) -> Mapping[str, str]:
     if not isinstance(teacher, LocalTeacher):
         return {}
     known = sorted({option for situation in players.situations for option in situation.options})
-    return glossary(known, renamed(Situation("", tuple(known)), words).options, teacher.meaning)
+    return glossary(known, renamed(Situation("", tuple(known)), words).options, teacher.lm.meaning)
 
 
 def _guard(players: Players) -> Row:

@@ -36,7 +36,7 @@ examples:
   coteach train --resume runs/mine
   coteach train --teacher openai:qwen3@http://127.0.0.1:8080/v1 --budget 200000tokens
 
-fields of the configuration, set in --config or as FIELD=VALUE:
+settings, given in --config or as FIELD=VALUE ({which}):
 """
 
 FLAGS: dict[str, tuple[str, ...]] = {
@@ -76,8 +76,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", metavar="DIR", type=Path, help="run directory (default: runs/<task>-<arm>-<seed>)")
     parser.add_argument("--resume", metavar="DIR", type=Path, help="go on with the run in DIR")
     parser.add_argument("--dry-run", action="store_true", help="print the resolved configuration and stop")
-    parser.add_argument("overrides", metavar="FIELD=VALUE", nargs="*", help="any field of the configuration")
-    parser.epilog = EXAMPLE + configuration.describe()
+    parser.add_argument("--help-all", action=_HelpAll, nargs=0, help="show this help with every setting there is, and exit")
+    parser.add_argument("overrides", metavar="FIELD=VALUE", nargs="*", help="any setting")
+    parser.epilog = EXAMPLE.format(which="the usual ones; all: --help-all") + configuration.describe()
+
+
+class _HelpAll(argparse.Action):
+    """`--help` with every setting there is."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        parser.epilog = EXAMPLE.format(which="all of them") + "\n" + configuration.describe(everything=True)
+        parser.print_help()
+        parser.exit()
 
 
 def run(args: argparse.Namespace) -> int:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, Self, get_args
 
-from pydantic import Field, model_validator
+from annotated_types import Ge, Le
+from pydantic import Strict, model_validator
 from pydantic.dataclasses import dataclass
 
 from coteach.arms import ARMS
@@ -21,7 +22,7 @@ Feedback = Literal["nothing", "examples", "evidence", "both"]
 Fresh = Literal["nothing", "teacher", "student"]
 Precision = Literal["auto", "float32", "bfloat16", "float16", "4bit"]
 TuneMethod = Literal["distill", "pg", "dpo"]
-Power = Annotated[float, Field(strict=True, ge=0.0, le=10.0)]
+Power = Annotated[float, Strict(), Ge(0.0), Le(10.0)]
 
 ENGINES: tuple[str, ...] = get_args(Engine)
 FEEDBACK: tuple[str, ...] = get_args(Feedback)
@@ -30,7 +31,22 @@ PRECISIONS: tuple[str, ...] = get_args(Precision)
 TUNE_METHODS: tuple[str, ...] = get_args(TuneMethod)
 
 CHOSEN = "chosen, not tuned"
-MEASURED = "measured (notebook)"
+HINDSIGHT = "hindsight: Andrychowicz et al. 2017, arXiv 1707.01495"
+SOFT_UPDATE = "soft target updates: Lillicrap et al. 2015, arXiv 1509.02971"
+STOOD_STILL = "notebook: 2026-11-22-a-greedy-student-that-stood-still"
+IN_CIRCLES = "notebook: 2026-11-22-a-greedy-student-that-goes-in-circles"
+LLM_TUNED = "notebook: 2026-11-22-how-the-llm-is-tuned"
+COUNTING = "notebook: 2026-11-22-counting-successes"
+SHARING = "notebook: 2026-11-22-sharing-between-situations"
+IN_CONTEXT = "notebook: 2026-11-22-in-context-feedback"
+THREE_WAYS = "notebook: 2026-11-22-three-ways-to-tune-the-llm"
+FINE_TUNING = "notebook: 2026-11-22-fine-tuning-where-the-llm-itself-goes"
+TIDY_UP = "notebook: 2026-11-27-a-task-of-words-tidyup"
+WORD_VALUES = "notebook: 2026-11-27-word-values-learned-too-slowly"
+LEAVES = "notebook: 2026-11-28-a-student-that-leaves-its-teacher"
+GAPS = "notebook: 2026-11-28-widened-gaps"
+ALL_LESSONS = "notebook: 2026-11-28-all-lessons-in-one-tuning"
+FOR_SURE = "notebook: 2026-11-28-trust-only-for-what-is-gained-for-sure"
 PPO = "PPO: Schulman et al. 2017, arXiv 1707.06347"
 GAE = "GAE: Schulman et al. 2016, arXiv 1506.02438"
 DETAILS = "Huang et al. 2022, The 37 implementation details of PPO"
@@ -46,11 +62,11 @@ class CollectConfig(Section):
     """How a round of experience is collected."""
 
     envs: Whole = setting(64, "parallel environments", 1, 4096, CHOSEN)
-    horizon: Whole = setting(32, "steps per environment and round", 1, 4096, MEASURED)
+    horizon: Whole = setting(32, "steps per environment and round", 1, 4096, STOOD_STILL)
     led_share_max: float = setting(0.5, "share of environments that the teacher controls at the start", 0.0, 1.0, CHOSEN)
     led_share_min: float = setting(0.0625, "share that the teacher keeps controlling", 0.0, 1.0, CHOSEN)
     optimistic_share: float = setting(
-        0.5, "share of the teacher-controlled episodes that try what may turn out best (optimistic episodes)", 0.0, 1.0, CHOSEN
+        0.5, "share of the teacher-controlled episodes that try what may turn out best (optimistic episodes)", 0.0, 1.0, SHARING
     )
     option_patience: Whole = setting(40, "steps after which an option that is followed has timed out", 1, 1000, CHOSEN)
 
@@ -59,15 +75,15 @@ class CollectConfig(Section):
 class StudentConfig(Section):
     """The student's network and PPO."""
 
-    hidden: Whole = setting(128, "width of the hidden layers", 8, 4096, MEASURED)
-    learning_rate: float = setting(1e-3, "Adam's learning rate", 1e-7, 1.0, MEASURED)
+    hidden: Whole = setting(128, "width of the hidden layers", 8, 4096, IN_CIRCLES)
+    learning_rate: float = setting(1e-3, "Adam's learning rate", 1e-7, 1.0, STOOD_STILL)
     adam_epsilon: float = setting(1e-5, "Adam's epsilon", 1e-12, 1e-1, DETAILS)
-    epochs: Whole = setting(4, "passes over each round's student-controlled rows", 1, 50, MEASURED)
-    minibatch: Whole = setting(128, "rows per optimiser step", 16, 1_000_000, MEASURED)
+    epochs: Whole = setting(4, "passes over each round's student-controlled rows", 1, 50, IN_CIRCLES)
+    minibatch: Whole = setting(128, "rows per optimiser step", 16, 1_000_000, IN_CIRCLES)
     gamma: float = setting(0.99, "discount per step", 0.0, 1.0, PPO)
     gae_lambda: float = setting(0.95, "GAE's lambda", 0.0, 1.0, GAE)
     clip: float = setting(0.2, "PPO's clip range", 0.0, 1.0, PPO)
-    entropy: float = setting(0.002, "weight of the entropy bonus", 0.0, 1.0, CHOSEN)
+    entropy: float = setting(0.002, "weight of the entropy bonus", 0.0, 1.0, STOOD_STILL)
     value_weight: float = setting(0.5, "weight of the value loss", 0.0, 10.0, DETAILS)
     max_grad_norm: float = setting(0.5, "gradient norm is clipped here", 0.0, 100.0, DETAILS)
     clip_obs: float = setting(10.0, "normalised numbers among the observations are clipped to +- this", 0.1, 1e6, VEC_NORMALIZE)
@@ -79,7 +95,7 @@ class StudentConfig(Section):
         "what the logit of an action loses at each count of how often it was done in this place (MiniGrid; not learned)",
         0.0,
         100.0,
-        MEASURED,
+        IN_CIRCLES,
     )
     learned_options: list[str] = setting(
         [], "beginnings of options, for example pick up: the student learns to carry them out, whatever controllers there are"
@@ -101,7 +117,7 @@ class ExecutorConfig(Section):
         "share of the rows that are drawn from shortly before an option was completed",
         0.0,
         1.0,
-        "hindsight: Andrychowicz et al. 2017, arXiv 1707.01495",
+        f"{HINDSIGHT}; {CHOSEN}",
     )
     run_up: Whole = setting(16, "how many steps before the completion those rows are drawn from", 1, 10_000, CHOSEN)
     learning_rate: float = setting(1e-3, "Adam's learning rate", 1e-7, 1.0, CHOSEN)
@@ -110,7 +126,7 @@ class ExecutorConfig(Section):
         "share by which the target network follows in an optimiser step",
         0.0,
         1.0,
-        "Lillicrap et al. 2015, arXiv 1509.02971",
+        f"{SOFT_UPDATE}; {CHOSEN}",
     )
     indifference: float = setting(
         0.05, "scale of the Gumbel noise added to values: smaller differences are decided by chance", 0.0, 1.0, CHOSEN
@@ -125,20 +141,22 @@ class TeacherConfig(Section):
         "smollm2",
         "smollm2 | hf:<id or folder> | gguf:<file> | openai:<model>@<base url> | recorded:<run> | uniform | oracle | liar",
     )
-    temperature: float = setting(2.0, "of the softmax over calibrated option scores (local LLMs)", 0.01, 100.0, MEASURED)
+    temperature: float = setting(
+        2.0, "temperature of the softmax over calibrated option scores (local LLMs)", 0.01, 100.0, CHOSEN
+    )
     device: Device = setting("auto", "auto, cpu or cuda")
     precision: Precision = setting(
         "auto",
-        "of a local LLM's weights; auto: float32, or half precision for 1B parameters and more on a card; 4bit: NF4, on a card",
+        "precision of a local LLM's weights; auto: float32, or half of it from 1B parameters on a card; 4bit: NF4, on a card",
     )
     queries_per_round: Whole = setting(
         16, "most situations that the LLM is queried about in a round (lessons of a tuning come on top)", 0, 100_000, CHOSEN
     )
     least_query_share: float = setting(
-        0.25, "share of the queries that is made however little the LLM is trusted", 0.0, 1.0, MEASURED
+        0.25, "share of the queries that is made however little the LLM is trusted", 0.0, 1.0, CHOSEN
     )
     least_weight: float = setting(
-        0.08, "weight of the prior (lambda_N) below which a query would change nothing, and is not made", 0.0, 100.0, MEASURED
+        0.08, "weight of the prior (lambda_N) below which a query would change nothing, and is not made", 0.0, 100.0, LLM_TUNED
     )
     query_visits: float = setting(
         0.5, "visit count above which the LLM is asked about a situation that no teacher-controlled episode met", 0.0, 1e6, CHOSEN
@@ -146,18 +164,18 @@ class TeacherConfig(Section):
     oracle_doubt: float = setting(
         0.02, "probability that the scripted teachers oracle and liar leave to the options they do not choose", 0.0, 1.0, CHOSEN
     )
-    lora_rank: Whole = setting(16, "rank of the LoRA adapter", 1, 1024, LORA)
+    lora_rank: Whole = setting(16, "rank of the LoRA adapter", 1, 1024, f"{LORA}; {CHOSEN}")
     lora_scale: float = setting(2.0, "LoRA's alpha, as a multiple of the rank", 0.01, 100.0, CHOSEN)
     lora_layers: float = setting(0.5, "share of the LLM's layers, the upper ones, that get an adapter", 0.0, 1.0, CHOSEN)
-    lora_learning_rate: float = setting(5e-4, "of the LoRA weights", 1e-7, 1.0, MEASURED)
+    lora_learning_rate: float = setting(5e-4, "learning rate of the LoRA weights", 1e-7, 1.0, LLM_TUNED)
     lora_max_grad_norm: float = setting(1.0, "gradient norm is clipped here", 0.0, 100.0, CHOSEN)
     feedback: Feedback = setting(
         "nothing",
         "what the prompt says of the student's experience: nothing, examples, evidence (in words) or both",
-        source=MEASURED,
+        source=IN_CONTEXT,
     )
     feedback_tokens: Whole = setting(512, "most prompt tokens for feedback", 0, 100_000, CHOSEN)
-    feedback_pieces: Whole = setting(8, "most examples, and most sentences, in the feedback", 0, 1000, MEASURED)
+    feedback_pieces: Whole = setting(8, "most examples, and most sentences, in the feedback", 0, 1000, IN_CONTEXT)
     feedback_candidates: Whole = setting(
         300, "situations, met most often first, from which examples are chosen and which these have to cover", 1, 100_000, CHOSEN
     )
@@ -170,23 +188,23 @@ class TeacherConfig(Section):
     )
     feedback_regret: float = setting(0.02, "return that advice must cost to be worth a sentence", 0.0, 1e6, CHOSEN)
     tune_every: Whole = setting(10, "rounds between tunings, and between renewals of the feedback", 1, 100_000, CHOSEN)
-    tune_steps: Whole = setting(12, "optimiser steps per tuning; more where there are many lessons", 1, 10_000, MEASURED)
-    tune_situations: Whole = setting(6, "situations per optimiser step", 1, 1024, MEASURED)
+    tune_steps: Whole = setting(12, "optimiser steps per tuning; more where there are many lessons", 1, 10_000, LLM_TUNED)
+    tune_situations: Whole = setting(6, "situations per optimiser step", 1, 1024, LLM_TUNED)
     tune_passes: float = setting(
-        2.5, "how often a lesson is seen in a tuning on average, where tune_steps are too few for that", 0.0, 1000.0, MEASURED
+        2.5, "how often a lesson is seen in a tuning on average, where tune_steps are too few for that", 0.0, 1000.0, ALL_LESSONS
     )
     tune_length_decay: float = setting(
         0.25,
         "the learning rate of a tuning that is n times longer than tune_steps is multiplied by n to minus this",
         0.0,
         10.0,
-        MEASURED,
+        ALL_LESSONS,
     )
     tune_near_enough: float = setting(
         0.01, "mean KL divergence (nats) to its targets at which a step ends the tuning", 0.0, 100.0, CHOSEN
     )
     tune_method: TuneMethod = setting(
-        "distill", "distill (towards the improved advice), pg (policy gradient) or dpo (preferences)", source=MEASURED
+        "distill", "distill (towards the improved advice), pg (policy gradient) or dpo (preferences)", source=THREE_WAYS
     )
     dpo_beta: float = setting(
         1.0, "beta of tune_method=dpo", 0.0, 1000.0, "DPO: Rafailov et al. 2023, arXiv 2305.18290, eq. 7; " + CHOSEN
@@ -200,27 +218,35 @@ class TeacherConfig(Section):
         100.0,
         CHOSEN,
     )
-    lesson_outcomes: Whole = setting(10, "outcomes in a situation before it becomes a lesson", 0, 100_000, MEASURED)
+    lesson_outcomes: Whole = setting(10, "outcomes in a situation before it becomes a lesson", 0, 100_000, CHOSEN)
     lesson_fewest_outcomes: Whole = setting(
-        2, "the same where too few situations have lesson_outcomes to fill a tuning", 0, 100_000, CHOSEN
+        2, "the same where too few situations have lesson_outcomes to fill a tuning", 0, 100_000, TIDY_UP
     )
     lesson_rehearsal: float = setting(
-        0.5, "added to a lesson's disagreement (nats): what the LLM already knows is rehearsed by it", 0.0, 100.0, MEASURED
+        0.5, "added to a lesson's disagreement (nats): what the LLM already knows is rehearsed by it", 0.0, 100.0, LLM_TUNED
     )
     schooling: Whole = setting(
-        10, "most tunings when a rung is over: the LLM acts alone and is taught where that leads it; 0: none", 0, 1000, MEASURED
+        10,
+        "most tunings when a rung is over: the LLM acts alone and is taught where that leads it; 0: none",
+        0,
+        1000,
+        FINE_TUNING,
     )
-    schooling_lessons: Whole = setting(40, "situations taught in one of these, for each of tune_situations", 1, 100_000, MEASURED)
-    schooling_patience: Whole = setting(3, "tunings in a row without a better result that end it", 1, 1000, MEASURED)
+    schooling_lessons: Whole = setting(
+        40, "situations taught in one of these, for each of tune_situations", 1, 100_000, ALL_LESSONS
+    )
+    schooling_patience: Whole = setting(3, "tunings in a row without a better result that end it", 1, 1000, ALL_LESSONS)
     schooling_levels: Whole = setting(60, "levels that the LLM plays before each of these tunings", 1, 100_000, CHOSEN)
     schooling_situations: Whole = setting(
-        1500, "situations, counted anew each time the LLM plays, after which it ends", 1, 10_000_000, CHOSEN
+        1500, "situations, counted anew each time the LLM plays, after which it ends", 1, 10_000_000, ALL_LESSONS
     )
-    schooling_success: float = setting(0.95, "success of the LLM alone that ends it", 0.0, 1.01, CHOSEN)
+    schooling_success: float = setting(0.95, "success of the LLM alone that ends it", 0.0, 1.01, FINE_TUNING)
     samples: Whole = setting(6, "openai: replies per situation where the server gives no log-probabilities", 1, 1000, CHOSEN)
     reply_tokens: Whole = setting(32, "openai: most tokens of a reply that is read in words", 1, 100_000, CHOSEN)
     reply_temperature: float = setting(1.0, "openai: temperature of replies that are counted", 0.0, 2.0, CHOSEN)
-    reply_smoothing: float = setting(1.0, "openai: votes that all options share when replies are counted", 0.0, 100.0, "Laplace")
+    reply_smoothing: float = setting(
+        1.0, "openai: votes that all options share when replies are counted", 0.0, 100.0, "Laplace's rule of succession"
+    )
     least_label_mass: float = setting(
         0.05, "openai: probability that the options' labels must have together to be an answer", 0.0, 1.0, CHOSEN
     )
@@ -237,7 +263,9 @@ class TeacherConfig(Section):
 class EvidenceConfig(Section):
     """How the student's experience is weighed against the prior."""
 
-    optimism: float = setting(1.0, "pseudo-outcomes of optimistic value per (situation, option)", 0.0, 100.0, R_MAX)
+    optimism: float = setting(
+        1.0, "pseudo-outcomes of optimistic value per (situation, option)", 0.0, 100.0, f"{R_MAX}; {CHOSEN}"
+    )
     trust: float = setting(
         0.5, "c in lambda_N = c sqrt(N+1)/(N+K): how long the prior is believed", 0.0, 100.0, f"{GRILL}, eq. 4; {CHOSEN}"
     )
@@ -249,7 +277,7 @@ class EvidenceConfig(Section):
         "how many times the distance of an option from the best one counts where values are learned from words",
         0.0,
         1000.0,
-        "Bellemare et al. 2016, arXiv 1512.04860; " + MEASURED,
+        "Bellemare et al. 2016, arXiv 1512.04860; " + GAPS,
     )
     planning_sweeps: Whole = setting(100, "most sweeps of value iteration per round", 1, 100_000, CHOSEN)
     planning_tolerance: float = setting(1e-4, "largest change of a value at which value iteration stops", 0.0, 1.0, CHOSEN)
@@ -275,7 +303,7 @@ class EvidenceConfig(Section):
         "power to which the prior, relative to its best option, scales the optimism for an untried option",
         0.0,
         10.0,
-        CHOSEN,
+        TIDY_UP,
     )
     prior_powers: list[Power] = setting(
         [0.0, 0.25, 0.5, 0.75, 1.0],
@@ -288,9 +316,7 @@ class EvidenceConfig(Section):
     judged_situations: Whole = setting(
         5, "situations in which the prior can be judged before the trust in it changes", 1, 100_000, CHOSEN
     )
-    clear_errors: float = setting(
-        2.0, "standard errors by which a difference must exceed zero to count", 0.0, 100.0, "two standard errors; " + MEASURED
-    )
+    clear_errors: float = setting(2.0, "standard errors by which a difference must exceed zero to count", 0.0, 100.0, FOR_SURE)
     fading: float = setting(
         0.9, "share of the outcomes of options without a controller that is kept from round to round", 0.0, 1.0, CHOSEN
     )
@@ -300,14 +326,14 @@ class EvidenceConfig(Section):
 class WordsConfig(Section):
     """The evaluator over words: small networks that guess what an option is worth in a situation never met before."""
 
-    members: Whole = setting(4, "networks whose disagreement is the uncertainty", 1, 100, ENSEMBLES)
+    members: Whole = setting(4, "networks whose disagreement is the uncertainty", 1, 100, f"{ENSEMBLES}; {CHOSEN}")
     width: Whole = setting(16, "hidden units of each network", 1, 4096, CHOSEN)
     table: Whole = setting(16_384, "rows of the table into which pairs of words are hashed", 1, 2**24, CHOSEN)
-    learning_rate: float = setting(3e-3, "Adam's learning rate", 1e-7, 1.0, MEASURED)
-    initial_deviation: float = setting(0.3, "standard deviation of the table before it is trained", 0.0, 10.0, MEASURED)
+    learning_rate: float = setting(3e-3, "Adam's learning rate", 1e-7, 1.0, WORD_VALUES)
+    initial_deviation: float = setting(0.3, "standard deviation of the table before it is trained", 0.0, 10.0, WORD_VALUES)
     seen_share: float = setting(0.7, "share of the rows that each network is trained on", 0.01, 1.0, CHOSEN)
     batch: Whole = setting(256, "pairs of situation and option per optimiser step", 1, 1_000_000, CHOSEN)
-    steps: Whole = setting(48, "optimiser steps per round", 0, 100_000, MEASURED)
+    steps: Whole = setting(48, "optimiser steps per round", 0, 100_000, WORD_VALUES)
     new_uncertainty: float = setting(
         0.5, "standard deviation of an option whose relation to the task is new in words and in shape", 0.0, 1.0, CHOSEN
     )
@@ -332,14 +358,14 @@ class GuidanceConfig(Section):
         CHOSEN,
     )
     least_coefficient: float = setting(
-        0.3, "imitation coefficient that stays when the student is as good or better", 0.0, 1.0, MEASURED
+        0.3, "imitation coefficient that stays when the student is as good or better", 0.0, 1.0, LEAVES
     )
     useful_share: float = setting(
         0.5,
         "share of the student's success that teacher-controlled episodes need for least_coefficient to stay",
         0.0,
         1e6,
-        MEASURED,
+        LEAVES,
     )
     failing: float = setting(
         0.05, "success at and below which both players count as failing: the imitation coefficient is then 1", 1e-6, 1.0, CHOSEN
@@ -349,7 +375,7 @@ class GuidanceConfig(Section):
         "return by which the student's own value in a situation must exceed the advice's to end imitation there",
         0.0,
         1e6,
-        MEASURED,
+        STOOD_STILL,
     )
     surpass_rows: float = setting(
         20.0, "the student's own rows in a situation before it has a value of its own there", 0.0, 1e6, CHOSEN
@@ -363,8 +389,8 @@ class GuidanceConfig(Section):
         10.0,
         "Ng et al. 1999, Policy invariance under reward transformations",
     )
-    sharpness: float = setting(4.0, "power to which the improved advice is raised before imitation", 0.0, 100.0, MEASURED)
-    replay: float = setting(1.0, "replayed rows distilled per row of PPO", 0.0, 100.0, MEASURED)
+    sharpness: float = setting(4.0, "power to which the improved advice is raised before imitation", 0.0, 100.0, CHOSEN)
+    replay: float = setting(1.0, "replayed rows distilled per row of PPO", 0.0, 100.0, IN_CIRCLES)
     replay_rows: Whole = setting(32_768, "rows kept for replay", 0, 10_000_000, CHOSEN)
 
 
@@ -383,7 +409,7 @@ class EvaluationConfig(Section):
         100.0,
         CHOSEN,
     )
-    reached: Whole = setting(3, "greedy evaluations in a row over whose mean a level counts as reached", 1, 1000, MEASURED)
+    reached: Whole = setting(3, "greedy evaluations in a row over whose mean a level counts as reached", 1, 1000, CHOSEN)
     held: Whole = setting(5, "greedy evaluations in a row whose mean must be stop_at for a rung to be over", 1, 1000, CHOSEN)
     window: Whole = setting(100, "student-controlled training episodes over which success is averaged", 1, 100_000, CHOSEN)
     controlled_window: Whole = setting(50, "the same for teacher-controlled episodes", 1, 100_000, CHOSEN)
@@ -392,7 +418,7 @@ class EvaluationConfig(Section):
         "quantile of the lengths of recent successes beyond which an episode under way counts as a failure",
         0.0,
         1.0,
-        MEASURED,
+        COUNTING,
     )
 
 

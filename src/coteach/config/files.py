@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from coteach.config.fields import Config
-from coteach.config.section import LIST_ELSEWHERE, settings
+from coteach.config.section import LIST_ELSEWHERE, Setting, settings
 from coteach.errors import CoteachError, unknown
 
 Table = dict[str, Any]
@@ -22,9 +22,9 @@ def load(path: Path | None = None, overrides: Sequence[str] = ()) -> Config:
     Raises `CoteachError` for a file that cannot be read, a field that does not exist, a wrong type or range.
     """
     table = _read(path) if path is not None else {}
-    kinds = {entry.name: entry.kind for entry in settings(Config)} if overrides else {}
+    known = {entry.name: entry for entry in settings(Config)} if overrides else {}
     for text in overrides:
-        _override(table, text, kinds)
+        _override(table, text, known)
     return Config(**table)
 
 
@@ -78,28 +78,28 @@ def _parse(text: str, where: str) -> Table:
         raise CoteachError(f"{where} is not TOML: {error}") from None
 
 
-def _override(table: Table, text: str, kinds: dict[str, str]) -> None:
-    """Put one "a.b=value" into `table`; kinds: what every field expects."""
+def _override(table: Table, text: str, known: dict[str, Setting]) -> None:
+    """Put one "a.b=value" into `table`; known: every field by its name."""
     name, equals, raw = text.partition("=")
     name, raw = name.strip(), raw.strip()
     if not equals or not name:
         raise CoteachError(f"override {text!r}: expected FIELD=VALUE, for example student.learning_rate=3e-4")
-    if name not in kinds:
-        raise unknown("field", name, kinds, LIST_ELSEWHERE)
+    if name not in known:
+        raise unknown("field", name, known, LIST_ELSEWHERE)
     *parents, last = name.split(".")
     for parent in parents:
         table = table.setdefault(parent, {})
         if not isinstance(table, dict):
             raise CoteachError(f"{parent}={table!r}: expected a table [{parent}]")
-    table[last] = _from_text(raw, kinds[name])
+    table[last] = _from_text(raw, known[name].kind, known[name].many)
 
 
-def _from_text(raw: str, kind: str) -> Any:
+def _from_text(raw: str, kind: type, many: bool) -> Any:
     """A command line's value: quotes may be left out for text, and brackets for a list."""
     try:
         value = tomllib.loads(f"value = {raw}")["value"]
     except (tomllib.TOMLDecodeError, RecursionError):
         value = raw
-    if kind.startswith("array") and isinstance(value, str):
-        return [_from_text(part.strip(), kind.removeprefix("array of ")) for part in value.split(",")]
-    return raw if kind == "string" and not isinstance(value, str) else value
+    if many:
+        return [_from_text(part.strip(), kind, False) for part in value.split(",")] if isinstance(value, str) else value
+    return raw if kind is str and not isinstance(value, str) else value

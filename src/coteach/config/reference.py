@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import fields, is_dataclass
+import re
+from collections.abc import Iterator
 
 from coteach.config.fields import Config
 from coteach.config.files import toml
-from coteach.config.section import Setting, settings
+from coteach.config.section import Section, Setting, settings
 
 COMMON = (
     "tasks",
@@ -51,43 +52,59 @@ INTRODUCTION = """\
 # Configuration
 
 Every setting of a run. Put it into a TOML file (`coteach train --config FILE`, sections as tables) or give it as
-`SECTION.FIELD=VALUE` on the command line; the run keeps what it used in `config.toml`. *Source* says where a default comes
-from: a paper, a measurement (in [the notebook](notebook.md)), or that it was chosen and not tuned.
+`SECTION.FIELD=VALUE` on the command line; the run keeps what it used in `config.toml`. The defaults are the method: each
+number that changes what is learned is here. The source of a default is a paper, a measurement (in the
+[notebook](notebook.md)), or nothing more than a choice. `coteach train --help-all` prints the same.
 
-This page is made by `make configuration`, from `src/coteach/config/fields.py`.
+Left as constants are numbers that only guard against division by zero, bound memory or time, or describe how a network
+is built, and those of how results are evaluated. This page is made by `make configuration` from
+[`config/fields.py`](../src/coteach/config/fields.py).
 """
 
 
 def names() -> list[str]:
-    """The dotted name of every field."""
+    """Return the dotted name of every field."""
     return [entry.name for entry in settings(Config)]
 
 
 def describe(everything: bool = False) -> str:
-    """One line per field for help: dotted name, default, help, range; only the `COMMON` ones unless `everything`."""
-    lines = [(entry, toml(entry.default)) for entry in settings(Config) if everything or entry.name in COMMON]
-    width = max(len(entry.name) + len(default) for entry, default in lines) + 1
-    return "\n".join(
-        f"  {f'{entry.name}={default}':<{width}}  {f'{entry.help} {entry.range}'.rstrip()}" for entry, default in lines
-    )
+    """Return a line for each field: dotted name, default, help, range; the `COMMON` ones, or `everything` by section."""
+    entries = settings(Config)
+    if not everything:
+        return _lines([entry for entry in entries if entry.name in COMMON])
+    return "\n\n".join(f"{about}\n{_lines(mine)}" for _, about, mine in _sections(entries))
 
 
 def table() -> str:
-    """docs/configuration.md: a table for each section."""
-    entries = settings(Config)
-    parts = [INTRODUCTION, "## The run\n", _table([entry for entry in entries if "." not in entry.name])]
+    """Return docs/configuration.md: a table for each section."""
+    parts = [
+        f"## {f'`[{name}]`' if name else 'The run'}\n\n{about}\n\n{_table(mine)}"
+        for name, about, mine in _sections(settings(Config))
+    ]
+    return "\n\n".join([INTRODUCTION.rstrip(), *parts]) + "\n"
+
+
+def _sections(entries: list[Setting]) -> Iterator[tuple[str, str, list[Setting]]]:
+    """Name, first line of the docstring and fields of the run itself ("") and of each section."""
     config = Config()
-    for section in (field.name for field in fields(config) if is_dataclass(getattr(config, field.name))):
-        mine = [entry for entry in entries if entry.name.startswith(f"{section}.")]
-        parts += ["", f"## `[{section}]`\n", f"{getattr(config, section).__doc__}\n", _table(mine)]
-    return "\n".join(parts) + "\n"
+    sections = [("", Config)] + [(name, type(value)) for name, value in vars(config).items() if isinstance(value, Section)]
+    for name, kind in sections:
+        mine = [entry for entry in entries if entry.name.rpartition(".")[0] == name]
+        yield name, (kind.__doc__ or "").splitlines()[0], mine
+
+
+def _lines(entries: list[Setting]) -> str:
+    lines = [(f"{entry.name}={toml(entry.default)}", f"{entry.help} {entry.range}".rstrip()) for entry in entries]
+    width = max(len(given) for given, _ in lines)
+    return "\n".join(f"  {given:<{width}}  {said}" for given, said in lines)
 
 
 def _table(entries: list[Setting]) -> str:
-    rows = [
-        (f"`{entry.name.split('.')[-1]}`", f"`{toml(entry.default)}`", entry.range, entry.help, entry.source) for entry in entries
-    ]
-    lines = [" | ".join(cell.replace("|", "\\|") for cell in row) for row in rows]
-    return "\n".join(
-        ["| name | default | range | meaning | source |", "|---|---|---|---|---|", *(f"| {line} |" for line in lines)]
-    )
+    rows = []
+    for entry in entries:
+        source = re.sub(r"notebook: ([\w-]+)", r"[notebook](notebook.md#\1)", entry.source)
+        default = f"`{toml(entry.default)}`"
+        rows.append((f"`{entry.name.rpartition('.')[2]}`", default, entry.range, entry.help, source))
+    head = ("name", "default", "range", "meaning", "source")
+    lines = [" | ".join(cell.replace("|", "\\|") for cell in row) for row in (head, ("---",) * len(head), *rows)]
+    return "\n".join(f"| {line} |" for line in lines)

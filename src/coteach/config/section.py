@@ -2,18 +2,18 @@
 
 `setting` declares a field with its default, help, range and source. `Section` is what the tables inherit from: whatever pydantic
 refuses becomes a `CoteachError` that names the field, its value and what was expected. `settings` lists the fields for help,
-documentation and messages; it reads pydantic's JSON Schema, so nothing is said twice.
+documentation and messages; it reads what pydantic knows of them, so nothing is said twice.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass as plain_dataclass
-from dataclasses import fields, is_dataclass
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Self, cast, get_args
 
-from pydantic import BeforeValidator, ConfigDict, Field, ModelWrapValidatorHandler, TypeAdapter, ValidationError, model_validator
-from pydantic.dataclasses import dataclass
+from annotated_types import Ge, Le
+from pydantic import BeforeValidator, ConfigDict, Field, ModelWrapValidatorHandler, ValidationError, model_validator
+from pydantic.dataclasses import dataclass, is_pydantic_dataclass
+from pydantic.fields import FieldInfo
 from pydantic_core import ArgsKwargs
 
 from coteach.errors import CoteachError, unknown
@@ -22,14 +22,12 @@ CHECKED = ConfigDict(extra="forbid", allow_inf_nan=False, revalidate_instances="
 """How pydantic treats a section: no unknown fields, no NaN, and what was assigned after it was made is checked again."""
 
 KINDS = {
-    "integer": "a whole number",
-    "number": "a number",
-    "string": "text",
-    "boolean": "true or false",
-    "array of string": "a list of texts",
-    "array of number": "a list of numbers",
+    int: ("a whole number", "whole numbers"),
+    float: ("a number", "numbers"),
+    str: ("text", "texts"),
+    bool: ("true or false", ""),
 }
-"""What a field expects, by its type in JSON Schema."""
+"""What a field of a type expects, one of them or a list."""
 
 LIST_ELSEWHERE = "`coteach train --help-all` lists them"
 
@@ -76,10 +74,14 @@ class Section:
 
 @plain_dataclass(frozen=True)
 class Setting:
-    """A field as help and documentation show it. name: dotted, as "student.clip"; low, high: None where there is no end."""
+    """A field as help and documentation show it. name: dotted, as "student.clip"; low, high: None where there is no end.
+
+    kind: int, float, str or bool; many: whether it is a list of these.
+    """
 
     name: str
-    kind: str
+    kind: type
+    many: bool
     default: Any
     help: str
     source: str
@@ -95,42 +97,51 @@ class Setting:
         return f"[{'' if self.low is None else self.low}..{'' if self.high is None else self.high}]"
 
     def refuse(self, value: Any) -> CoteachError:
-        """The error for a value that does not fit."""
+        """Return the error for a value that does not fit."""
         if self.choices and isinstance(value, str):
             return unknown(self.name, value, self.choices)
+        one, several = KINDS[self.kind]
+        expected = f"a list of {several}" if self.many else one
         within = f" in {self.range}" if self.range else ""
-        return CoteachError(f"{self.name}={value!r}: expected {KINDS[self.kind]}{within}: {self.help}")
+        return CoteachError(f"{self.name}={value!r}: expected {expected}{within}: {self.help}")
 
 
 def settings(kind: type) -> list[Setting]:
-    """Every field of a section and of the sections in it, in the order of declaration."""
-    schema = TypeAdapter(kind).json_schema()
-    return list(_described(kind(), schema, schema.get("$defs", {}), table_of(kind)))
+    """Return every field of a section and of the sections in it, in the order of declaration."""
+    section, found = kind(), []
+    assert is_pydantic_dataclass(kind)
+    for name, field in kind.__pydantic_fields__.items():
+        value = getattr(section, name)
+        if isinstance(value, Section):
+            found += settings(type(value))
+        else:
+            found.append(_described(table_of(kind) + name, value, field))
+    return found
 
 
 def table_of(kind: type) -> str:
-    """What stands before the names of a section's fields: "student." for `StudentConfig`, nothing for `Config`."""
+    """Return what stands before the names of a section's fields: "student." for `StudentConfig`, nothing for `Config`."""
     name = kind.__name__.removesuffix("Config").lower()
     return f"{name}." if name else ""
 
 
-def _described(section: Any, schema: dict[str, Any], others: dict[str, Any], prefix: str) -> Iterator[Setting]:
-    for field in fields(section):
-        value, entry = getattr(section, field.name), schema["properties"][field.name]
-        if is_dataclass(value):
-            yield from _described(value, others[type(value).__name__], others, f"{field.name}.")
-            continue
-        item = entry.get("items", entry)
-        yield Setting(
-            name=prefix + field.name,
-            kind=f"array of {item['type']}" if item is not entry else entry["type"],
-            default=value,
-            help=entry["description"],
-            source=entry["source"],
-            low=item.get("minimum"),
-            high=item.get("maximum"),
-            choices=tuple(entry.get("enum", ())),
-        )
+def _described(name: str, default: Any, field: FieldInfo) -> Setting:
+    """One field; of a list, the range of its items."""
+    inner, limits, many = field.annotation, field.metadata, isinstance(default, list)
+    if many:
+        inner, *limits = get_args(get_args(inner)[0]) or get_args(inner)
+    choices = get_args(inner)
+    return Setting(
+        name=name,
+        kind=str if choices else cast(type, inner),
+        many=many,
+        default=default,
+        help=field.description or "",
+        source=cast(dict[str, str], field.json_schema_extra)["source"],
+        low=next((cast(float, limit.ge) for limit in limits if isinstance(limit, Ge)), None),
+        high=next((cast(float, limit.le) for limit in limits if isinstance(limit, Le)), None),
+        choices=choices,
+    )
 
 
 def _refusal(kind: type, value: Any, error: ValidationError) -> CoteachError:

@@ -37,7 +37,7 @@ class Guard:
 
 def guard(teacher: LocalTeacher) -> tuple[Guard, Guard]:
     """Before any tuning, and as the teacher is now. RunFailed where the numbers are not finite."""
-    with teacher.adapter.off():
+    with teacher.lm.adapter.off():
         before = _measure(teacher)
     return before, _measure(teacher)
 
@@ -67,7 +67,7 @@ def right(model: Any, tokenizer: Any, asked: Sequence[Mapping[str, Any]]) -> flo
 
 
 def _measure(teacher: LocalTeacher) -> Guard:
-    model, tokenizer, material = teacher.model, teacher.tokenizer, _material()
+    model, tokenizer, material = teacher.lm.model, teacher.lm.tokenizer, _material()
     found = Guard(perplexity(model, tokenizer, "\n\n".join(material["text"])), right(model, tokenizer, material["questions"]))
     if not math.isfinite(found.perplexity):
         raise RunFailed(f"teacher {teacher.name!r} has a perplexity of {found.perplexity}: its weights are damaged")

@@ -32,7 +32,7 @@ from coteach.runs.machine import cores
 from coteach.student.ppo import gae, ppo_loss
 from coteach.teacher import prompt as prompts
 from coteach.teacher.local.adapter import Adapter
-from coteach.teacher.local.models import LoadedModel
+from coteach.teacher.local.models import LoadedModel, context_length
 from coteach.teacher.local.scoring import Scorer, passes, reads_tries
 
 TOKENS_PER_PASS = 512
@@ -79,7 +79,7 @@ class Policy:
         self.situations = situations
         self._tokenizer, self._frame = loaded.tokenizer, prompts.frame(loaded.tokenizer)
         self._prefix = prompts.prefix_ids(loaded.tokenizer, self._frame)
-        self._context = int(getattr(loaded.model.config.get_text_config(), "max_position_embeddings", None) or 2**31)
+        self._context = context_length(loaded.model)
         self._prompts: list[prompts.Prompt] = []
         if not reads_tries(loaded.model, self._prefix, self._build(Situation("You see a wall.", ("turn left", "turn right")))):
             raise CoteachError(f"teacher {loaded.base!r}: it cannot score actions together, which `glam` needs; choose another")

@@ -139,10 +139,10 @@ class Origin:
         """Read the origin of a run's teacher from its players and its `summary.json`."""
         from coteach.teacher.local.models import SMOLLM2
 
-        base, spec = teacher.adapter.base, players.config.teacher.spec
+        base, spec = teacher.lm.adapter.base, players.config.teacher.spec
         on_hub = spec == "smollm2" or (spec.startswith("hf:") and not Path(base).expanduser().is_dir())
         rungs = summary["rungs"][-1:] if players.config.fresh == "teacher" else summary["rungs"]
-        tuned_on = tuple(rung["task"] for rung in rungs if rung["tune_seconds"] > 0) if teacher.adapter.exists else ()
+        tuned_on = tuple(rung["task"] for rung in rungs if rung["tune_seconds"] > 0) if teacher.lm.adapter.exists else ()
         return cls(
             base if on_hub else Path(base).name,
             on_hub,

@@ -26,7 +26,7 @@ def language_model(players: Players) -> LocalTeacher | None:
     from coteach.teacher.local.teacher import LocalTeacher
 
     teacher = players.teacher
-    return teacher if isinstance(teacher, LocalTeacher) and not is_quantised(teacher.model) else None
+    return teacher if isinstance(teacher, LocalTeacher) and not is_quantised(teacher.lm.model) else None
 
 
 def missing(players: Players) -> str:
@@ -51,9 +51,9 @@ def write(teacher: LocalTeacher, players: Players, summary: dict[str, Any], fold
     folder.mkdir()
     (folder / EXPORTED).write_text(json.dumps(_prompting(teacher, players), indent=2) + "\n", encoding="utf-8")
     with contextlib.redirect_stderr(io.StringIO()):  # progress bars
-        teacher.adapter.merge().save_pretrained(folder)
+        teacher.lm.adapter.merge().save_pretrained(folder)
     _repeat_rotary_base(folder / "config.json")
-    teacher.tokenizer.save_pretrained(folder)
+    teacher.lm.tokenizer.save_pretrained(folder)
     teacher.feedback.save(folder)
     model_card(origin, players.config, summary).save(folder / "README.md")
     before, after = (percent(summary[f"teacher_success_{when}"]) for when in ("before", "after"))
@@ -75,11 +75,11 @@ def _prompting(teacher: LocalTeacher, players: Players) -> dict[str, Any]:
     from coteach.teacher.prompt import end_id
 
     options = sorted({option for situation in players.situations for option in situation.options})
-    start = teacher.tokenizer.bos_token if teacher.frame.bos and teacher.tokenizer.bos_token else ""
+    start = teacher.lm.tokenizer.bos_token if teacher.lm.frame.bos and teacher.lm.tokenizer.bos_token else ""
     return {
-        "prefix": start + teacher.frame.prefix,
-        "suffix": teacher.frame.suffix,
-        "end_token_id": end_id(teacher.tokenizer, teacher.frame),
+        "prefix": start + teacher.lm.frame.prefix,
+        "suffix": teacher.lm.frame.suffix,
+        "end_token_id": end_id(teacher.lm.tokenizer, teacher.lm.frame),
         "temperature": teacher.config.temperature,
         "bias": dict(zip(options, teacher.bias(options).tolist(), strict=True)),
     }

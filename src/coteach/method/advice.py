@@ -102,7 +102,7 @@ class Advice:
     def query(self, chosen: NDArray[np.int64]) -> int:
         """Ask the teacher about these situations; return how many it answered (the others are asked about again)."""
         answers = self.teacher.advise([self.situations[int(i)] for i in chosen]) if len(chosen) else []
-        self.budget.left -= len(chosen)
+        self.budget.spend(len(chosen))
         answered = [(int(i), answer) for i, answer in zip(chosen, answers, strict=True) if answer is not None]
         for number, answer in answered:
             self.store_answer(number, answer)

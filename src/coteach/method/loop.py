@@ -128,7 +128,7 @@ class Loop:
         rung.curve.add_evaluation(rung.steps, success)
         if rung.curve.holds(self.config.stop_at):
             self.show("evaluate")
-            rung.held = self.examiner.success_and_return("student", rung.task)["success"] >= self.config.stop_at
+            rung.confirm(self.examiner.success_and_return("student", rung.task)["success"])
         return {"success_greedy": success}
 
     def _school(self) -> None:

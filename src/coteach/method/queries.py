@@ -28,6 +28,10 @@ class QueryBudget:
         """Keep equal parts of what is left for so many rungs that have their turn later in the round."""
         self.reserved = self.left * others // (others + 1)
 
+    def spend(self, queries: int) -> None:
+        """Count situations that were asked about."""
+        self.left -= queries
+
     @property
     def available(self) -> int:
         """Situations about which may be asked now."""

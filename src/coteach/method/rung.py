@@ -20,6 +20,9 @@ from coteach.method.players import Players
 from coteach.student.rollout import Collector, Rollout
 from coteach.teacher.costs import Usage
 
+MOST_SKIPPED = 3
+"""Rounds in a row from which the student cannot learn because numbers in them are not finite: the last of them ends the run."""
+
 
 class Rung:
     """One task being trained on: its environments and its learning curve.
@@ -57,7 +60,7 @@ class Rung:
         """Take up what `state` gave, but for the episodes under way."""
         for name in ("rounds", "seconds", "held", "schooled", "before"):
             setattr(self, name, state[name])
-        self.collector.steps = state["steps"]
+        self.collector.go_on(state["steps"])
         self.usage_before = state["usage_before"] and Usage(**state["usage_before"])
         self.curve.restore(state["curve"])
         self._began -= state["age"]
@@ -77,6 +80,21 @@ class Rung:
         """Count seconds of the LLM's fine-tuning after the rung; `over`: there is no more of it."""
         self.seconds += seconds
         self.schooled = over
+
+    def confirm(self, success: float) -> None:
+        """Take in the student's success on the reference environments: where it is enough, the rung is over."""
+        self.held = success >= self.config.stop_at
+
+    def learned(self) -> None:
+        """Count that the student learned from a round."""
+        self.skipped = 0
+
+    def skip(self, error: NotFinite) -> None:
+        """Note that the student does not learn from a round; RunFailed where that has gone on for too long."""
+        self.skipped += 1
+        if self.skipped == MOST_SKIPPED:
+            raise failed(error, self) from error
+        note(f"{self.where}: {error}; the student does not learn from this round")
 
     @property
     def steps(self) -> int:

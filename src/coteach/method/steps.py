@@ -7,15 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from coteach.errors import NotFinite, note, require_finite
+from coteach.errors import NotFinite, require_finite
 from coteach.method.players import Players
-from coteach.method.rung import Rung, Turn, blamed, failed
+from coteach.method.rung import Rung, Turn, blamed
 from coteach.student import guidance
 from coteach.student.batch import Batch, Imitation
 from coteach.student.ppo import gae
-
-MOST_SKIPPED = 3
-"""Rounds in a row from which the student cannot learn because numbers in them are not finite: the last of them ends the run."""
 
 
 def collect(players: Players, rung: Rung, others: int) -> Turn:
@@ -39,18 +36,10 @@ def guide(players: Players, turn: Turn) -> dict[str, Any]:
     if players.arm.learn:
         try:
             metrics = update_student(players, turn)
-            turn.rung.skipped = 0
+            turn.rung.learned()
         except NotFinite as error:
-            skip(turn.rung, error)
+            turn.rung.skip(error)
     return metrics | players.learn_options(turn.rung.student)
-
-
-def skip(rung: Rung, error: NotFinite) -> None:
-    """Note that a student does not learn from this round; RunFailed where that has gone on for too long."""
-    rung.skipped += 1
-    if rung.skipped == MOST_SKIPPED:
-        raise failed(error, rung) from error
-    note(f"{rung.where}: {error}; the student does not learn from this round")
 
 
 def update_student(players: Players, turn: Turn) -> dict[str, Any]:

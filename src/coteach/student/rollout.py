@@ -159,6 +159,10 @@ class Collector:
         """Lengths so far of the student-led episodes that have not ended."""
         return self._length[~self.controlled & ~self._done]
 
+    def go_on(self, steps: int) -> None:
+        """Count the steps of a run that was interrupted."""
+        self.steps = steps
+
     def assign_all(self, led_share: float) -> None:
         """Who leads the episodes under way, before the first step."""
         self._assign(np.ones(self.task.num_envs, dtype=np.bool_), led_share)

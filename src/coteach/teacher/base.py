@@ -28,15 +28,15 @@ if TYPE_CHECKING:
 class Lesson:
     """A situation to tune on.
 
-    target: (len(options),) float64, the improved advice p+.
-    weight: relative frequency with which it is drawn.
-    worth:  (len(options),) float64, pessimistic Q of each option; if None, `target` is used in its place.
+    target:        (len(options),) float64, the improved advice p+.
+    weight:        relative frequency with which it is drawn.
+    pessimistic_q: (len(options),) float64, pessimistic Q of each option; if None, `target` is used in its place.
     """
 
     situation: Situation
     target: NDArray[np.float64]
     weight: float = 1.0
-    worth: NDArray[np.float64] | None = None
+    pessimistic_q: NDArray[np.float64] | None = None
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
-"""What the teacher is told in its prompt: verified examples, and the evidence in words, most informative first.
+"""Composes in-context feedback for the teacher's prompt: verified examples and sentences about the evidence.
 
-Examples are situations with the option that was shown to work there, chosen so that every situation met resembles one of
-them (greedy facility location, within 1 - 1/e of the best choice: Nemhauser et al. 1978). Sentences say what became of
-the teacher's own advice, the costliest first. Pure functions; which of them fits into the prompt, the teacher decides.
+Examples are situations with the option that worked there, chosen so that every situation met resembles one of them (greedy
+facility location, within 1 - 1/e of the best choice: Nemhauser, Wolsey and Fisher 1978). Sentences say how options ended that
+the teacher advised, the costliest advice first. All functions are pure; the teacher decides how much fits into its prompt.
 """
 
 from __future__ import annotations
@@ -31,19 +31,19 @@ FILE = "feedback.json"
 
 @dataclass(frozen=True)
 class Feedback:
-    """Most informative first. examples: situations' texts, each with the option that worked; evidence: sentences."""
+    """Feedback, most informative first. examples: (situation's text, option that worked) each; evidence: sentences."""
 
     examples: tuple[tuple[str, str], ...] = ()
     evidence: tuple[str, ...] = ()
 
     @classmethod
     def parse(cls, data: Any) -> Feedback:
-        """What `dataclasses.asdict` made of a `Feedback`; raises KeyError, TypeError or ValueError where it is something else."""
+        """Make a `Feedback` from what `dataclasses.asdict` returned. Raises KeyError, TypeError or ValueError for other data."""
         return cls(tuple((str(text), str(option)) for text, option in data["examples"]), tuple(map(str, data["evidence"])))
 
     @classmethod
     def load(cls, folder: Path) -> Feedback:
-        """What `save` wrote; nothing where there is no such file. Raises `CoteachError` where the file is damaged."""
+        """Read what `save` wrote; empty if there is no such file. Raises `CoteachError` if the file is damaged."""
         if not (folder / FILE).is_file():
             return cls()
         try:
@@ -52,13 +52,13 @@ class Feedback:
             raise CoteachError(f"cannot read the teacher's feedback {folder / FILE}: {error}; is the file whole?") from error
 
     def save(self, folder: Path) -> None:
-        """Write it into `folder`, in one step; nothing where there is none."""
+        """Write it into `folder` in one step; nothing if it is empty."""
         if self != NOTHING:
             folder.mkdir(parents=True, exist_ok=True)
             replace_text(folder / FILE, json.dumps(asdict(self), indent=1) + "\n")
 
     def fitted(self, cost: Callable[[Feedback], int], budget: int) -> Feedback:
-        """As much of it as costs no more than `budget`, an example and a sentence by turns; what is too long is left out."""
+        """Return as much of it as costs at most `budget`, examples and sentences by turns; leave out what is too long."""
         kept = NOTHING
         for piece in self._pieces():
             longer = Feedback(kept.examples + piece.examples, kept.evidence + piece.evidence)
@@ -79,37 +79,40 @@ NOTHING = Feedback()
 
 @dataclass(frozen=True)
 class Experience:
-    """What is known of one situation; arrays are (options,) float64.
+    """What is known of one situation. Arrays are (options,) float64.
 
-    said: the teacher's own advice, None where it was never asked; shown: the improved advice.
-    tries, failures: outcomes counted; worth: Q by the evidence alone; met: how often it was met of late.
+    prior:           the teacher's own advice; None if it was never asked.
+    imitation:       the improved advice.
+    tries, failures: outcomes of each option, and how many of them were failures.
+    pessimistic_q:   Q by the evidence alone.
+    visits:          how often the situation was met of late.
     """
 
     situation: Situation
-    said: Array | None
-    shown: Array
+    prior: Array | None
+    imitation: Array
     tries: Array
     failures: Array
-    worth: Array
-    met: float
+    pessimistic_q: Array
+    visits: float
 
     @property
     def best(self) -> int:
-        """The slot of the option that the evidence is for."""
-        return int(self.shown.argmax())
+        """Index of the best option by the improved advice."""
+        return int(self.imitation.argmax())
 
     @property
     def verified(self) -> bool:
-        """Whether that option was completed here."""
+        """Whether the best option was completed here."""
         return bool(self.tries[self.best] > self.failures[self.best])
 
 
 def compose(config: TeacherConfig, experiences: Sequence[Experience], before: Feedback = NOTHING) -> Feedback:
-    """All that could be told as `config.feedback` says, most informative first; `before` is what the teacher knows.
+    """Compose the feedback of the kind `config.feedback`, most informative first, to follow the feedback `before`.
 
-    A sentence stays until another is said of the same option: a teacher that heeds it must not forget why.
+    A sentence stays until there is a new one about the same option: a teacher that follows it must not lose the reason.
     """
-    met = sorted(experiences, key=lambda experience: -experience.met)[: config.feedback_candidates]
+    met = sorted(experiences, key=lambda experience: -experience.visits)[: config.feedback_candidates]
     what, most = config.feedback, config.feedback_pieces
     new = sentences(config, experiences) if what in ("evidence", "both") else []
     kept = [sentence for sentence in before.evidence if _about(sentence) not in map(_about, new)]
@@ -117,36 +120,36 @@ def compose(config: TeacherConfig, experiences: Sequence[Experience], before: Fe
 
 
 def examples(experiences: Sequence[Experience], count: int) -> list[tuple[str, str]]:
-    """Up to `count` verified (text, option), each chosen for what it adds to how well those before cover what is met.
+    """Choose up to `count` verified (text, option), each the one that most improves how well the situations met are covered.
 
-    A situation is covered as far as its words and those of its best option are an example's (product of the Jaccard
-    indices): examples whose text alone was alike all said "go to ...", and the LLM never said "explore" again.
+    An example covers a situation by the product of two Jaccard indices: of the words of the texts, and of the best options.
+    (With the texts alone, all examples said "go to ...", and the LLM never advised "explore" again.)
     """
     verified = [experience for experience in experiences if experience.verified]
-    met = np.array([experience.met for experience in experiences])
-    likeness = np.ones((len(verified), len(experiences)))
+    visits = np.array([experience.visits for experience in experiences])
+    similarity = np.ones((len(verified), len(experiences)))
     for words in (_words_of_text, _words_of_option):
-        likeness *= _shared([words(e) for e in verified], [words(e) for e in experiences])
+        similarity *= _jaccard([words(e) for e in verified], [words(e) for e in experiences])
     covered, chosen = np.zeros(len(experiences)), list[tuple[str, str]]()
     while verified and len(chosen) < count:
-        gain = (np.maximum(likeness - covered, 0.0) * met).sum(axis=1)
+        gain = (np.maximum(similarity - covered, 0.0) * visits).sum(axis=1)
         best = int(gain.argmax())
         if gain[best] <= 0:
             break
-        covered = np.maximum(covered, likeness[best])
+        covered = np.maximum(covered, similarity[best])
         chosen.append((verified[best].situation.text, verified[best].situation.options[verified[best].best]))
     return chosen
 
 
 def sentences(config: TeacherConfig, experiences: Sequence[Experience]) -> list[str]:
-    """Up to `config.feedback_pieces` sentences about options that the teacher advised, by what that advice cost where it was met.
+    """Write up to `config.feedback_pieces` sentences about options that the teacher advised, the costliest advice first.
 
-    The cost in a situation is how often it was met times what the best option is worth above the advised one.
+    The cost of advice in a situation is its number of visits times the Q of the best option less that of the advised one.
     """
-    advised = [e for e in experiences if e.said is not None and len(e.said) > 1]
+    answered = [e for e in experiences if e.prior is not None and len(e.prior) > 1]
     cost: dict[str, float] = defaultdict(float)
     worst: dict[str, Experience] = {}
-    for experience in sorted(advised, key=_cost):
+    for experience in sorted(answered, key=_cost):
         known = experience.tries[_advice(experience)] >= config.feedback_outcomes
         if known and _regret(experience) > config.feedback_regret:
             option = experience.situation.options[_advice(experience)]
@@ -157,7 +160,7 @@ def sentences(config: TeacherConfig, experiences: Sequence[Experience]) -> list[
 
 
 def _about(sentence: str) -> str:
-    """The option that it is about: the first words in quotes."""
+    """Return the option that a sentence is about: its first words in quotes."""
     return sentence.split('"')[1]
 
 
@@ -166,50 +169,50 @@ def _words_of_text(experience: Experience) -> frozenset[str]:
 
 
 def _words_of_option(experience: Experience) -> frozenset[str]:
-    """Of the one that the evidence is for."""
+    """The words of the best option."""
     return frozenset(re.findall(r"\w+", experience.situation.options[experience.best].lower()))
 
 
-def _shared(some: Sequence[frozenset[str]], others: Sequence[frozenset[str]]) -> Array:
-    """(some, others): share of the words of both that they have in common."""
-    shared = [[len(one & other) / max(len(one | other), 1) for other in others] for one in some]
-    return np.array(shared, dtype=np.float64).reshape(len(some), len(others))
+def _jaccard(some: Sequence[frozenset[str]], others: Sequence[frozenset[str]]) -> Array:
+    """Return the (some, others) Jaccard indices: words in common, divided by all words of the two."""
+    index = [[len(one & other) / max(len(one | other), 1) for other in others] for one in some]
+    return np.array(index, dtype=np.float64).reshape(len(some), len(others))
 
 
 def _advice(experience: Experience) -> int:
-    """The slot that the teacher itself would choose; only where it was asked."""
-    assert experience.said is not None
-    return int(experience.said.argmax())
+    """Return the index of the option that the teacher itself advises; only if it was asked."""
+    assert experience.prior is not None
+    return int(experience.prior.argmax())
 
 
 def _regret(experience: Experience) -> float:
-    """Return that the teacher's own advice gives away."""
-    return float(experience.worth[experience.best] - experience.worth[_advice(experience)])
+    """Return how much Q the teacher's own advice loses against the best option."""
+    return float(experience.pessimistic_q[experience.best] - experience.pessimistic_q[_advice(experience)])
 
 
 def _cost(experience: Experience) -> float:
-    return experience.met * _regret(experience)
+    return experience.visits * _regret(experience)
 
 
 def _sentence(config: TeacherConfig, option: str, where: Experience, experiences: Sequence[Experience]) -> str:
-    """What became of an option: that it fails, and under which condition it does not, or that another was worth more."""
+    """Write how an option ended: that it fails and under which condition, or that another option was worth more."""
     slot = where.situation.options.index(option)
     if where.failures[slot] >= config.feedback_failing * where.tries[slot]:
         return _failing(config, option, [_Tried.of(option, e) for e in experiences if option in e.situation.options])
     better = where.situation.options[where.best]
     return (
-        f'You advised "{option}" where "{where.situation.text}": that was worth {where.worth[slot]:.2f}, '
-        f'"{better}" {where.worth[where.best]:.2f}.'
+        f'You advised "{option}" where "{where.situation.text}": that was worth {where.pessimistic_q[slot]:.2f}, '
+        f'"{better}" {where.pessimistic_q[where.best]:.2f}.'
     )
 
 
 @dataclass(frozen=True)
 class _Tried:
-    """What became of one option in one situation, of which the text says `clauses`."""
+    """How one option ended in one situation: failures and completions. clauses: the sentences of the situation's text."""
 
     clauses: frozenset[str]
     failed: float
-    done: float
+    completed: float
 
     @classmethod
     def of(cls, option: str, experience: Experience) -> _Tried:
@@ -220,15 +223,19 @@ class _Tried:
 
 
 def _failing(config: TeacherConfig, option: str, tried: Sequence[_Tried]) -> str:
-    """How often it failed, with what that goes in the text, and with what it goes that it was done."""
-    contrast = config.feedback_contrast
-    failed, done = (sum(getattr(one, kind) for one in tried) for kind in ("failed", "done"))
-    share: dict[str, float] = defaultdict(float)
+    """Write how often an option failed, and the clauses that go with failing and with completing.
+
+    A clause's contrast is the share of the failures with this clause less the share of the completions with it.
+    """
+    least = config.feedback_contrast
+    failed, completed = (sum(getattr(one, kind) for one in tried) for kind in ("failed", "completed"))
+    contrast: dict[str, float] = defaultdict(float)
     for one in tried:
         for clause in sorted(one.clauses):
-            share[clause] += one.failed / max(failed, 1.0) - one.done / max(done, 1.0)
-    bad, good = (pick(share, key=lambda clause: share[clause], default="") for pick in (max, min))
-    here = [one for one in tried if share[bad] < contrast or bad in one.clauses]
-    times = f"{sum(one.failed for one in here):,.0f} of {sum(one.failed + one.done for one in here):,.0f} times"
-    said = f'You advised "{option}": it failed {times}' + (f' where "{bad}"' if share[bad] >= contrast else "")
-    return said + (f', and was done where "{good}".' if share[good] <= -contrast and done >= config.feedback_outcomes else ".")
+            contrast[clause] += one.failed / max(failed, 1.0) - one.completed / max(completed, 1.0)
+    bad, good = (pick(contrast, key=lambda clause: contrast[clause], default="") for pick in (max, min))
+    here = [one for one in tried if contrast[bad] < least or bad in one.clauses]
+    times = f"{sum(one.failed for one in here):,.0f} of {sum(one.failed + one.completed for one in here):,.0f} times"
+    text = f'You advised "{option}": it failed {times}' + (f' where "{bad}"' if contrast[bad] >= least else "")
+    known = completed >= config.feedback_outcomes
+    return text + (f', and was done where "{good}".' if contrast[good] <= -least and known else ".")

@@ -1,7 +1,8 @@
-"""The teacher's LoRA adapter: made when first needed, switched off for untuned answers, kept in PEFT's format.
+"""The teacher's LoRA adapter: created at the first tuning, switched off for untuned answers, saved in PEFT's format.
 
-What is learned is small and apart from the model: `adapter_config.json` and `adapter_model.safetensors` can be loaded by
-anything that reads PEFT. Upper layers only: the gradient then ends half-way down, and a step costs less.
+The learned weights are few and separate from the model. `adapter_config.json` and `adapter_model.safetensors` can be loaded by
+any program that reads PEFT. Only the upper layers get an adapter, so the backward pass ends below them and costs less.
+Source: Hu et al. 2021, LoRA (arXiv 2106.09685).
 """
 
 from __future__ import annotations
@@ -25,11 +26,11 @@ from coteach.errors import CoteachError
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
 MORE_THAN_LORA = ("auto_mapping", "megatron_config", "modules_to_save", "layer_replication", "exclude_modules")
-"""Fields of an adapter's configuration that would do something else than put LoRA layers into the model."""
+"""Fields of an adapter's configuration that would do more than put LoRA layers into the model."""
 
 
 class Adapter:
-    """LoRA layers inside `model`. Before `create` or `load` there are none, and the model is the untuned one."""
+    """LoRA layers inside `model`. Before `create` or `load` there are none."""
 
     def __init__(self, model: Any, settings: TeacherConfig, base: str) -> None:
         self.model = model
@@ -39,15 +40,15 @@ class Adapter:
 
     @property
     def exists(self) -> bool:
-        """Whether there is anything that could have been learned."""
+        """Whether the model has LoRA layers."""
         return self._peft is not None
 
     def weights(self) -> dict[str, torch.nn.Parameter]:
-        """The LoRA weights by name; the model's own are frozen."""
+        """Return the LoRA weights by name; all other weights are frozen."""
         return {name: weight for name, weight in self.model.named_parameters() if weight.requires_grad}
 
     def fingerprint(self) -> str:
-        """Sha256 of the LoRA weights; empty for the untuned model."""
+        """Return the sha256 of the LoRA weights; empty without LoRA layers."""
         if not self.exists:
             return ""
         digest = hashlib.sha256()
@@ -56,12 +57,12 @@ class Adapter:
         return digest.hexdigest()
 
     def off(self) -> AbstractContextManager[None]:
-        """Within this context the model answers as the untuned one."""
+        """Return a context in which the model answers as if it were untuned."""
         context: AbstractContextManager[None] = self._peft.disable_adapter() if self.exists else nullcontext()
         return context
 
     def create(self, seed: int) -> None:
-        """Put new LoRA layers into the model: they change nothing until they are trained."""
+        """Put new LoRA layers into the model; they do not change its answers until they are trained."""
         with _quietly():
             import peft
 
@@ -79,21 +80,21 @@ class Adapter:
         self._peft.peft_config["default"].base_model_name_or_path = self.base
 
     def remove(self) -> None:
-        """Take the LoRA layers out: the model is the untuned one again."""
+        """Remove the LoRA layers: the model is untuned again."""
         if self.exists:
             self._peft.unload()
             self._peft = None
             self.model.requires_grad_(False)
 
     def merge(self) -> Any:
-        """The model with what was learned folded into its own weights, for good: it is then the untuned one no more."""
+        """Merge the LoRA layers into the model's own weights, for good, and return the model."""
         if self.exists:
             self.model = self._peft.merge_and_unload()
             self._peft = None
         return self.model
 
     def save(self, folder: Path) -> None:
-        """Write the adapter into `folder`, each file in one step; nothing where nothing was learned."""
+        """Write the adapter into `folder`, each file in one step; nothing without LoRA layers."""
         if not self.exists:
             return
         folder.mkdir(parents=True, exist_ok=True)
@@ -103,7 +104,7 @@ class Adapter:
                 os.replace(Path(draft) / name, folder / name)
 
     def load(self, folder: Path) -> None:
-        """Take up what `save` wrote; raises `CoteachError` where it is missing, damaged or made for another model."""
+        """Load what `save` wrote. Raises `CoteachError` if it is missing, damaged or made for another model."""
         with _quietly():
             import peft
 
@@ -117,7 +118,7 @@ class Adapter:
         try:
             with _quietly():
                 self._peft = peft.PeftModel.from_pretrained(self.model, str(folder), is_trainable=True)
-        except Exception as error:  # damage shows itself anywhere: json, safetensors, shapes
+        except Exception as error:  # a damaged file can raise any error
             reason = " ".join((str(error).splitlines() or [type(error).__name__])[:2])
             raise CoteachError(
                 f"cannot load the adapter in {str(folder)!r} into {self.base!r}: {reason}; was it made for another model?"
@@ -125,7 +126,7 @@ class Adapter:
         self._peft.eval()
 
     def _require_plain(self, folder: Path) -> None:
-        """An adapter may ask for more than LoRA layers (modules to import, patterns to search): it is refused then."""
+        """Raise `CoteachError` if the adapter asks for more than LoRA layers, such as modules to import or patterns to search."""
         try:
             config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
             plain = config["peft_type"] == "LORA" and isinstance(config["target_modules"], list)
@@ -133,13 +134,13 @@ class Adapter:
         except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
             raise CoteachError(f"cannot read {CONFIG} in {str(folder)!r}: {error}; expected a LoRA adapter of PEFT") from error
         if not plain or more:
-            reason = f"it sets {', '.join(more)}" if more else "it is no LoRA adapter with a list of layers"
+            reason = f"it sets {', '.join(more)}" if more else "it is not a LoRA adapter with a list of layers"
             raise CoteachError(f"adapter in {str(folder)!r}: {reason}; expected plain LoRA layers, as a run's teacher has them")
 
 
 @contextmanager
 def _quietly() -> Iterator[None]:
-    """Without what no user could mend: PEFT uses names that will be dropped, and imports bitsandbytes, which misses a kernel."""
+    """Silence what no user can mend: deprecated names in PEFT, and a missing kernel in bitsandbytes, which PEFT imports."""
     logger = logging.getLogger("bitsandbytes")
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -152,7 +153,7 @@ def _quietly() -> Iterator[None]:
 
 
 def _upper_projections(model: Any, share: float) -> list[str]:
-    """Names of the linear layers (attention and MLP) in the upper `share` of the model's layers."""
+    """Return the names of the linear layers (attention and MLP) in the upper `share` of the model's layers."""
     layers = int(model.config.get_text_config().num_hidden_layers)
     first = layers - max(1, round(layers * share))
     head = model.get_output_embeddings()
@@ -165,5 +166,5 @@ def _upper_projections(model: Any, share: float) -> list[str]:
 
 
 def _is_linear(module: torch.nn.Module) -> bool:
-    """Linear layers, and the transposed ones of GPT-2's family."""
+    """Whether it is a linear layer, or the transposed one of GPT-2's family."""
     return isinstance(module, torch.nn.Linear) or type(module).__name__ == "Conv1D"

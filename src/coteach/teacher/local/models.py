@@ -121,6 +121,11 @@ def _require_no_code(source: str, base: str) -> None:
         )
 
 
+def context_length(model: Any) -> int:
+    """Return the most tokens that the model can read; 2**31 if its configuration does not say."""
+    return int(getattr(model.config.get_text_config(), "max_position_embeddings", None) or 2**31)
+
+
 def weights_fingerprint(model: torch.nn.Module, samples: int = 256) -> str:
     """Return a sha256 that differs between models: over every parameter's name, shape and `samples` evenly spaced values."""
     digest = hashlib.sha256()

@@ -1,8 +1,8 @@
-"""Scores of options: log p(option's tokens, end of answer | prompt), for many situations in few forward passes.
+"""Scores options: log p(option's tokens, end of answer | prompt), for many situations in few forward passes.
 
-All prompts of a pass and all their options form one trie of tokens; each node is computed once, attends to its
-ancestors only (a mask) and stands at the position of its depth. The prefix shared by all situations is the trie's
-root: its keys and values are kept between passes, or computed along with it where gradients are wanted.
+All prompts of a pass and all their options form one trie of tokens. Each node is computed once, attends to its ancestors only
+(by a mask), and its position is its depth. The prefix that all situations share is the root of the trie: its keys and values
+are kept between passes, or computed again if gradients are needed.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ from coteach.teacher.local import attention, token_budget
 from coteach.teacher.local.precision import is_exact
 from coteach.teacher.prompt import Prompt
 
-Done = TypeVar("Done")
+Result = TypeVar("Result")
 
 ROWS_AT_ONCE = 16
-"""Rows of logits that are normalised together: as many as stay in a processor's cache."""
+"""Rows of logits that are normalised at once: few enough to stay in the CPU's cache."""
 
 NEAR, NEAR_IN_HALF = 1e-2, 1.0
-"""Nats between packed and single scores of a model that reads tries (in bfloat16 0.4 were seen); others are off by several."""
+"""Most nats between the scores of a trie and of single passes if a model reads tries (0.4 seen in bfloat16); else several."""
 
 
 @dataclass(frozen=True)
 class Trie:
-    """Token tries of a pass. Node n holds `token[n]`, `parent[n]` < n (-1: a root), at depth `position[n]`.
+    """The token trie of a pass. Node n holds `token[n]` at depth `position[n]`, below node `parent[n]` < n (-1: a root).
 
-    `edges` are the answers' tokens to look up: (situation slot, option slot, node that predicts, token). An answer's
-    last token (end of answer) is predicted, never read: it is no node.
+    edges: (E, 4) the answers' tokens to look up: (prompt's index, option's index, node that predicts, token). The last token of
+    an answer (end of answer) is only predicted, so it is not a node.
     """
 
     token: NDArray[np.int64]
@@ -45,8 +45,8 @@ class Trie:
         return len(self.token)
 
 
-class _Grower:
-    """Inserts prompts into a trie behind a prefix."""
+class _TrieBuilder:
+    """Inserts prompts into a trie below a prefix."""
 
     def __init__(self, prefix: Sequence[int] = ()) -> None:
         self.nodes: list[tuple[int, int, int]] = []
@@ -54,7 +54,7 @@ class _Grower:
         self._root = self.walk(-1, prefix)
 
     def walk(self, node: int, tokens: Sequence[int]) -> int:
-        """The node reached from `node` (-1: the root) along `tokens`, growing what is not there yet."""
+        """Return the node that `tokens` lead to from `node` (-1: above the root); add the nodes that are missing."""
         for token in tokens:
             child = self._children.get((node, token))
             if child is None:
@@ -65,11 +65,11 @@ class _Grower:
         return node
 
     def add(self, prompt: Prompt) -> list[tuple[int, int, int]]:
-        """The edges of `prompt`: (option slot, node that predicts, token)."""
+        """Insert `prompt`; return its edges: (option's index, node that predicts, token)."""
         edges: list[tuple[int, int, int]] = []
-        asked = self.walk(self._root, prompt.body)
+        last = self.walk(self._root, prompt.body)
         for option, tokens in enumerate(prompt.options):
-            node = asked
+            node = last
             for token in tokens[:-1]:
                 edges.append((option, node, token))
                 node = self.walk(node, (token,))
@@ -77,16 +77,16 @@ class _Grower:
         return edges
 
 
-def grow(prefix: Sequence[int], prompts: Sequence[Prompt]) -> Trie:
-    """The trie of `prompts` behind `prefix`; the prefix is its first nodes."""
-    grower = _Grower(prefix)
-    edges = [(slot, *edge) for slot, prompt in enumerate(prompts) for edge in grower.add(prompt)]
-    nodes = np.array(grower.nodes, np.int64).reshape(-1, 3)
+def build_trie(prefix: Sequence[int], prompts: Sequence[Prompt]) -> Trie:
+    """Return the trie of `prompts` below `prefix`; the prefix is its first nodes."""
+    builder = _TrieBuilder(prefix)
+    edges = [(slot, *edge) for slot, prompt in enumerate(prompts) for edge in builder.add(prompt)]
+    nodes = np.array(builder.nodes, np.int64).reshape(-1, 3)
     return Trie(nodes[:, 0], nodes[:, 1], nodes[:, 2], np.array(edges, np.int64).reshape(-1, 4))
 
 
 def ancestors(parent: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """(n, n) bool: may node i attend to node j, that is, is j on the way from the root to i (i included)?"""
+    """Return the (n, n) bool mask that is True at (i, j) if node j is i or an ancestor of i."""
     mask = np.eye(len(parent), dtype=np.bool_)
     for node, above in enumerate(parent):
         if above >= 0:
@@ -95,21 +95,21 @@ def ancestors(parent: NDArray[np.int64]) -> NDArray[np.bool_]:
 
 
 def within(mask: NDArray[np.bool_], position: NDArray[np.int64], window: int) -> NDArray[np.bool_]:
-    """`mask` without what lies `window` or more positions back (sliding-window attention)."""
+    """Return `mask` without the nodes that are `window` or more positions back (sliding-window attention)."""
     return mask & (position[:, None] - position[None, :] < window)
 
 
 def passes(prompts: Sequence[Prompt], budget: int) -> Iterator[list[int]]:
-    """Slots of `prompts` in packs that compute at most `budget` tokens (more only where one prompt alone has more).
+    """Yield the indices of `prompts` in packs of at most `budget` tokens (more only if a single prompt has more).
 
-    Prompts are packed in the order of their tokens, so that those which begin alike share a trie.
+    Prompts are packed in the order of their tokens, so that those with a common beginning share nodes.
     """
-    pack, trie = list[int](), _Grower()
+    pack, trie = list[int](), _TrieBuilder()
     for slot in sorted(range(len(prompts)), key=lambda slot: prompts[slot].body):
         trie.add(prompts[slot])
         if pack and len(trie.nodes) > budget:
             yield pack
-            pack, trie = [], _Grower()
+            pack, trie = [], _TrieBuilder()
             trie.add(prompts[slot])
         pack.append(slot)
     if pack:
@@ -117,29 +117,32 @@ def passes(prompts: Sequence[Prompt], budget: int) -> Iterator[list[int]]:
 
 
 def in_packs(
-    prompts: Sequence[Prompt], budget: token_budget.Budget, work: Callable[[list[int]], Done]
-) -> Iterator[tuple[list[int], Done]]:
-    """Do `work` on packs of slots of `prompts`, each as large as `budget` admits; where memory runs out, on smaller ones."""
+    prompts: Sequence[Prompt], budget: token_budget.Budget, work: Callable[[list[int]], Result]
+) -> Iterator[tuple[list[int], Result]]:
+    """Call `work` on packs of indices of `prompts`; yield each pack with its result.
+
+    Each pack is as large as `budget` allows. If memory runs out, the budget shrinks and the pack is divided.
+    """
     left = list(range(len(prompts)))
     while left:
         pack = [left[slot] for slot in next(passes([prompts[slot] for slot in left], budget.tokens))]
         try:
-            done = work(pack)
+            result = work(pack)
         except torch.OutOfMemoryError:
-            done = None
-        if done is None:  # not where the error is caught: it holds on to what filled the memory
+            result = None
+        if result is None:  # not inside `except`: the error's traceback keeps the tensors that filled the memory
             budget.shrink(alone=len(pack) == 1)
             continue
-        yield pack, done
+        yield pack, result
         left = sorted(set(left) - set(pack))
 
 
 class Scorer:
-    """Scores options under one causal LM. Call `forget` whenever the model's weights have changed.
+    """Scores options with one causal LM. Call `forget` whenever the model's weights have changed.
 
-    model:  a transformers causal LM (with or without LoRA layers in it), in evaluation mode.
-    prefix: token ids that stand before every prompt; at least one.
-    packed: False for a model that cannot read a trie (`reads_tries`): each option is then scored in its own pass.
+    model:  a transformers causal LM (with or without LoRA layers), in evaluation mode.
+    prefix: token ids that precede every prompt; at least one.
+    packed: False for a model that cannot read tries (see `reads_tries`): each option is then scored in a pass of its own.
     """
 
     def __init__(self, model: Any, prefix: Sequence[int], packed: bool = True) -> None:
@@ -149,7 +152,7 @@ class Scorer:
         self.prefix = tuple(prefix)
         self.packed = packed
         self.tokens = 0
-        """Tokens computed so far, by all passes."""
+        """Tokens computed so far, in all passes."""
         self._kept: list[tuple[torch.Tensor, torch.Tensor]] | None = None
         config = model.config.get_text_config()
         self.budget = token_budget.to_read(model)
@@ -157,11 +160,11 @@ class Scorer:
         self._kinds: list[str] | None = getattr(config, "layer_types", None)
 
     def forget(self) -> None:
-        """Drop the prefix's keys and values: they belong to weights that are no more."""
+        """Delete the prefix's keys and values, which belong to the former weights."""
         self._kept = None
 
     def score(self, prompts: Sequence[Prompt]) -> list[NDArray[np.float64]]:
-        """For each prompt, (len(options),) float64: log-probability of each whole option, in nats."""
+        """Return for each prompt the log-probability of each whole option, in nats: (len(options),) float64."""
         answers: list[NDArray[np.float64]] = [np.empty(0)] * len(prompts)
 
         def read(pack: list[int]) -> list[NDArray[np.float64]]:
@@ -175,31 +178,31 @@ class Scorer:
         return answers
 
     def score_with_gradient(self, prompts: Sequence[Prompt]) -> list[torch.Tensor]:
-        """Like `score`, one pass, differentiable: the prefix is computed along, never taken from before."""
+        """Like `score`, but in one pass and differentiable: the prefix is computed again."""
         return self._run(prompts, None)
 
     def score_and_read(self, prompts: Sequence[Prompt]) -> tuple[list[torch.Tensor], torch.Tensor]:
-        """Option scores and, from the same pass, (len(prompts), hidden) what the last layer holds at each prompt's end.
+        """Return option scores and, from the same pass, the last layer's state at each prompt's end, (len(prompts), hidden).
 
-        Differentiable where gradients are recorded, else with the kept prefix; only for models that read tries.
+        Differentiable if gradients are recorded, else with the kept prefix. Only for models that read tries.
         """
         cache = None if torch.is_grad_enabled() else self._prefix_cache()
-        trie = grow(self.prefix, prompts)
+        trie = build_trie(self.prefix, prompts)
         first = 0 if cache is None else len(self.prefix)
         rows, row_of = np.unique(trie.edges[:, 2], return_inverse=True)
         out = self._forward(trie, cache, first, rows, read=True)
-        hidden = _at_least_single(out.hidden_states[-1][0])
-        asked = trie.edges[np.unique(trie.edges[:, 0], return_index=True)[1], 2]  # an answer's first token is predicted there
-        scores = _sums(_at_least_single(out.logits[0]), trie, row_of, prompts)
-        return scores, hidden[torch.as_tensor(asked - first, device=hidden.device)]
+        hidden = _at_least_float32(out.hidden_states[-1][0])
+        ends = trie.edges[np.unique(trie.edges[:, 0], return_index=True)[1], 2]  # the nodes that predict an answer's first token
+        scores = _sums(_at_least_float32(out.logits[0]), trie, row_of, prompts)
+        return scores, hidden[torch.as_tensor(ends - first, device=hidden.device)]
 
     def _prefix_cache(self) -> Any:
-        """A new cache that holds the prefix's keys and values (every layer in full, whatever its window)."""
+        """Return a new cache with the prefix's keys and values, in full for every layer whatever its window."""
         from transformers import DynamicCache
 
         if self._kept is None:
             cache = DynamicCache()
-            self._forward(grow(self.prefix, ()), cache, 0, np.array([len(self.prefix) - 1]))
+            self._forward(build_trie(self.prefix, ()), cache, 0, np.array([len(self.prefix) - 1]))
             self._kept = [(layer.keys, layer.values) for layer in cache.layers]
         cache = DynamicCache()
         for index, (keys, values) in enumerate(self._kept):
@@ -209,10 +212,10 @@ class Scorer:
     def _run(self, prompts: Sequence[Prompt], cache: Any) -> list[torch.Tensor]:
         if not self.packed:
             return [self._run_alone(prompt) for prompt in prompts]
-        trie = grow(self.prefix, prompts)
+        trie = build_trie(self.prefix, prompts)
         rows, row_of = np.unique(trie.edges[:, 2], return_inverse=True)
         out = self._forward(trie, cache, 0 if cache is None else len(self.prefix), rows)
-        return _sums(_at_least_single(out.logits[0]), trie, row_of, prompts)
+        return _sums(_at_least_float32(out.logits[0]), trie, row_of, prompts)
 
     def _run_alone(self, prompt: Prompt) -> torch.Tensor:
         before = len(self.prefix) + len(prompt.body)
@@ -220,9 +223,9 @@ class Scorer:
         return torch.stack([_alone(self.model, [*self.prefix, *prompt.body], option) for option in prompt.options])
 
     def _forward(self, trie: Trie, cache: Any, first: int, rows: NDArray[np.int64], read: bool = False) -> Any:
-        """The model's answer: logits (1, len(rows), vocabulary) at the nodes `rows`, with `read` also every layer's states.
+        """Run the model: logits (1, len(rows), vocabulary) at the nodes `rows`, and with `read` also every layer's states.
 
-        Nodes before `first` are in `cache`.
+        The keys and values of the nodes before `first` are in `cache`.
         """
         device = self.model.device
         self.tokens += len(trie) - first
@@ -237,7 +240,7 @@ class Scorer:
         )
 
     def _masks(self, trie: Trie, first: int) -> torch.Tensor | dict[str, torch.Tensor]:
-        """Additive masks (1, 1, nodes, all nodes), one for each kind of attention where the model mixes kinds."""
+        """Return the additive mask (1, 1, nodes, all nodes), or one per kind of attention if the layers differ in kind."""
         full = ancestors(trie.parent)
         near = full if self._window is None else within(full, trie.position, self._window)
         if self._kinds is not None and len(set(self._kinds)) > 1:
@@ -252,16 +255,16 @@ class Scorer:
 
 
 def score_one_by_one(model: Any, prefix: Sequence[int], prompt: Prompt) -> NDArray[np.float64]:
-    """The reference: one whole forward pass for each option, nothing kept, the model's own mask and positions."""
-    asked = [*prefix, *prompt.body]
+    """Score each option in a forward pass of its own, with the model's own mask and positions: the reference for `Scorer`."""
+    before = [*prefix, *prompt.body]
     with torch.inference_mode():
-        return np.array([_alone(model, asked, option).item() for option in prompt.options], np.float64)
+        return np.array([_alone(model, before, option).item() for option in prompt.options], np.float64)
 
 
 def reads_tries(model: Any, prefix: Sequence[int], prompt: Prompt) -> bool:
-    """Whether `model` gives the packed scores of `prompt` as it gives them one by one.
+    """Return whether `model` scores `prompt` in a trie as it does option by option.
 
-    Not every architecture does: one without attention masks (state-space models) or without position ids cannot.
+    An architecture without attention masks (state-space models) or without position ids cannot do this.
     """
     try:
         packed = Scorer(model, prefix).score([prompt])[0]
@@ -272,16 +275,16 @@ def reads_tries(model: Any, prefix: Sequence[int], prompt: Prompt) -> bool:
 
 
 def _sums(logits: torch.Tensor, trie: Trie, row_of: NDArray[np.int64], prompts: Sequence[Prompt]) -> list[torch.Tensor]:
-    """Of each prompt, (len(options),): what its options' tokens are worth in log-probability, added up along each option."""
-    gained = _gained(logits, row_of, trie.edges[:, 3])
+    """Return for each prompt the log-probability of each option, summed over its tokens: (len(options),)."""
+    token_scores = _token_scores(logits, row_of, trie.edges[:, 3])
     sizes = [len(prompt.options) for prompt in prompts]
     flat = np.cumsum([0, *sizes[:-1]])[trie.edges[:, 0]] + trie.edges[:, 1]
-    total = gained.new_zeros(sum(sizes)).index_add(0, torch.as_tensor(flat, device=gained.device), gained)
+    total = token_scores.new_zeros(sum(sizes)).index_add(0, torch.as_tensor(flat, device=token_scores.device), token_scores)
     return list(torch.split(total, sizes))
 
 
-def _gained(logits: torch.Tensor, row_of: NDArray[np.int64], token: NDArray[np.int64]) -> torch.Tensor:
-    """(len(token),) log-probability of each `token` in its row of `logits`, a few rows at a time."""
+def _token_scores(logits: torch.Tensor, row_of: NDArray[np.int64], token: NDArray[np.int64]) -> torch.Tensor:
+    """Return the log-probability of each `token` in its row of `logits`, (len(token),); works on a few rows at a time."""
     order = np.argsort(row_of, kind="stable")
     share = row_of[order] // ROWS_AT_ONCE
     parts = []
@@ -293,13 +296,13 @@ def _gained(logits: torch.Tensor, row_of: NDArray[np.int64], token: NDArray[np.i
     return torch.cat(parts)[back]
 
 
-def _alone(model: Any, asked: Sequence[int], option: Sequence[int]) -> torch.Tensor:
-    """Log-probability of the tokens `option` after the tokens `asked`; a scalar."""
-    ids = torch.tensor([[*asked, *option]], device=model.device)
-    logits = _at_least_single(model(input_ids=ids, use_cache=False).logits[0, len(asked) - 1 : -1])
+def _alone(model: Any, before: Sequence[int], option: Sequence[int]) -> torch.Tensor:
+    """Return the log-probability of the tokens `option` after the tokens `before`; a scalar."""
+    ids = torch.tensor([[*before, *option]], device=model.device)
+    logits = _at_least_float32(model(input_ids=ids, use_cache=False).logits[0, len(before) - 1 : -1])
     return torch.log_softmax(logits, dim=-1)[range(len(option)), list(option)].sum()
 
 
-def _at_least_single(logits: torch.Tensor) -> torch.Tensor:
-    """Half-precision logits as float32: sums of log-probabilities need more digits than they have."""
+def _at_least_float32(logits: torch.Tensor) -> torch.Tensor:
+    """Convert half-precision logits to float32: sums of log-probabilities need more digits."""
     return logits.to(torch.promote_types(logits.dtype, torch.float32))

@@ -1,7 +1,8 @@
-"""How many tokens a model may compute at once: on a processor a constant, on a card as many as its free memory holds.
+"""Limits the tokens that a model computes at once: a constant on a CPU, as many as the free memory holds on a GPU.
 
-What a token takes follows from the model's sizes and is meant to be too much rather than too little; where memory runs out
-all the same, the budget is halved and the work goes on. The CUDA side has not been run on a card.
+The bytes of a token follow from the model's sizes, estimated high rather than low. If memory runs out all the same, the budget
+is halved and the work goes on. The CUDA part has not been run on a GPU. (accelerate's `find_executable_batch_size` is not used:
+it collects garbage before every call, 0.6 s when measured, and tries a prompt that does not fit by itself again and again.)
 """
 
 from __future__ import annotations
@@ -15,54 +16,54 @@ from coteach.errors import RunFailed, note
 from coteach.teacher.local.precision import is_quantised
 
 READ, TUNED = 1024, 768
-"""Tokens of one pass on a processor: asked, and with gradients. More at once is no faster there, and takes memory."""
+"""Tokens of one pass on a CPU, without and with gradients. More at once are not faster there, and need more memory."""
 
 READ_LOGITS = 2**26
-"""Logits of one pass on a processor, at most."""
+"""Most logits of one pass on a CPU."""
 
 FEWEST, MOST = 64, 8192
-"""Tokens of one pass: fewer are all overhead; the mask of more is larger than what it masks."""
+"""Limits of the tokens of one pass: fewer are mostly overhead; the mask of more is larger than what it masks."""
 
 SHARE = 0.7
-"""Of the free memory: the rest is for the student, for fragments and for what the estimate leaves out."""
+"""Share of the free memory that is used: the rest is for the student, fragmentation and errors of the estimate."""
 
 
 @dataclass
 class Budget:
-    """Tokens that are computed at once; what prompts share counts once."""
+    """The most tokens that are computed at once. Tokens that prompts share count once."""
 
     tokens: int
 
     def shrink(self, alone: bool) -> None:
-        """Memory ran out: half as many from now on. RunFailed where it was a single prompt that ran out of it (`alone`)."""
+        """Halve the budget, after memory ran out. Raises RunFailed if it ran out on a single prompt (`alone`)."""
         torch.cuda.empty_cache()
         if alone:
             raise RunFailed(
-                "the card's memory does not hold the teacher's work on one situation; choose a smaller model, "
+                "the GPU's memory is too small for the teacher's work on one situation; choose a smaller model, "
                 "teacher.precision=4bit, a smaller teacher.feedback_tokens, or teacher.device=cpu"
             )
         self.tokens = max(1, self.tokens // 2)
-        note(f"the card's memory is full: the teacher goes on with {self.tokens} tokens at once")
+        note(f"the GPU's memory is full: the teacher goes on with {self.tokens} tokens at once")
 
 
 def to_read(model: Any) -> Budget:
-    """For asking `model`."""
+    """Return the budget for scoring with `model`."""
     if model.device.type == "cpu":
         return Budget(min(READ, max(FEWEST, READ_LOGITS // int(model.config.get_text_config().vocab_size))))
     return _fitting(model, bytes_read(model.config.get_text_config(), width(model)))
 
 
 def to_tune(model: Any, trained: float) -> Budget:
-    """For passes with gradients; trained: the share of the layers that have LoRA."""
+    """Return the budget for passes with gradients. trained: share of the layers that have LoRA."""
     if model.device.type == "cpu":
         return Budget(TUNED)
     return _fitting(model, bytes_tuned(model.config.get_text_config(), width(model), trained))
 
 
 def bytes_read(config: Any, wide: int) -> int:
-    """Of one token that is read, by a text model's configuration; activations are `wide` bytes each.
+    """Estimate the bytes that scoring takes for each token, from a text model's configuration. wide: bytes of an activation.
 
-    Its keys and values in every layer; one layer's activations; a row of logits and its float32 copy; a row of the mask.
+    They are: keys and values in every layer, one layer's activations, a row of logits with its float32 copy, a row of the mask.
     """
     heads, layers = int(config.num_attention_heads), int(config.num_hidden_layers)
     size = int(getattr(config, "head_dim", None) or config.hidden_size // heads)
@@ -71,10 +72,10 @@ def bytes_read(config: Any, wide: int) -> int:
 
 
 def bytes_tuned(config: Any, wide: int, share: float) -> int:
-    """Of one token with gradients: what a read one takes, and what the backward pass needs.
+    """Estimate the bytes that a pass with gradients takes for each token. share: share of the layers that have LoRA.
 
-    In the layers with LoRA, this `share` of all: activations, and of the seven projections' inputs float32 copies; of the logits
-    the log-softmax and two gradients.
+    They are: `bytes_read`; in the layers with LoRA the activations, and float32 copies of the inputs of seven projections; the
+    log-softmax of the logits and two gradients.
     """
     trained = max(1, round(int(config.num_hidden_layers) * share))
     saved = wide * (12 * config.hidden_size + 5 * _inner(config)) + 4 * (6 * config.hidden_size + _inner(config))
@@ -82,21 +83,21 @@ def bytes_tuned(config: Any, wide: int, share: float) -> int:
 
 
 def width(model: Any) -> int:
-    """Bytes of an activation: in a packed model those between the layers are float32."""
+    """Return the bytes of an activation; in a quantised model those between the layers are float32."""
     return 4 if is_quantised(model) else int(model.dtype.itemsize)
 
 
 def free(device: torch.device) -> int:
-    """Bytes of the card's memory that are free, with those that PyTorch holds and does not use."""
+    """Return the free bytes of the GPU's memory, with those that PyTorch has reserved but does not use."""
     unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     return int(torch.cuda.mem_get_info(device)[0]) + unused
 
 
 def _fitting(model: Any, size: int) -> Budget:
-    """As many tokens of `size` bytes as the model's device has room for."""
+    """Return a budget of as many tokens of `size` bytes as fit into the memory of the model's device."""
     return Budget(min(MOST, max(FEWEST, int(SHARE * free(model.device)) // size)))
 
 
 def _inner(config: Any) -> int:
-    """Width of the MLP."""
+    """Return the width of the MLP."""
     return int(getattr(config, "intermediate_size", None) or 4 * config.hidden_size)

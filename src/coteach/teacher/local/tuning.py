@@ -1,7 +1,8 @@
-"""The mathematics of tuning a teacher: which lessons a step sees, the loss, the descent. No prompt or model is made here.
+"""The mathematics of tuning a local teacher: which lessons a step sees, the loss, and the optimisation.
 
-Loss of a lesson: that of the method + anchor KL(untuned || p), p the teacher's calibrated distribution over the options.
-`distill` goes towards the improved advice, `pg` up the evidence's gradient, `dpo` from a wrong option to the best one.
+The loss of a lesson is that of `teacher.tune_method` plus anchor KL(untuned || p), with p the teacher's calibrated distribution
+over the options. `distill` moves p towards the improved advice, `pg` along the policy gradient of the evidence, `dpo` from a
+wrong option towards the best one. The prompts are made by `teacher.py`.
 """
 
 from __future__ import annotations
@@ -23,37 +24,47 @@ from coteach.teacher.local.token_budget import Budget, to_tune
 from coteach.teacher.prompt import Prompt
 
 Plan = list[list[tuple[int, float]]]
-"""For each step, the lessons it sees: (lesson's index, its weight in the step's mean)."""
+"""For each step the lessons that it sees: (index of the lesson, its weight in the step's mean)."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """A lesson made ready: all arrays are (options,) float64; `said` is what the teacher says before this tuning."""
+    """A lesson ready for tuning. Arrays are (options,) float64.
+
+    bias:    score of each option after an empty situation, for calibration.
+    target:  the improved advice p+.
+    untuned: advice of the untuned teacher.
+    current: advice of the teacher before this tuning.
+    pessimistic_q: Q of each option by the evidence, for `pg`.
+    weight:  weight of the lesson in the reported means.
+    """
 
     prompt: Prompt
     bias: NDArray[np.float64]
     target: NDArray[np.float64]
     untuned: NDArray[np.float64]
-    said: NDArray[np.float64]
-    worth: NDArray[np.float64]
+    current: NDArray[np.float64]
+    pessimistic_q: NDArray[np.float64]
     weight: float
 
 
 def steps_for(lessons: int, config: TeacherConfig) -> int:
-    """Optimiser steps of a tuning: as many as are configured, and more where there are more lessons than these could see."""
+    """Return the optimiser steps of a tuning: `tune_steps`, or more if so many lessons need more."""
     return max(config.tune_steps, math.ceil(config.tune_passes * lessons / config.tune_situations))
 
 
 def rate(step: int, steps: int, config: TeacherConfig) -> float:
-    """Learning rate of a step, counted from 0: towards zero, for a new AdamW's first steps are large and blind and its last ones
-    should settle; a tuning that is longer than configured takes smaller ones: a hundred steps instead of 12 set out from 0.6.
+    """Return the learning rate of a step, counted from 0. It falls linearly to zero.
+
+    A new AdamW takes large first steps before it knows the gradient's scale, and its last steps should converge. A tuning with
+    more than `tune_steps` steps takes smaller ones: one of a hundred instead of 12 begins with 0.6 of the learning rate.
     """
     longer = max(1.0, steps / config.tune_steps)
     return float(config.lora_learning_rate * longer**-config.tune_length_decay * (1.0 - step / steps))
 
 
 def draw(lessons: Sequence[Lesson], steps: int, situations: int, rng: np.random.Generator) -> Plan:
-    """Lessons for each step, drawn by weight with replacement (drawn twice: twice the weight); all where they are few."""
+    """Draw the lessons of each step by weight, with replacement (drawn twice counts twice); all of them if they are few."""
     for lesson in lessons:
         _require_distribution(lesson)
     weight = np.array([lesson.weight for lesson in lessons], np.float64)
@@ -71,36 +82,36 @@ def draw(lessons: Sequence[Lesson], steps: int, situations: int, rng: np.random.
 
 
 def used(plan: Plan) -> list[int]:
-    """The lessons that occur in `plan`, in order."""
+    """Return the indices of the lessons that occur in `plan`, in order."""
     return sorted({index for step in plan for index, _ in step})
 
 
 def renumbered(plan: Plan, kept: Sequence[int]) -> Plan:
-    """`plan` with indices into `kept` instead of into all lessons."""
-    place = {index: slot for slot, index in enumerate(kept)}
-    return [[(place[index], weight) for index, weight in step] for step in plan]
+    """Return `plan` with indices into `kept` instead of into all lessons."""
+    new_index = {old: new for new, old in enumerate(kept)}
+    return [[(new_index[index], weight) for index, weight in step] for step in plan]
 
 
 def divergence(cases: Sequence[Case], advice: Sequence[NDArray[np.float64]]) -> float:
-    """Weighted mean over `cases` of KL(target || advice), in nats."""
+    """Return the weighted mean over `cases` of KL(target || advice), in nats."""
     return _mean(cases, [kl(case.target, p) for case, p in zip(cases, advice, strict=True)])
 
 
 def drift(cases: Sequence[Case], advice: Sequence[NDArray[np.float64]]) -> float:
-    """Weighted mean over `cases` of KL(untuned || advice), in nats."""
+    """Return the weighted mean over `cases` of KL(untuned || advice), in nats."""
     return _mean(cases, [kl(case.untuned, p) for case, p in zip(cases, advice, strict=True)])
 
 
 def kl(p: NDArray[np.float64], q: NDArray[np.float64]) -> float:
-    """KL(p || q) in nats; q > 0 everywhere, p may have zeros."""
+    """Return KL(p || q) in nats; q must be > 0 everywhere, p may have zeros."""
     some = p > 0
     return float(np.sum(p[some] * np.log(p[some] / q[some])))
 
 
 def descend(scorer: Scorer, weights: Mapping[str, Tensor], cases: Sequence[Case], plan: Plan, config: TeacherConfig) -> int:
-    """Change `weights` (the scorer's model's LoRA weights) as `plan` says; returns the number of steps taken.
+    """Optimise `weights` (the LoRA weights in the scorer's model) along `plan`; return the number of steps taken.
 
-    Lessons whose loss is not finite are left out of their step, a step whose gradient is not finite is not taken.
+    A lesson whose loss is not finite is left out of its step; a step whose gradient is not finite is skipped.
     """
     leaves, budget = list(weights.values()), to_tune(scorer.model, config.lora_layers)
     optimiser = torch.optim.AdamW(leaves, lr=config.lora_learning_rate, weight_decay=0.0)
@@ -120,7 +131,7 @@ def descend(scorer: Scorer, weights: Mapping[str, Tensor], cases: Sequence[Case]
 
 
 def assign(weights: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> None:
-    """Write `values` into `weights`, name by name."""
+    """Copy `values` into `weights`, by name."""
     with torch.no_grad():
         for name, weight in weights.items():
             weight.copy_(values[name])
@@ -134,9 +145,9 @@ def accumulate(
     config: TeacherConfig,
     budget: Budget,
 ) -> float:
-    """Add the gradient of the step's loss to the leaves'; returns the step's mean KL(target || p).
+    """Add the gradient of a step's loss to the gradients of `leaves`; return the step's mean KL(target || p).
 
-    As many lessons at once as `budget` admits: the gradient is a sum over lessons, however they are packed.
+    Computes as many lessons at once as `budget` allows: the gradient is a sum over lessons, however they are packed.
     """
 
     def learn(pack: list[int]) -> tuple[float, Sequence[Tensor | None]]:
@@ -147,7 +158,7 @@ def accumulate(
             if bool(torch.isfinite(loss)):
                 total = total + shares[slot] * loss
                 distance += shares[slot] * to_target
-        # Not `backward`: where memory runs out half-way, no leaf may have its part already.
+        # Not `backward`: if memory runs out half-way, no leaf may have got its part already.
         return distance, torch.autograd.grad(total, leaves, allow_unused=True) if total.requires_grad else [None] * len(leaves)
 
     distance = 0.0
@@ -160,38 +171,38 @@ def accumulate(
 
 
 def _loss(score: Tensor, case: Case, config: TeacherConfig) -> tuple[Tensor, float]:
-    """One lesson's loss, differentiable in `score` (the options' raw scores), and its KL(target || p)."""
+    """Return a lesson's loss, differentiable in `score` (raw scores of the options), and its KL(target || p)."""
     log_p = torch.log_softmax((score - _like(score, case.bias)) / config.temperature, dim=0)
     loss = METHODS[config.tune_method](log_p, case, config) + config.anchor * _kl(case.untuned, log_p)
     return loss, float(_kl(case.target, log_p.detach()))
 
 
 def distilled(log_p: Tensor, case: Case, config: TeacherConfig) -> Tensor:
-    """KL(target || p): towards the improved advice, in nats."""
+    """Return KL(target || p) in nats, p in its logarithm `log_p`: the distance to the improved advice."""
     return _kl(case.target, log_p)
 
 
 def policy_gradient(log_p: Tensor, case: Case, config: TeacherConfig) -> Tensor:
-    """-sum_o p(o) A(o), A = Q - sum p Q: the gradient is REINFORCE's in expectation, summed over options instead of sampled.
+    """Return -sum_o p(o) A(o) with A = Q - sum p Q: REINFORCE's gradient, with the sum over options instead of samples.
 
-    Q is stretched to [0, 1], or how fast a lesson is learned would depend on how much return is at stake in it. What p
-    multiplies is taken as given: the baseline changes the loss, not its gradient.
+    Q is scaled to [0, 1], so that the size of the returns in a lesson does not change how fast it is learned. The baseline is
+    detached: it changes the loss, not its gradient.
     """
-    worth = _like(log_p, stretched(case.worth))
+    q = _like(log_p, rescaled(case.pessimistic_q))
     p = log_p.exp()
-    loss: Tensor = -(p * (worth - (p * worth).sum().detach())).sum()
+    loss: Tensor = -(p * (q - (p * q).sum().detach())).sum()
     return loss
 
 
 def preferred(log_p: Tensor, case: Case, config: TeacherConfig) -> Tensor:
-    """-log sigmoid(beta (log-odds of the best option against a wrong one - the same before any tuning)).
+    """Return -log sigmoid(beta (log p(best)/p(wrong) - log q(best)/q(wrong))), q the untuned teacher.
 
-    Rafailov et al. 2023 (arXiv 2305.18290, eq. 7), the untuned teacher as the reference. The wrong option is the one that
-    the teacher's present words would most often cost: most probable, and least so in the improved advice. Log-odds are those of
-    the tokens divided by the teacher's temperature; beta is `config.dpo_beta`.
+    DPO: Rafailov et al. 2023 (arXiv 2305.18290, eq. 7). The best option is that of the improved advice. The wrong option
+    maximises current(o) (target(best) - target(o)): the teacher advises it often, the improved advice does not. As p comes from
+    scores divided by the teacher's temperature, beta (`config.dpo_beta`) is per unit of these.
     """
     best = int(np.argmax(case.target))
-    wrong = int(np.argmax(case.said * (case.target[best] - case.target)))
+    wrong = int(np.argmax(case.current * (case.target[best] - case.target)))
     before = float(np.log(case.untuned[best] / case.untuned[wrong]))
     return -torch.nn.functional.logsigmoid(config.dpo_beta * (log_p[best] - log_p[wrong] - before))
 
@@ -201,23 +212,21 @@ METHODS: dict[str, Callable[[Tensor, Case, TeacherConfig], Tensor]] = {
     "pg": policy_gradient,
     "dpo": preferred,
 }
-"""By their names in `teacher.tune_method`: loss of one lesson from the log-probabilities of its options."""
+"""Loss of one lesson from the log-probabilities of its options, by the names in `teacher.tune_method`."""
 
 
-def stretched(worth: NDArray[np.float64]) -> NDArray[np.float64]:
-    """`worth` moved and scaled to [0, 1]; all 0 where no option is worth more than another."""
-    low, high = worth.min(), worth.max()
-    return (worth - low) / (high - low) if high > low else np.zeros_like(worth)
+def rescaled(q: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Scale `q` to [0, 1]; all 0 if all its values are equal."""
+    low, high = q.min(), q.max()
+    return (q - low) / (high - low) if high > low else np.zeros_like(q)
 
 
 def _kl(p: NDArray[np.float64], log_q: Tensor) -> Tensor:
-    given = _like(log_q, p)
-    difference: Tensor = torch.special.xlogy(given, given) - given * log_q
-    return difference.sum()
+    return torch.nn.functional.kl_div(log_q, _like(log_q, p), reduction="sum")
 
 
 def _like(tensor: Tensor, values: NDArray[np.float64]) -> Tensor:
-    """`values` as a tensor of the same type and on the same device."""
+    """Return `values` as a tensor of the same type and on the same device as `tensor`."""
     return torch.as_tensor(values, dtype=tensor.dtype, device=tensor.device)
 
 
@@ -226,10 +235,10 @@ def _mean(cases: Sequence[Case], values: Sequence[float]) -> float:
 
 
 def _require_distribution(lesson: Lesson) -> None:
-    target, worth, options = lesson.target, lesson.worth, lesson.situation.options
-    if worth is not None and (worth.shape != target.shape or not np.isfinite(worth).all()):
-        raise CoteachError(f"lesson {lesson.situation.text[:60]!r}: its worth {worth} is not one number for each of its options")
+    target, q, options = lesson.target, lesson.pessimistic_q, lesson.situation.options
+    if q is not None and (q.shape != target.shape or not np.isfinite(q).all()):
+        raise CoteachError(f"lesson {lesson.situation.text[:60]!r}: its Q {q} must be one finite number for each option")
     if target.shape != (len(options),) or not np.isfinite(target).all() or (target < 0).any() or abs(target.sum() - 1) > 1e-6:
         raise CoteachError(
-            f"lesson {lesson.situation.text[:60]!r}: its target {target} is no distribution over {len(options)} options"
+            f"lesson {lesson.situation.text[:60]!r}: its target {target} is not a distribution over {len(options)} options"
         )

@@ -1,7 +1,7 @@
-"""What is asked of an LLM behind a server, and how its replies are read. A bad reply is data here, never a crash.
+"""Writes the question for an LLM behind a server, and reads its replies. A bad reply is data, never a crash.
 
-In goes a situation, or the body of an HTTP reply; out come messages, a `Reply`, the slot of the option that a text names,
-or shares of the options by the log-probabilities of their labels. Nothing here talks to anybody.
+From a situation it makes messages; from the body of an HTTP reply a `Reply`; from a reply's text the option that it names, or
+from the log-probabilities of the labels a share for each option. Nothing here calls a server.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from coteach.grounding.base import GRID_WORLD_INSTRUCTION, Situation
 
 READ = 20_000
-"""Characters at a reply's end that are read: an answer stands there, after any amount of thought."""
+"""Characters that are read from the end of a reply: the answer follows any amount of reasoning."""
 
 _THOUGHT = re.compile(r"<think>.*?(</think>|\Z)", re.DOTALL)
 _FIRST_WORD = re.compile(r"[\W_]*+([^\W_]++)(?!\.\d)(.?)", re.DOTALL)
@@ -28,16 +28,16 @@ _NUMBER = re.compile(r"(?<![\w.])\d{1,3}(?![\w]|\.\d)")
 
 
 class Malformed(Exception):
-    """The body is not what an OpenAI-compatible server sends."""
+    """The body is not a chat completion as an OpenAI-compatible server sends it."""
 
 
 @dataclass(frozen=True)
 class Reply:
-    """What a server answered.
+    """A server's answer to one call.
 
-    texts:  one or several replies to one question.
-    top:    probabilities of the likeliest first tokens; empty where the server gave none.
-    tokens: in and out, as the server counted them; None where it did not.
+    texts:  one or several replies to the question.
+    top:    the likeliest first tokens with their probabilities; empty if the server gave none.
+    tokens: tokens in and out, as the server counted them; None if it did not.
     """
 
     texts: tuple[str, ...]
@@ -46,7 +46,7 @@ class Reply:
 
 
 def labels(count: int, letters: bool) -> tuple[str, ...]:
-    """What the options are called: 1, 2, 3..., or A, B, C... where more than nine must be single tokens."""
+    """Return labels for the options: 1, 2, 3...; with `letters` A, B, C... for more than nine, so that each is a single token."""
     if letters and 9 < count <= len(string.ascii_uppercase):
         return tuple(string.ascii_uppercase[:count])
     return tuple(str(number) for number in range(1, count + 1))
@@ -55,7 +55,7 @@ def labels(count: int, letters: bool) -> tuple[str, ...]:
 def question(
     situation: Situation, names: Sequence[str], order: Sequence[int], briefing: str = GRID_WORLD_INSTRUCTION
 ) -> list[dict[str, str]]:
-    """The messages that ask about `situation` after `briefing`, its options (slots) listed in `order` under `names`."""
+    """Return the messages that ask about `situation` after `briefing`, its options listed in `order` with the labels `names`."""
     listed = "\n".join(f"{name}. {situation.options[slot]}" for name, slot in zip(names, order, strict=True))
     kind = "letter" if names[0] == "A" else "number"
     asked = f"{situation.text}\n\nOptions:\n{listed}\n\nAnswer with the {kind} of the best next step and nothing else."
@@ -63,21 +63,21 @@ def question(
 
 
 def read_reply(body: bytes) -> Reply:
-    """The replies in the body of a chat completion; raises `Malformed` for whatever else it may be."""
+    """Read the replies in the body of a chat completion. Raises `Malformed` for any other body."""
     try:
         data = json.loads(body)
         texts = tuple(choice["message"]["content"] or "" for choice in data["choices"])
     except (ValueError, RecursionError, KeyError, TypeError):
-        raise Malformed(f"not a chat completion: {_glimpse(body)}") from None
+        raise Malformed(f"not a chat completion: {_beginning(body)}") from None
     if not texts or not all(isinstance(text, str) for text in texts):
-        raise Malformed(f"a chat completion without text: {_glimpse(body)}")
+        raise Malformed(f"a chat completion without text: {_beginning(body)}")
     return Reply(texts, _top(data["choices"][0]), _usage(data.get("usage")))
 
 
 def shares(top: Sequence[tuple[str, float]], names: Sequence[str], least: float) -> NDArray[np.float64] | None:
-    """(len(names),) probability of each label among the likeliest first tokens.
+    """Return the share of each label among the likeliest first tokens, (len(names),) float64.
 
-    None where all labels together have less than `least`: then the model's first token was no answer.
+    None if all labels together have a probability below `least`: then the model's first token is not an answer.
     """
     found = dict.fromkeys(names, 0.0)
     for token, probability in top:
@@ -90,7 +90,7 @@ def shares(top: Sequence[tuple[str, float]], names: Sequence[str], least: float)
 
 
 def choice(text: str, names: Sequence[str], options: Sequence[str]) -> int | None:
-    """The place in `options` that a reply names, by its label or in words; None where it names none or several."""
+    """Return the index of the option that a reply names, by its label or in words; None if it names none or several."""
     said = _THOUGHT.sub(" ", text[-READ:])
     first = _FIRST_WORD.match(said)
     if first and first[1] in names and (first[1].isdigit() or first[2] in ("", ".", ":", ")", "*", "\n")):
@@ -103,13 +103,13 @@ def choice(text: str, names: Sequence[str], options: Sequence[str]) -> int | Non
 
 
 def _named(said: str, options: Sequence[str]) -> list[int]:
-    """Options that occur in `said` as whole words, those left out that are part of a longer one which occurs."""
+    """Return the indices of the options that occur in `said` as whole words, without those that are part of a longer one."""
     places = [(place, option) for place, option in enumerate(options) if re.search(rf"(?<!\w){re.escape(option)}(?!\w)", said)]
     return [place for place, option in places if not any(option != other and option in other for _, other in places)]
 
 
 def _top(choice: Any) -> tuple[tuple[str, float], ...]:
-    """Likeliest first tokens with their probabilities, so far as they are there and make sense."""
+    """Read the likeliest first tokens with their probabilities; empty if they are missing or malformed."""
     try:
         listed = choice["logprobs"]["content"][0]["top_logprobs"]
         pairs = [(entry["token"], float(entry["logprob"])) for entry in listed]
@@ -119,7 +119,7 @@ def _top(choice: Any) -> tuple[tuple[str, float], ...]:
 
 
 def _usage(usage: Any) -> tuple[int, int] | None:
-    """Tokens in and out; None where the server did not count them."""
+    """Read the tokens in and out; None if the server did not count them."""
     if not isinstance(usage, dict):
         return None
     tokens_in, tokens_out = usage.get("prompt_tokens"), usage.get("completion_tokens")
@@ -128,5 +128,5 @@ def _usage(usage: Any) -> tuple[int, int] | None:
     return tokens_in, tokens_out
 
 
-def _glimpse(body: bytes) -> str:
-    return repr(body[:60].decode("utf-8", errors="replace")) if body else "nothing at all"
+def _beginning(body: bytes) -> str:
+    return repr(body[:60].decode("utf-8", errors="replace")) if body else "an empty body"

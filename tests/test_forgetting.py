@@ -95,7 +95,7 @@ def test_damaged_weights_are_named_not_measured():
     damaged = teacher()
     damaged.tune([LESSON], seed=0)
     with torch.no_grad():
-        next(iter(damaged.adapter.weights().values())).fill_(float("nan"))
+        next(iter(damaged.lm.adapter.weights().values())).fill_(float("nan"))
     with pytest.raises(RunFailed, match="'local' has a perplexity of nan: its weights are damaged"):
         guard(damaged)
 

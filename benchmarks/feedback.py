@@ -99,9 +99,9 @@ def forms(experiences: Sequence[Experience], rng: np.random.Generator) -> dict[s
 def _wrong(experiences: Sequence[Experience]) -> list[Experience]:
     """The control: the same options, and what became of one of them is said of the other."""
     return [
-        replace(e, said=e.shown, shown=e.said, failures=e.tries - e.failures, worth=-e.worth)
+        replace(e, prior=e.imitation, imitation=e.prior, failures=e.tries - e.failures, pessimistic_q=-e.pessimistic_q)
         for e in experiences
-        if e.said is not None
+        if e.prior is not None
     ]
 
 
@@ -112,9 +112,9 @@ def main(folder: Path, seed: int) -> None:
     held_out = {"ball", "key"} if seed % 2 == 0 else {"box"}
     tested = random_play(task, seed, held_out) if task == "BabyAI-GoToLocal-v0" else []
     known = [e for e in make_experiences(players.advice) if not tested or kind(e.situation) not in held_out]
-    often = sorted(known, key=lambda experience: -experience.met)[: feedback.CANDIDATES]
+    often = sorted(known, key=lambda experience: -experience.visits)[: feedback.CANDIDATES]
     said = players.teacher.advise([experience.situation for experience in often])
-    often = [replace(experience, said=advice) for experience, advice in zip(often, said, strict=True)]
+    often = [replace(experience, prior=advice) for experience, advice in zip(often, said, strict=True)]
     for name, given in forms(often, rng).items():
         players.teacher.give_feedback(given)
         right = first_choices(players.teacher, tested) == [situation.expert for situation in tested]

@@ -38,10 +38,10 @@ def test_of_more_new_phrases_than_old_ones_some_stay_as_they_are():
 def test_a_meaning_is_what_the_untuned_model_holds():
     teacher = LocalTeacher(tiny_lm.loaded(), TeacherConfig(device="cpu"))
     phrases = ["pick up", "explore the room", "pick up"]
-    before = teacher.meaning(phrases)
-    assert before.shape == (3, teacher.model.config.hidden_size) and np.isfinite(before).all()
+    before = teacher.lm.meaning(phrases)
+    assert before.shape == (3, teacher.lm.model.config.hidden_size) and np.isfinite(before).all()
     assert np.array_equal(before[0], before[2]) and not np.allclose(before[0], before[1])
-    teacher.adapter.create(seed=0)
-    for weight in teacher.adapter.weights().values():
+    teacher.lm.adapter.create(seed=0)
+    for weight in teacher.lm.adapter.weights().values():
         weight.data.add_(0.1)
-    assert np.allclose(teacher.meaning(phrases), before, atol=1e-5)
+    assert np.allclose(teacher.lm.meaning(phrases), before, atol=1e-5)

@@ -1,0 +1,126 @@
+"""Scores a situation's options by asking a server: by the log-probabilities of their labels, or by counting replies.
+
+Every situation is asked twice, with its options listed forwards and backwards, and the geometric mean taken: LLMs prefer some
+places in a list (Zheng et al. 2023, arXiv 2309.03882). Which parameters the server supports is found out with the first question.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import IntEnum
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from coteach.config import TeacherConfig
+from coteach.grounding.base import Situation
+from coteach.teacher.base import uniform
+from coteach.teacher.remote import replies
+from coteach.teacher.remote.calls import Caller, Messages, Unreadable
+from coteach.teacher.remote.endpoint import Refused
+
+TOP_TOKENS = 20
+"""Likeliest tokens whose log-probability is requested: the most that the interface allows."""
+
+Scores = NDArray[np.float64]
+
+
+class RequestMode(IntEnum):
+    """What a server supports, from most to least."""
+
+    LOGPROBS = 0
+    SEVERAL = 1  # several replies to one question
+    SINGLE = 2
+    BARE = 3  # neither temperature nor limit: some models that reason first refuse both
+
+
+class OptionScorer:
+    """Asks one server about one situation at a time. mode_is_known: whether the server has answered in `mode`."""
+
+    def __init__(self, caller: Caller, config: TeacherConfig) -> None:
+        self.caller, self.config = caller, config
+        self.mode, self.mode_is_known = RequestMode.LOGPROBS, False
+
+    async def first_score(self, situation: Situation, briefing: str) -> Scores:
+        """Like `score`, in the first mode that the server does not refuse. Raises `Refused` if it refuses all."""
+        while True:
+            try:
+                scores = await self.score(situation, briefing)
+            except Refused:
+                if self.mode is RequestMode.BARE:
+                    raise
+                self.mode = RequestMode(self.mode + 1)
+            else:
+                self.mode_is_known = True
+                return scores
+
+    async def score(self, situation: Situation, briefing: str) -> Scores:
+        """Return the logarithm of the advice, (len(options),) float64. briefing: opens the prompt.
+
+        Uniform if the server refuses this question, as it may do with a text that is too long.
+        """
+        slots = list(range(len(situation.options)))
+        score, least = np.zeros(len(slots)), self.config.least_probability
+        try:
+            for order in (slots, slots[::-1]):
+                share = await self._shares(situation, order, briefing)
+                score[order] += np.log(np.maximum(share, least)) / 2
+        except Refused:
+            if not self.mode_is_known:
+                raise
+            return np.log(uniform(situation))
+        weight = np.exp(score - score.max())
+        advice = np.maximum(weight / weight.sum(), least)
+        log_advice: Scores = np.log(advice / advice.sum())
+        return log_advice
+
+    async def _shares(self, situation: Situation, order: Sequence[int], briefing: str) -> Scores:
+        """Return the advice for the options listed in this order, in this order: (len(order),)."""
+        names, mass = replies.labels(len(order), letters=True), self.config.least_label_mass
+        if self.mode is not RequestMode.LOGPROBS or len(names[-1]) > 1:
+            return await self._votes(situation, order, briefing, -(-self.config.samples // 2))
+
+        def unreadable(reply: replies.Reply) -> str:
+            return (reply.texts[0] or "(empty)") if reply.top and replies.shares(reply.top, names, mass) is None else ""
+
+        question = replies.question(situation, names, order, briefing)
+        reply = await self.caller.post(question, unreadable, max_tokens=1, logprobs=True, top_logprobs=TOP_TOKENS)
+        if (shares := replies.shares(reply.top, names, mass)) is not None:
+            return shares
+        if not reply.top and not self.mode_is_known:
+            self.mode = RequestMode.SEVERAL
+            return await self._shares(situation, order, briefing)
+        return await self._votes(situation, order, briefing, 1)
+
+    async def _votes(self, situation: Situation, order: Sequence[int], briefing: str, wanted: int) -> Scores:
+        """Return the shares of the options in `wanted` replies, with Laplace smoothing: (len(order),).
+
+        A reply that names no option is asked for once more; if that fails too, its vote is divided among all options.
+        """
+        names = replies.labels(len(order), letters=False)
+        options = [situation.options[slot] for slot in order]
+        question = replies.question(situation, names, order, briefing)
+
+        def unreadable(reply: replies.Reply) -> str:
+            return next((text or "(empty)" for text in reply.texts if replies.choice(text, names, options) is None), "")
+
+        places = [replies.choice(text, names, options) for text in await self._texts(question, unreadable, wanted)]
+        if places.count(None):
+            more = await self._texts(question, unreadable, places.count(None))
+            places += [replies.choice(text, names, options) for text in more]
+        votes = np.bincount([place for place in places if place is not None], minlength=len(order))
+        total = self.config.reply_smoothing + wanted
+        shares: Scores = (votes + (total - votes.sum()) / len(order)) / total
+        return shares
+
+    async def _texts(self, question: Messages, unreadable: Unreadable, wanted: int) -> list[str]:
+        """Return `wanted` replies to one question, with as few calls as the server's mode allows."""
+        texts: list[str] = []
+        while len(texts) < wanted:
+            limits = {"max_tokens": self.config.reply_tokens, "temperature": self.config.reply_temperature}
+            parameters: dict[str, Any] = {} if self.mode is RequestMode.BARE else limits
+            if self.mode is RequestMode.SEVERAL and wanted - len(texts) > 1:
+                parameters["n"] = wanted - len(texts)
+            texts += (await self.caller.post(question, unreadable, **parameters)).texts
+        return texts[:wanted]
