@@ -14,7 +14,7 @@ from coteach.envs import contract, tasks
 from coteach.envs import registration as environments
 
 FOLDER = Path(__file__).parents[1] / "examples"
-BRIEF = ("arm=no-llm", "threads=1", "collect.envs=8", "episodes=2")
+BRIEF = ("arm=no-llm", "threads=1", "collect.envs=8", "episodes=2", "evaluation.levels=10")
 
 
 @pytest.fixture(autouse=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -46,6 +47,7 @@ def settings(**student: Any) -> Config:
     return Config(student=StudentConfig(hidden=32, **student))
 
 
+@cache
 def walked(learn: bool) -> tuple[Executor, LearnedControllers]:
     """An executor after some rounds of random walking."""
     corridor, rng = Corridor(8), np.random.default_rng(0)

@@ -38,7 +38,7 @@ from coteach.teacher.make import make_teacher
 
 ROOT = Path(__file__).parents[1]
 TASK = "BabyAI-GoToRedBallNoDists-v0"
-SMALL = ["--task", TASK, "--envs", "8", "--threads", "1", "episodes=2", "collect.horizon=32"]
+SMALL = ["--task", TASK, "--envs", "8", "--threads", "1", "episodes=2", "evaluation.levels=10", "collect.horizon=32"]
 TUNING = ["teacher.tune_every=2", "teacher.tune_steps=2", "teacher.tune_situations=2", "teacher.lora_learning_rate=0.05"]
 
 
@@ -217,7 +217,7 @@ def test_a_student_trained_with_hints_plays_on_without_them(tmp_path: Path) -> N
     export.export(run, hinted, tmp_path / "out")
     about = json.loads((tmp_path / "out" / "student" / "student.json").read_text())
     assert about["feature_size"] == hinted.family.layout.size < hinted.students[0].learner.layout.size
-    expected = hinted.evaluate("student", TASK, 200).success
+    expected = Examiner(hinted).evaluate("student", TASK, 200).success
     assert success_of_the_example(tmp_path / "out") == pytest.approx(expected) and 0.0 < expected < 1.0
 
 

@@ -35,7 +35,8 @@ DOOR = Situation(
 )
 WORDS = ("red", "blue", "green", "grey", "pink", "teal", "tan", "lime", "gold", "rose", "plum")
 BALLS = Situation("Mission: go to a red ball. You see a red ball.", tuple(f"go to the {word} ball" for word in WORDS))
-SHORT = ("--task", "MiniGrid-Unlock-v0", "--steps", "100", "--envs", "4", "--threads", "1", "--engine", "minigrid", "episodes=1")
+SHORT = ["--task", "MiniGrid-Unlock-v0", "--steps", "100", "--envs", "4", "--engine", "minigrid"]
+SHORT += ["threads=1", "episodes=1", "evaluation.levels=1"]
 PATIENT = 300.0  # seconds for a call: these processors may have other work
 
 

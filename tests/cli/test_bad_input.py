@@ -15,7 +15,7 @@ from coteach.commands import cli
 from coteach.config import Config
 from coteach.runs.run_folder import Run
 
-SHORT = ("--steps", "100", "--envs", "4", "--threads", "1", "--engine", "minigrid", "episodes=1")
+SHORT = ("--steps", "100", "--envs", "4", "--threads", "1", "--engine", "minigrid", "episodes=1", "evaluation.levels=1")
 QUESTION = ("ask", "--situation", "A door.", "--option", "open it", "--option", "explore")
 LONG = ("ask", "--option", "open it", "--option", "explore", "--situation", "You see a ball. " * 60)
 """A situation of 960 characters; the tiny model reads 512, one token each."""

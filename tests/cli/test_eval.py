@@ -16,7 +16,8 @@ from coteach.commands.evaluate import TEACHER_COLUMNS
 from coteach.runs.run_folder import Run
 
 TUNED, OTHER = "BabyAI-GoToRedBallNoDists-v0", "MiniGrid-Unlock-v0"
-SMALL = ["--task", TUNED, "--envs", "8", "--threads", "1", "--steps", "1000", "episodes=2", "collect.horizon=32"]
+SETTINGS = ["episodes=2", "evaluation.levels=4", "collect.horizon=32"]
+SMALL = ["--task", TUNED, "--envs", "8", "--threads", "1", "--steps", "1000", *SETTINGS]
 TEACHER = ["teacher.tune_every=2", "teacher.tune_steps=2", "teacher.tune_situations=2", "teacher.lora_learning_rate=0.05"]
 
 

@@ -13,7 +13,8 @@ import pytest
 from coteach.commands import cli
 
 TASK = "BabyAI-GoToRedBallNoDists-v0"
-SMALL = ["--task", TASK, "--envs", "8", "--threads", "1", "--steps", "256", "episodes=2", "collect.horizon=32"]
+SETTINGS = ["episodes=2", "evaluation.levels=4", "collect.horizon=32"]
+SMALL = ["--task", TASK, "--envs", "8", "--threads", "1", "--steps", "256", *SETTINGS]
 
 
 @pytest.fixture(scope="module")

@@ -17,19 +17,8 @@ from coteach.commands import cli
 from coteach.runs.run_folder import Run
 
 TASK = "BabyAI-GoToRedBallNoDists-v0"
-SMALL = [
-    "--task",
-    TASK,
-    "--arm",
-    "uniform",
-    "--envs",
-    "16",
-    "--threads",
-    "1",
-    "episodes=10",
-    "collect.horizon=32",
-    "stop_at=1.01",
-]
+SETTINGS = ["episodes=10", "evaluation.levels=10", "collect.horizon=32", "stop_at=1.01"]
+SMALL = ["--task", TASK, "--arm", "uniform", "--envs", "16", "--threads", "1", *SETTINGS]
 
 
 @pytest.fixture(scope="module")

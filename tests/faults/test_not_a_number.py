@@ -19,7 +19,7 @@ from coteach.method.round import play_round
 from coteach.method.rung import Rung
 from coteach.method.word_values import WordValues
 from coteach.runs.run_folder import Run
-from coteach.student import fused
+from coteach.student.kernels import step
 from coteach.student.learner import Learner
 from coteach.student.rollout import Rollout
 from coteach.teacher.local import tuning
@@ -138,7 +138,7 @@ def spoil_advice(loop: Loop, patch: pytest.MonkeyPatch) -> None:
 
 
 def spoil_gradient(loop: Loop, patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(fused, "_towers", spoilt(fused._towers, 1))
+    patch.setattr(step, "_towers", spoilt(step._towers, 1))
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,8 @@ from coteach.teacher.prompt import Prompt
 
 Array = NDArray[np.float64]
 
+CONFIG = TeacherConfig()
+
 scores = st.floats(-4.0, 4.0)
 
 
@@ -59,14 +61,14 @@ def test_the_policy_gradient_is_that_of_the_expected_q(given_: tuple[tuning.Case
     """d/ds_k of -sum p Q is -p_k (Q_k - sum p Q) by hand, whatever baseline the loss takes away."""
     case, now = given_
     p, q = softmax(now.detach().numpy()), tuning.rescaled(case.pessimistic_q)
-    slope = gradient(tuning.policy_gradient(torch.log_softmax(now, 0), case, TeacherConfig()), now)
+    slope = gradient(tuning.policy_gradient(torch.log_softmax(now, 0), case, CONFIG), now)
     np.testing.assert_allclose(slope, -p * (q - p @ q), atol=1e-12)
 
 
 @given(cases())
 def test_distilling_has_the_difference_as_its_gradient(given_: tuple[tuning.Case, torch.Tensor]) -> None:
     case, now = given_
-    loss = tuning.distilled(torch.log_softmax(now, 0), case, TeacherConfig())
+    loss = tuning.distilled(torch.log_softmax(now, 0), case, CONFIG)
     assert loss.item() >= -1e-12
     np.testing.assert_allclose(gradient(loss, now), softmax(now.detach().numpy()) - case.target, atol=1e-12)
 
@@ -75,7 +77,7 @@ def test_distilling_has_the_difference_as_its_gradient(given_: tuple[tuning.Case
 def test_a_preference_moves_two_options_by_the_same_and_no_other(given_: tuple[tuning.Case, torch.Tensor]) -> None:
     case, now = given_
     assume((case.current * (case.target.max() - case.target)).max() > 0)
-    slope = gradient(tuning.preferred(torch.log_softmax(now, 0), case, TeacherConfig()), now)
+    slope = gradient(tuning.preferred(torch.log_softmax(now, 0), case, CONFIG), now)
     assert slope[case.target.argmax()] < 0, "the best becomes more probable"
     np.testing.assert_allclose(slope.sum(), 0.0, atol=1e-12)
     assert (np.abs(slope) > 1e-12).sum() == 2

@@ -29,6 +29,7 @@ COLOURS = {
     "no-llm": "#0072b2",
     "uniform": "#56b4e9",
     "student-only": "#000000",
+    "ppo": "#882255",
     "llm-only": "#cc79a7",
     "oracle": "#009e73",
     "liar": "#999999",
@@ -46,6 +47,9 @@ WITHOUT = {
 """Arms that are `mutual` without a part have dashed lines: there are no more colours that everybody tells apart."""
 
 COLOURS |= WITHOUT
+
+LINES = dict.fromkeys(WITHOUT, "--") | {"ppo": ":"}
+"""The line of an arm's curve, where it is not a solid one."""
 
 POINTS = 120
 """Steps at which a curve's band is computed."""
@@ -74,7 +78,7 @@ def _curves(groups: Groups, path: Path) -> Path:
         axes.yaxis.set_major_formatter(_percent)
         _steps_axis(axes, by_arm)
     _legend(figure, panels[0])
-    return _save(figure, panels, "success of the student alone", path)
+    return _save(figure, panels, "success of the greedy student", path)
 
 
 def _curve(axes: Axes, arm: str, results: Sequence[Result]) -> None:
@@ -83,7 +87,7 @@ def _curve(axes: Axes, arm: str, results: Sequence[Result]) -> None:
     points = [stats.estimate(runs[:, [at]]) for at in range(POINTS)]
     low, high, width = [p.low for p in points], [p.high for p in points], 2.4 if arm == OURS else 1.5
     axes.fill_between(grid, low, high, step="post", color=COLOURS[arm], alpha=0.13, linewidth=0)
-    look: dict[str, Any] = {"color": COLOURS[arm], "linewidth": width, "linestyle": "--" if arm in WITHOUT else "-"}
+    look: dict[str, Any] = {"color": COLOURS[arm], "linewidth": width, "linestyle": LINES.get(arm, "-")}
     axes.step(grid, [p.value for p in points], where="post", label=arm, zorder=1 + width, **look)
 
 

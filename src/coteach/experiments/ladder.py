@@ -1,6 +1,6 @@
 """The ladder: tasks that get harder, climbed one after the other with everything carried over.
 
-A rung is done when the student alone has held 95 % and passes 200 episodes of the reference environments with it. What
+A rung is done when the greedy student has held 95 % and passes 200 episodes of the reference environments with it. What
 the teacher has learned shows in the difference to a climb on which it begins anew on every rung, and likewise the student.
 """
 

@@ -7,7 +7,7 @@ got there counts as more than the budget; costs are means over seeds and sums ov
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -30,6 +30,19 @@ ALL = "all tasks"
 LEVELS = ("steps_to_80", "steps_to_95")
 
 COSTS = ("llm_queries", "llm_tokens", "llm_seconds", "tune_seconds", "wall_seconds")
+
+DESCRIPTIONS = {
+    "student-only": "PPO with belief-map features and a prior against repetition",
+    "ppo": "PPO on the raw observation",
+    "liar": "an adversarial teacher",
+    "no-hope": "mutual without optimism",
+    "no-lead": "mutual without teacher-controlled episodes",
+    "no-share": "mutual without word values",
+}
+"""Arms whose names do not say what they are."""
+
+ENCODED = "PPO on the encoded observation"
+"""What `student-only` is in registered environments, which have no belief map."""
 
 LEARNING = ("arm", "success, %", "k steps to 80 %", "k steps to 95 %", "P(mutual better)")
 PRICE = ("arm", "LLM calls", "LLM tokens", "asking", "tuning", "whole run")
@@ -157,9 +170,17 @@ def note(groups: Groups) -> str:
     return (
         f"Runs of {budget_of(runs[0]):,} steps; seeds: {', '.join(str(key_of(run).seed) for run in runs)}. "
         "Interquartile means (of steps: medians) and 95 % bootstrap intervals over seeds. "
-        "Success: of the student alone, greedy, in the end. Steps beyond the budget: so many runs never got there. "
+        "Success: of the greedy student at the end. Steps beyond the budget: so many runs never got there. "
         "P(mutual better): how probably a run of mutual has more success over the whole budget. Costs: means of a run."
+        + described(by_arm, {results[0]["summary"]["engine"] for arms in groups.values() for results in arms.values()})
     )
+
+
+def described(arms: Iterable[str], engines: Iterable[str]) -> str:
+    """What those of the arms are whose names do not say it, as a sentence after a space; empty where there are none."""
+    known = DESCRIPTIONS | ({"student-only": ENCODED} if set(engines) == {"gymnasium"} else {})
+    said = [f"{arm}: {known[arm]}" for arm in arms if arm in known]
+    return f" Arms: {'; '.join(said)}." if said else ""
 
 
 def markdown(groups: Groups, verdicts: Sequence[Verdict], command: str, made: Sequence[str]) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +19,10 @@ from coteach.grounding.base import Layout
 from coteach.runs import tensors
 from coteach.runs.machine import one_thread, torch_device
 from coteach.student.batch import Batch, Imitation, Rows
-from coteach.student.fused import MEASURES, FusedStep
+from coteach.student.kernels import optimizer_steps
 from coteach.student.network import ActorCritic, read
-from coteach.student.ppo import _mean, divergence, explained_variance, ppo_loss
+from coteach.student.optimizer_step import MEASURES
+from coteach.student.ppo import explained_variance
 
 WEIGHTS_FILE = "student.safetensors"
 SIZES_FILE = "student.json"
@@ -44,7 +44,6 @@ class Learner:
         self._generator = torch.Generator().manual_seed(seed)
         self.network = ActorCritic(layout, num_actions, config, self._generator, habits).to(self.device)
         self.optimizer = torch.optim.Adam(self.network.parameters(), lr=config.learning_rate, eps=config.adam_epsilon, fused=True)
-        self._stepper = FusedStep if layout.binary and self.device.type == "cpu" else AutogradStep
 
     @one_thread()
     def act(self, features: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.float32]]:
@@ -86,9 +85,8 @@ class Learner:
         """
         imitation = replay(self.config.epochs * len(batch.actions)) if replay else None
         rows = Rows(batch, imitation, self.layout, self.device)
-        take = self._stepper(self.network, self.optimizer, self.config, rows)
-        with take.alone():
-            seen = [_finite(take(*minibatch)) for minibatch in self._minibatches(rows)]
+        with optimizer_steps(self.network, self.optimizer, self.config, rows) as step:
+            seen = [_finite(step(*minibatch)) for minibatch in self._minibatches(rows)]
         self.network.adapt(batch.features)  # only now: the ratio is to the policy that took the actions
         means = dict(zip(MEASURES, np.mean(seen, axis=0).tolist(), strict=True))
         return {**means, "explained_variance": explained_variance(batch.values, batch.returns)}
@@ -138,61 +136,6 @@ class Learner:
             own = torch.randperm(len(rows.actions), generator=self._generator).tensor_split(parts)
             led = torch.randperm(rows.led, generator=self._generator).tensor_split(parts)
             yield from zip(led, own, replayed, strict=False)  # the last goes on into the next pass
-
-
-class AutogradStep:
-    """Takes the optimiser steps of one update on `rows`, whatever the student sees and whatever it runs on."""
-
-    def __init__(self, network: ActorCritic, optimizer: torch.optim.Adam, config: StudentConfig, rows: Rows) -> None:
-        self.network, self.optimizer, self.config, self.rows = network, optimizer, config, rows
-
-    @staticmethod
-    def alone() -> AbstractContextManager[None]:
-        """A context for its calls: nothing to be seen to."""
-        return nullcontext()
-
-    def __call__(self, led: Tensor, own: Tensor, replayed: Tensor) -> NDArray[np.float64]:
-        """One step on these rows (indices among the led, own and replayed ones); the `MEASURES`.
-
-        Where one of them is not finite the weights stay as they were.
-        """
-        loss, losses = self._losses(led, own, replayed)
-        self.optimizer.zero_grad()
-        torch.autograd.backward(loss)
-        norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.config.max_grad_norm)
-        measures = torch.stack([*(losses[name].detach() for name in MEASURES[:-1]), norm]).double().cpu().numpy()
-        if np.isfinite(measures).all():
-            self.optimizer.step()
-        return measures
-
-    def _losses(self, led: Tensor, own: Tensor, replayed: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Their weighted sum, and each of them."""
-        rows, config = self.rows, self.config
-        # One forward pass: led rows need no logits, replayed ones no values.
-        valued, guided = torch.cat([led, rows.led + own]), torch.cat([own, len(rows.actions) + replayed])
-        features = rows.features.rows(torch.cat([valued, rows.led + guided[len(own) :]]).numpy())
-        logits, values = self.network(features, acting=slice(len(led), None), valued=slice(len(valued)))
-        valued, guided, own = (at.to(logits.device) for at in (valued, guided, own))
-
-        log_policy = F.log_softmax(logits[: len(own)], dim=-1)
-        taken = log_policy.gather(1, rows.actions[own, None])[:, 0]
-        policy_loss, measures = ppo_loss(taken, rows.logprobs[own], rows.advantages[own], config.clip)
-        entropy = _mean(-(log_policy.exp() * log_policy).sum(dim=-1))
-        value_loss = _mean((values - rows.returns[valued]) ** 2)
-        # Imitated without the habits: who went in circles would learn from the advice to go on against the habit.
-        learned = F.log_softmax(logits - self.network.habitual(features)[len(led) :], dim=-1)
-        far, weight = divergence(learned, rows.target[guided]), rows.weight[guided]
-        guidance_loss, imitation_loss = (_mean(part) for part in torch.split(weight * far, [len(own), len(replayed)]))
-        losses = measures | {
-            "policy_loss": policy_loss,
-            "value_loss": value_loss,
-            "entropy": entropy,
-            "guidance_loss": guidance_loss,
-            "imitation_loss": imitation_loss,
-            "guidance_kl": _mean(far[: len(own)][weight[: len(own)] > 0]),
-        }
-        advised = guidance_loss + imitation_loss
-        return policy_loss + config.value_weight * value_loss - config.entropy * entropy + advised, losses
 
 
 def _finite(measures: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -48,10 +48,10 @@ def ppo_loss(logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, clip: f
         advantages = (advantages - advantages.mean()) / (advantages.std() + 1e-8)
     log_ratio = logprobs - old_logprobs
     ratio = log_ratio.exp()
-    loss = -_mean(torch.min(advantages * ratio, advantages * ratio.clamp(1 - clip, 1 + clip)))
+    loss = -mean_or_zero(torch.min(advantages * ratio, advantages * ratio.clamp(1 - clip, 1 + clip)))
     with torch.no_grad():
         clipped = ((ratio - 1).abs() > clip).float()
-        return loss, {"approx_kl": _mean(ratio - 1 - log_ratio), "clipfrac": _mean(clipped)}
+        return loss, {"approx_kl": mean_or_zero(ratio - 1 - log_ratio), "clipfrac": mean_or_zero(clipped)}
 
 
 def divergence(log_policy: Tensor, target: Tensor) -> Tensor:
@@ -65,6 +65,6 @@ def explained_variance(values: NDArray[np.float32], returns: NDArray[np.float32]
     return 1.0 - float((returns - values).var()) / variance if variance > 0 else 0.0
 
 
-def _mean(x: Tensor) -> Tensor:
-    """The mean, 0 over no rows: a round may have none that the student led."""
+def mean_or_zero(x: Tensor) -> Tensor:
+    """Return the mean, a scalar; 0 over no rows: a round may have none in which the student acted."""
     return x.sum() / max(x.numel(), 1)

@@ -9,7 +9,7 @@ the only copies. What no feature has ever set of the first layer has neither gra
 from __future__ import annotations
 
 import functools
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numba
 import numpy as np
@@ -19,17 +19,10 @@ from threadpoolctl import ThreadpoolController
 from torch import Tensor
 
 from coteach.config import StudentConfig
+from coteach.student.batch import Rows
 from coteach.student.network import ActorCritic, ColumnSum, SetFeatures, sum_rows
 
-if TYPE_CHECKING:
-    from coteach.student.batch import Rows
-
 Array = NDArray[np.float32]
-
-MEASURES = (
-    "policy_loss", "value_loss", "entropy", "guidance_loss", "imitation_loss", "approx_kl", "clipfrac", "guidance_kl",
-    "grad_norm",
-)  # fmt: skip
 
 TINY = np.float32(1e-30)
 """Moments that have faded to less count as nothing: processors multiply such numbers a hundred times slower."""
@@ -98,7 +91,12 @@ def _products() -> ThreadpoolController:
     return ThreadpoolController()
 
 
-class FusedStep:
+def one_blas_thread() -> Any:
+    """A context for the steps: products of so few rows in one thread. More of them wait for each other, and spin."""
+    return _products().limit(limits=1, user_api="blas")
+
+
+class CompiledStep:
     """Takes the optimiser steps of one update; `rows` are those of `ppo.Rows`, their features `SetFeatures`, on a processor."""
 
     def __init__(self, network: ActorCritic, optimizer: torch.optim.Adam, config: StudentConfig, rows: Rows) -> None:
@@ -125,11 +123,6 @@ class FusedStep:
         weighed = (config.clip, config.entropy, config.value_weight, config.max_grad_norm)
         self.settings = Settings(*weighed, group["lr"], group["betas"][0], group["betas"][1], group["eps"])
         self.room: Room | None = None
-
-    @staticmethod
-    def alone() -> Any:
-        """A context for its calls: products of so few rows in one thread. More of them wait for each other, and spin."""
-        return _products().limit(limits=1, user_api="blas")
 
     @torch.no_grad()
     def __call__(self, led: Tensor, own: Tensor, replayed: Tensor) -> NDArray[np.float64]:
