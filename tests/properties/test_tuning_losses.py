@@ -1,4 +1,4 @@
-"""What a tuned LLM learns from one lesson, for any lesson: stretched worth, the three losses, the drawing of lessons."""
+"""What a tuned LLM learns from one lesson, for any lesson: the scaling of Q, the three losses, the drawing of lessons."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ def softmax(logits: Array) -> Array:
 def cases(draw: st.DrawFn) -> tuple[tuning.Case, torch.Tensor]:
     """A lesson over two to six options, and raw scores of the LLM as a leaf of autograd."""
     options = draw(st.integers(2, 6))
-    target, untuned, said, now = (draw(arrays(np.float64, options, elements=scores)) for _ in range(4))
-    worth = draw(arrays(np.float64, options, elements=st.floats(0.0, 1.0)))
-    assume(np.ptp(worth) > 1e-3)
+    target, untuned, current, now = (draw(arrays(np.float64, options, elements=scores)) for _ in range(4))
+    q = draw(arrays(np.float64, options, elements=st.floats(0.0, 1.0)))
+    assume(np.ptp(q) > 1e-3)
     prompt = Prompt((1,), tuple((token,) for token in range(2, 2 + options)))
-    case = tuning.Case(prompt, np.zeros(options), softmax(target), softmax(untuned), softmax(said), worth, 1.0)
+    case = tuning.Case(prompt, np.zeros(options), softmax(target), softmax(untuned), softmax(current), q, 1.0)
     return case, torch.from_numpy(now).requires_grad_()
 
 
@@ -45,24 +45,24 @@ def gradient(loss: torch.Tensor, leaf: torch.Tensor) -> Array:
 
 
 @given(cases(), st.floats(0.01, 10.0), st.floats(-5.0, 5.0))
-def test_stretched_worth_fills_the_unit_interval_in_its_order(
+def test_rescaled_q_fills_the_unit_interval_in_its_order(
     given_: tuple[tuning.Case, torch.Tensor], scale: float, shift: float
 ) -> None:
-    worth = given_[0].worth
-    stretched = tuning.stretched(worth)
-    assert stretched.min() == 0 and stretched.max() == 1
-    assert (np.diff(stretched[np.argsort(worth)]) >= 0).all()
-    np.testing.assert_allclose(tuning.stretched(scale * worth + shift), stretched, atol=1e-6)
-    assert not tuning.stretched(np.full_like(worth, shift)).any()
+    q = given_[0].pessimistic_q
+    rescaled = tuning.rescaled(q)
+    assert rescaled.min() == 0 and rescaled.max() == 1
+    assert (np.diff(rescaled[np.argsort(q)]) >= 0).all()
+    np.testing.assert_allclose(tuning.rescaled(scale * q + shift), rescaled, atol=1e-6)
+    assert not tuning.rescaled(np.full_like(q, shift)).any()
 
 
 @given(cases())
-def test_the_policy_gradient_is_that_of_the_expected_worth(given_: tuple[tuning.Case, torch.Tensor]) -> None:
+def test_the_policy_gradient_is_that_of_the_expected_q(given_: tuple[tuning.Case, torch.Tensor]) -> None:
     """d/ds_k of -sum p Q is -p_k (Q_k - sum p Q) by hand, whatever baseline the loss takes away."""
     case, now = given_
-    p, worth = softmax(now.detach().numpy()), tuning.stretched(case.worth)
+    p, q = softmax(now.detach().numpy()), tuning.rescaled(case.pessimistic_q)
     slope = gradient(tuning.policy_gradient(torch.log_softmax(now, 0), case, CONFIG), now)
-    np.testing.assert_allclose(slope, -p * (worth - p @ worth), atol=1e-12)
+    np.testing.assert_allclose(slope, -p * (q - p @ q), atol=1e-12)
 
 
 @given(cases())
@@ -76,7 +76,7 @@ def test_distilling_has_the_difference_as_its_gradient(given_: tuple[tuning.Case
 @given(cases())
 def test_a_preference_moves_two_options_by_the_same_and_no_other(given_: tuple[tuning.Case, torch.Tensor]) -> None:
     case, now = given_
-    assume((case.said * (case.target.max() - case.target)).max() > 0)
+    assume((case.current * (case.target.max() - case.target)).max() > 0)
     slope = gradient(tuning.preferred(torch.log_softmax(now, 0), case, CONFIG), now)
     assert slope[case.target.argmax()] < 0, "the best becomes more probable"
     np.testing.assert_allclose(slope.sum(), 0.0, atol=1e-12)

@@ -79,7 +79,7 @@ def _losses(model: Any, ids: Sequence[int]) -> torch.Tensor:
     with torch.inference_mode():
         tokens = torch.tensor([list(ids)], device=model.device)
         logits = model(input_ids=tokens, use_cache=False).logits[0, :-1].float()
-        return -torch.log_softmax(logits, dim=-1).gather(1, tokens[0, 1:, None])[:, 0]
+        return torch.nn.functional.cross_entropy(logits, tokens[0, 1:], reduction="none")
 
 
 def _prompt(tokenizer: Any, entry: Mapping[str, Any]) -> Prompt:
