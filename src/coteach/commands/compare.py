@@ -34,7 +34,7 @@ examples:
   coteach compare --redraw --name MiniGrid-UnlockPickup-v0
 
 Interrupted, the same command goes on. A run stops early once it has held 95 % (stop_at=1.01: never) and counts on as it ended.
-`coteach train --help` lists the fields of the configuration.
+`coteach train --help` says what each arm is, and lists the fields of the configuration.
 """
 
 TAKEN = {"tasks": "--task", "arm": "--arms", "seed": "--seeds", "steps": "--steps"}
@@ -238,7 +238,7 @@ def _show(plan: Plan, as_json: bool) -> None:
         if task != tables.ALL:
             print_table(tables.PRICE, tables.price_cells(mine))
             print()
-    print(tables.note(groups))
+    print(f"{tables.note(groups)}\n{tables.arms(groups)}")
     print(f"the same for GitHub: {table}; figures: {', '.join(str(path) for path in drawn)}")
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from coteach import config as configuration
-from coteach.arms import ARMS
+from coteach.arms import ARMS, describe_arms
 from coteach.commands.common import print_json
 from coteach.config import Config, TeacherConfig
 from coteach.errors import CoteachError, RunFailed
@@ -36,7 +36,6 @@ examples:
   coteach train --resume runs/mine
   coteach train --teacher openai:qwen3@http://127.0.0.1:8080/v1 --budget 200000tokens
 
-fields of the configuration, set in --config or as FIELD=VALUE:
 """
 
 FLAGS: dict[str, tuple[str, ...]] = {
@@ -59,7 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--together", action="store_true", help="climb the rungs side by side: one teacher, a student on each --task"
     )
-    parser.add_argument("--arm", help="mutual, one-way, no-llm, uniform, student-only, llm-only or oracle")
+    parser.add_argument("--arm", metavar="ID", help="what of the loop is open: one of the arms below (default: mutual)")
     parser.add_argument(
         "--teacher",
         metavar="SPEC",
@@ -77,7 +76,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--resume", metavar="DIR", type=Path, help="go on with the run in DIR")
     parser.add_argument("--dry-run", action="store_true", help="print the resolved configuration and stop")
     parser.add_argument("overrides", metavar="FIELD=VALUE", nargs="*", help="any field of the configuration")
-    parser.epilog = EXAMPLE + configuration.describe()
+    fields = "fields of the configuration, set in --config or as FIELD=VALUE:"
+    parser.epilog = f"{EXAMPLE}\narms:\n{describe_arms(ARMS)}\n\n{fields}\n{configuration.describe()}"
 
 
 def run(args: argparse.Namespace) -> int:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from coteach import config as configuration
+from coteach.arms import ARMS as EVERY_ARM
 from coteach.errors import CoteachError
 from coteach.experiments.compare import Job, Result, source_revision
 from coteach.experiments.glam import Glam, GlamConfig
@@ -239,6 +240,7 @@ def notes(study: Study, found: Sequence[Line]) -> list[str]:
         f"{ITERATION} environment steps. Success and return: {study.episodes} fixed-seed episodes, students greedy. Tokens: "
         "computed while training; answers remembered from earlier runs cost none."
     ]
+    said += [f"{arm}: {EVERY_ARM[arm].description}." for arm in dict.fromkeys(line.arm for line in found) if arm in LOOP_ARMS]
     if any(line.stopped and line.arm != GLAM for line in found):
         said.append(f"Beyond {IN_FULL} iterations a run of the loop ends once its student has held {percent(STOP_AT)}.")
     greedy = [f"{_spread(line.greedy, percent)} after {_mean(line.iterations):,.0f} iterations" for line in found if line.greedy]

@@ -1,7 +1,7 @@
 """The figures of a comparison: success over steps, steps to 95 %, and how probably `mutual` is better.
 
-An arm has the same colour in all of them (Okabe & Ito's, which people who see colours differently tell apart), and a panel is
-a task. They are drawn from results alone, at the width of a README.
+An arm has the same colour in all of them (Okabe & Ito's, and one of Tol's: people who see colours differently tell them apart),
+and a panel is a task. They are drawn from results alone, at the width of a README.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ COLOURS = {
     "no-llm": "#0072b2",
     "uniform": "#56b4e9",
     "student-only": "#000000",
+    "ppo": "#882255",
     "llm-only": "#cc79a7",
     "oracle": "#009e73",
     "liar": "#999999",

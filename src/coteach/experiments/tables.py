@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from coteach.arms import ARMS, describe_arms
 from coteach.experiments import stats
 from coteach.experiments.compare import Groups, Result, curve_of
 from coteach.experiments.stats import Estimate
@@ -166,6 +167,11 @@ def note(groups: Groups) -> str:
     )
 
 
+def arms(groups: Groups) -> str:
+    """What each arm of the tables is, a line each."""
+    return describe_arms(next(iter(groups.values())))
+
+
 def markdown(groups: Groups, verdicts: Sequence[Verdict], command: str, made: Sequence[str]) -> str:
     """The tables as GitHub shows them, the command under them, and what made the runs."""
     parts = []
@@ -173,8 +179,12 @@ def markdown(groups: Groups, verdicts: Sequence[Verdict], command: str, made: Se
         mine = [verdict for verdict in verdicts if verdict.task == task]
         parts += [f"**{task}**", _grid(LEARNING, learning_cells(mine))]
         parts += [_grid(PRICE, price_cells(mine))] if task != ALL else []
-    parts += [note(groups), f"```\n{command}\n```", *made]
+    parts += [note(groups), _arm_list(groups), f"```\n{command}\n```", *made]
     return "\n\n".join(parts) + "\n"
+
+
+def _arm_list(groups: Groups) -> str:
+    return "\n".join(f"- `{arm}`: {ARMS[arm].description}" for arm in next(iter(groups.values())))
 
 
 def _grid(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
