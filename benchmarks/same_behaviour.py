@@ -30,7 +30,7 @@ CACHE = Path.home() / ".cache" / "coteach-same-behaviour"
 RENAMED = {
     "prior_trust": "credit",
     "success_greedy": "success_alone",
-    "success_controlled": "success_controlled",
+    "success_controlled": "success_teacher",
     "llm_cache_hits": "llm_memory_hits",
     "cache_hits": "memory_hits",
     "teacher.feedback": "teacher.tell",

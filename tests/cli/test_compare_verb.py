@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from comparisons import keep, learner, result
+from coteach.arms import ARMS
 from coteach.commands import cli, compare
 from coteach.experiments import pool
 from coteach.experiments.pool import Standing, State
@@ -206,7 +207,9 @@ def test_the_board_has_a_row_for_each_run_under_way(monkeypatch: pytest.MonkeyPa
 
 def test_a_real_run_becomes_a_result(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(pool, "PROGRAM", (sys.executable, "-m", "coteach"))
-    words = ["--task", "MiniGrid-Empty-5x5-v0", "--arms", "student-only", "--seeds", "7,", "--steps", "500", "--json"]
+    words = ["--task", "MiniGrid-Empty-5x5-v0", "--arms", "ppo", "--seeds", "7,", "--steps", "500", "--json"]
     assert cli.main(["compare", *words, "episodes=5", "evaluation.levels=5", "collect.envs=8"]) == 0
-    (verdict,) = json.loads(capsys.readouterr().out)["verdicts"]
-    assert (verdict["arm"], verdict["runs"], verdict["budget"]) == ("student-only", 1, 500)
+    answer = json.loads(capsys.readouterr().out)
+    (verdict,) = answer["verdicts"]
+    assert (verdict["arm"], verdict["runs"], verdict["budget"]) == ("ppo", 1, 500)
+    assert f"- `ppo`: {ARMS['ppo'].description}" in Path(answer["table"]).read_text().splitlines()

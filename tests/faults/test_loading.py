@@ -85,7 +85,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 HOSTILE_JSON = ("[" * 100_000, "null", "{}", '{"rung": {"index": "../.."}}', '{"situations": [[1]]}', "\xff\xfe")
-FILES = ("progress.json", "knowledge.json", "student/student.json", "evaluator/generator.json")
+FILES = ("progress.json", "knowledge.json", "student/student.json", "words/generator.json")
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -102,7 +102,16 @@ def test_a_checkpoint_whose_json_is_not_ours_is_refused_in_one_line(name: str, f
         assert "\n" not in str(refused.value) and len(str(refused.value)) < 2000
 
 
-@pytest.mark.parametrize("name", ["student/student.safetensors", "evaluator/evaluator.safetensors", "advice.safetensors"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "student/student.safetensors",
+        "student/returns.safetensors",
+        "words/word_values.safetensors",
+        "plans.safetensors",
+        "advice.safetensors",
+    ],
+)
 def test_nor_are_its_weights_taken_for_others(name: str, finished: Path, tmp_path: Path) -> None:
     for number, content in enumerate([*bombs().values(), safetensors.torch.save({"network.policy.bias": torch.zeros(3)})]):
         run = Path(shutil.copytree(finished, tmp_path / str(number)))

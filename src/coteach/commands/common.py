@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from coteach.arms import ARMS
 from coteach.errors import CoteachError
 from coteach.runs.run_folder import Run
 
@@ -51,6 +52,12 @@ def load_players(run: Run) -> Players:
     from coteach.method.checkpoint import players_of
 
     return players_of(run)
+
+
+def check_taught(run: Run, who: str) -> None:
+    """CoteachError where one asks for the teacher of an arm that has neither a teacher nor options that it could choose."""
+    if who == "teacher" and ARMS[run.config.arm].raw:
+        raise CoteachError(f"--who teacher: the arm {run.config.arm!r} of {run.folder} has no teacher; expected --who student")
 
 
 def default_tasks(run: Run) -> list[str]:

@@ -239,7 +239,7 @@ def _show(plan: Plan, as_json: bool) -> None:
         if task != tables.ALL:
             print_table(tables.PRICE, tables.price_cells(mine))
             print()
-    print(tables.note(groups))
+    print(f"{tables.note(groups)}\n{tables.arms(groups)}")
     print(f"the same for GitHub: {table}; figures: {', '.join(str(path) for path in drawn)}")
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from coteach.commands.common import add_run, default_tasks, episodes_of, load_players, print_json, seed_of
+from coteach.commands.common import add_run, check_taught, default_tasks, episodes_of, load_players, print_json, seed_of
 from coteach.errors import CoteachError, unknown
 from coteach.runs.progress import percent, print_table
 from coteach.runs.run_folder import Run
@@ -62,6 +62,7 @@ def run(args: argparse.Namespace) -> int:
     _check_flags(args)
     episodes = episodes_of(args, 200)
     with Run.open(args.run_folder) as folder:
+        check_taught(folder, args.who)
         names = list(dict.fromkeys(args.task or default_tasks(folder)))
         from coteach.envs import tasks
         from coteach.evaluation import episodes as evaluate

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from coteach import config as configuration
-from coteach.arms import ARMS
+from coteach.arms import ARMS, describe_arms
 from coteach.commands.common import print_json
 from coteach.config import Config, TeacherConfig
 from coteach.errors import CoteachError, RunFailed
@@ -35,6 +35,9 @@ examples:
   coteach train --task MiniGrid-Unlock-v0 --task MiniGrid-UnlockPickup-v0 --together
   coteach train --resume runs/mine
   coteach train --teacher openai:qwen3@http://127.0.0.1:8080/v1 --budget 200000tokens
+
+arms:
+{arms}
 
 settings, given in --config or as FIELD=VALUE ({which}):
 """
@@ -59,7 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--together", action="store_true", help="climb the rungs side by side: one teacher, a student on each --task"
     )
-    parser.add_argument("--arm", help="mutual, one-way, no-llm, uniform, student-only, llm-only or oracle")
+    parser.add_argument("--arm", metavar="ID", help="what of the loop is open: one of the arms below (default: mutual)")
     parser.add_argument(
         "--teacher",
         metavar="SPEC",
@@ -78,14 +81,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dry-run", action="store_true", help="print the resolved configuration and stop")
     parser.add_argument("--help-all", action=_HelpAll, nargs=0, help="show this help with every setting there is, and exit")
     parser.add_argument("overrides", metavar="FIELD=VALUE", nargs="*", help="any setting")
-    parser.epilog = EXAMPLE.format(which="the usual ones; all: --help-all") + configuration.describe()
+    parser.epilog = EXAMPLE.format(arms=describe_arms(ARMS), which="the usual ones; all: --help-all") + configuration.describe()
 
 
 class _HelpAll(argparse.Action):
     """`--help` with every setting there is."""
 
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
-        parser.epilog = EXAMPLE.format(which="all of them") + "\n" + configuration.describe(everything=True)
+        parser.epilog = (
+            EXAMPLE.format(arms=describe_arms(ARMS), which="all of them") + "\n" + configuration.describe(everything=True)
+        )
         parser.print_help()
         parser.exit()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from coteach.commands.common import add_run, load_players, print_json, seed_of, task_of
+from coteach.commands.common import add_run, check_taught, load_players, print_json, seed_of, task_of
 from coteach.commands.evaluate import WHO
 from coteach.errors import unknown
 from coteach.runs.files import file_name
@@ -28,6 +28,7 @@ def run(args: argparse.Namespace) -> int:
     if args.who not in WHO:
         raise unknown("--who", args.who, WHO)
     with Run.open(args.run_folder) as folder:
+        check_taught(folder, args.who)
         task = task_of(folder, args.task)
         from coteach.envs import tasks
         from coteach.evaluation import episodes as evaluate

@@ -428,7 +428,7 @@ class Config(Section):
 
     tasks: list[str] = setting(["MiniGrid-UnlockPickup-v0"], "task ids, one per rung")
     together: bool = setting(False, "climb all rungs side by side: one teacher, a student on each task")
-    arm: str = setting("mutual", " | ".join(ARMS))
+    arm: str = setting("mutual", "the arm: what of the loop is open (docs/arms.md)")
     engine: Engine = setting("auto", "auto, envpool, minigrid or gymnasium")
     steps: Whole = setting(100_000, "environment steps per rung, over all environments", 1)
     stop_at: float = setting(1.01, "a rung ends early once the student's success has held this; above 1 never", 0.0, 1.01)

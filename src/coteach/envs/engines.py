@@ -114,7 +114,7 @@ class EnvPoolTask:
         """Missions are constant within an episode: only those of restarted rows are decoded."""
         for env in np.flatnonzero(restarted):
             self._missions[env] = raw["mission"][env].tobytes().rstrip(b"\0").decode()
-        return Observation(raw["image"], list(self._missions))
+        return Observation(raw["image"], list(self._missions), raw["direction"])
 
 
 class GymnasiumTask:

@@ -71,12 +71,18 @@ class MiniGridLevel:
 
     def pack(self, observations: list[Any]) -> Observation:
         """What N environments showed."""
-        return Observation(np.stack([seen["image"] for seen in observations]), [seen["mission"] for seen in observations])
+        image, direction = (np.stack([seen[key] for seen in observations]) for key in ("image", "direction"))
+        return Observation(image, [seen["mission"] for seen in observations], direction)
 
     @property
     def family(self) -> Family:
         """MiniGrid's, which is one."""
         return _minigrid_family()
+
+    @property
+    def raw_family(self) -> Family:
+        """The same for a student that sees the environment's own observation, and nothing else."""
+        return _raw_minigrid_family()
 
 
 @cache
@@ -90,6 +96,16 @@ def _minigrid_family() -> Family:
     return Family(
         "MiniGrid and BabyAI", kind.layout, ACTION_NAMES, kind.max_options, GRID_WORLD_INSTRUCTION, kind, features, habits
     )
+
+
+@cache
+def _raw_minigrid_family() -> Family:
+    from coteach.grounding.base import GRID_WORLD_INSTRUCTION
+    from coteach.grounding.minigrid.encoding import ACTION_NAMES
+    from coteach.grounding.minigrid.raw import RawGrounding
+
+    kind, name = RawGrounding, "MiniGrid and BabyAI as they show themselves"
+    return Family(name, kind.layout, ACTION_NAMES, kind.max_options, GRID_WORLD_INSTRUCTION, kind, kind.feature_layout())
 
 
 @cache

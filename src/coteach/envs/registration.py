@@ -166,6 +166,11 @@ class Environment:
         own = self.options is not None
         return Family(self.task, encoder.layout, names, slots, self.instruction, ground, features, None, own, typical)
 
+    @property
+    def raw_family(self) -> Family:
+        """The same: the student sees the environment's own observation in every arm (or what a grounding of one's own makes)."""
+        return self.family
+
     @cached_property
     def has_expert(self) -> bool:
         """Whether there is an expert to repeat; a grounding of one's own shows it in the first situation that it meets."""

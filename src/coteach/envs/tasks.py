@@ -44,14 +44,15 @@ def reference(task: str, num_envs: int, seed: int) -> GymnasiumTask:
     return GymnasiumTask(task, [_endless_seeds(seed, env) for env in range(num_envs)])
 
 
-def family(task: str) -> Family:
-    """The family of a task that `check` lets pass."""
-    return levels.find(task).family
+def family(task: str, raw: bool = False) -> Family:
+    """The family of a task that `check` lets pass. raw: the student sees the environment's own observation and nothing else."""
+    level = levels.find(task)
+    return level.raw_family if raw else level.family
 
 
-def common_family(tasks: Sequence[str]) -> Family:
-    """The family of all these tasks; CoteachError where they have none in common."""
-    families = [family(task) for task in tasks]
+def common_family(tasks: Sequence[str], raw: bool = False) -> Family:
+    """The family of all these tasks (raw: see `family`); CoteachError where they have none in common."""
+    families = [family(task, raw) for task in tasks]
     for task, other in zip(tasks, families, strict=True):
         if other is not families[0]:
             raise CoteachError(

@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from coteach import config as configuration
+from coteach.arms import ARMS as EVERY_ARM
 from coteach.errors import CoteachError
 from coteach.experiments.compare import Job, source_revision
 from coteach.experiments.glam import Glam, GlamConfig
 from coteach.experiments.results import FILE, GLAM, Key, Result, budget_of, by_key, keep_result, make_result, read_results
-from coteach.experiments.tables import described
 from coteach.runs.machine import environment
 from coteach.runs.progress import duration, percent
 from coteach.teacher.local.models import load_model
@@ -229,8 +229,8 @@ def notes(study: Study, found: Sequence[Line]) -> list[str]:
         f"{TASK}: means over the seeds, with the lowest and the highest in brackets. An iteration is "
         f"{ITERATION} environment steps. Success and return: {study.episodes} fixed-seed episodes, students greedy. Tokens: "
         "computed while training; answers from the cache of earlier runs cost none."
-        + described(dict.fromkeys(line.arm for line in found), ())
     ]
+    said += [f"{arm}: {EVERY_ARM[arm].description}." for arm in dict.fromkeys(line.arm for line in found) if arm in LOOP_ARMS]
     if any(line.stopped and line.arm != GLAM for line in found):
         said.append(f"Beyond {IN_FULL} iterations a run of the loop ends once its student has held {percent(STOP_AT)}.")
     greedy = [f"{_spread(line.greedy, percent)} after {_mean(line.iterations):,.0f} iterations" for line in found if line.greedy]

@@ -1,7 +1,7 @@
 """The figures of a comparison: success over steps, steps to 95 %, and how probably `mutual` is better.
 
-An arm has the same colour in all of them (Okabe & Ito's, which people who see colours differently tell apart), and a panel is
-a task. They are drawn from results alone, at the width of a README.
+An arm has the same colour in all of them (Okabe & Ito's, and one of Tol's: people who see colours differently tell them apart),
+and a panel is a task. They are drawn from results alone, at the width of a README.
 """
 
 from __future__ import annotations

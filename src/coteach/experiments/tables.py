@@ -7,13 +7,14 @@ got there counts as more than the budget; costs are means over seeds and sums ov
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from coteach.arms import ARMS, describe_arms
 from coteach.experiments import stats
 from coteach.experiments.compare import Groups, curve_of
 from coteach.experiments.results import Result, budget_of, key_of
@@ -30,19 +31,6 @@ ALL = "all tasks"
 LEVELS = ("steps_to_80", "steps_to_95")
 
 COSTS = ("llm_queries", "llm_tokens", "llm_seconds", "tune_seconds", "wall_seconds")
-
-DESCRIPTIONS = {
-    "student-only": "PPO with belief-map features and a prior against repetition",
-    "ppo": "PPO on the raw observation",
-    "liar": "an adversarial teacher",
-    "no-hope": "mutual without optimism",
-    "no-lead": "mutual without teacher-controlled episodes",
-    "no-share": "mutual without word values",
-}
-"""Arms whose names do not say what they are."""
-
-ENCODED = "PPO on the encoded observation"
-"""What `student-only` is in registered environments, which have no belief map."""
 
 LEARNING = ("arm", "success, %", "k steps to 80 %", "k steps to 95 %", "P(mutual better)")
 PRICE = ("arm", "LLM calls", "LLM tokens", "asking", "tuning", "whole run")
@@ -172,15 +160,12 @@ def note(groups: Groups) -> str:
         "Interquartile means (of steps: medians) and 95 % bootstrap intervals over seeds. "
         "Success: of the greedy student at the end. Steps beyond the budget: so many runs never got there. "
         "P(mutual better): how probably a run of mutual has more success over the whole budget. Costs: means of a run."
-        + described(by_arm, {results[0]["summary"]["engine"] for arms in groups.values() for results in arms.values()})
     )
 
 
-def described(arms: Iterable[str], engines: Iterable[str]) -> str:
-    """What those of the arms are whose names do not say it, as a sentence after a space; empty where there are none."""
-    known = DESCRIPTIONS | ({"student-only": ENCODED} if set(engines) == {"gymnasium"} else {})
-    said = [f"{arm}: {known[arm]}" for arm in arms if arm in known]
-    return f" Arms: {'; '.join(said)}." if said else ""
+def arms(groups: Groups) -> str:
+    """What each arm of the tables is, a line each."""
+    return describe_arms(next(iter(groups.values())))
 
 
 def markdown(groups: Groups, verdicts: Sequence[Verdict], command: str, made: Sequence[str]) -> str:
@@ -190,8 +175,12 @@ def markdown(groups: Groups, verdicts: Sequence[Verdict], command: str, made: Se
         mine = [verdict for verdict in verdicts if verdict.task == task]
         parts += [f"**{task}**", _grid(LEARNING, learning_cells(mine))]
         parts += [_grid(PRICE, price_cells(mine))] if task != ALL else []
-    parts += [note(groups), f"```\n{command}\n```", *made]
+    parts += [note(groups), _arm_list(groups), f"```\n{command}\n```", *made]
     return "\n\n".join(parts) + "\n"
+
+
+def _arm_list(groups: Groups) -> str:
+    return "\n".join(f"- `{arm}`: {ARMS[arm].description}" for arm in next(iter(groups.values())))
 
 
 def _grid(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -108,12 +108,15 @@ class Layout:
 class Observation:
     """What N MiniGrid environments showed after a step, before grounding (made by `engines.VectorTask`).
 
-    image:   (N, 7, 7, 3) uint8, MiniGrid's egocentric symbolic view [column, row, (object, colour, state)].
-    mission: N mission texts, constant within an episode.
+    image:     (N, 7, 7, 3) uint8, MiniGrid's egocentric symbolic view [column, row, (object, colour, state)].
+    mission:   N mission texts, constant within an episode.
+    direction: (N,) integers, where the agent looks: right, down, left, up. Only the raw observation (`minigrid/raw.py`) has it;
+               the belief map needs no compass.
     """
 
     image: NDArray[np.uint8]
     mission: list[str]
+    direction: NDArray[np.integer] | None = None
 
 
 @dataclass

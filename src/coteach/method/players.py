@@ -42,7 +42,7 @@ class Players:
         """record: the file in which what an LLM says is written down."""
         torch.set_num_threads(config.threads or cores())
         self.config, self.arm = config, ARMS[config.arm]
-        self.family = tasks.common_family(config.tasks)
+        self.family = tasks.common_family(config.tasks, self.arm.raw)
         self.rng = np.random.default_rng(config.seed)
         self.situations = Situations()
         self.record = Record(record) if record is not None and self.arm.prior == "llm" else None
