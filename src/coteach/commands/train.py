@@ -35,7 +35,6 @@ examples:
   coteach train --task MiniGrid-Unlock-v0 --task MiniGrid-UnlockPickup-v0 --together
   coteach train --resume runs/mine
   coteach train --teacher openai:qwen3@http://127.0.0.1:8080/v1 --budget 200000tokens
-
 """
 
 FLAGS: dict[str, tuple[str, ...]] = {
