@@ -19,9 +19,8 @@ from coteach.grounding.base import Layout
 from coteach.runs import tensors
 from coteach.runs.machine import one_thread, torch_device
 from coteach.student.batch import Batch, Imitation, Rows
-from coteach.student.kernels import optimizer_steps
 from coteach.student.network import ActorCritic, read
-from coteach.student.optimizer_step import MEASURES
+from coteach.student.optimizer_step import MEASURES, OptimizerStep
 from coteach.student.ppo import explained_variance
 
 WEIGHTS_FILE = "student.safetensors"
@@ -85,8 +84,8 @@ class Learner:
         """
         imitation = replay(self.config.epochs * len(batch.actions)) if replay else None
         rows = Rows(batch, imitation, self.layout, self.device)
-        with optimizer_steps(self.network, self.optimizer, self.config, rows) as step:
-            seen = [_finite(step(*minibatch)) for minibatch in self._minibatches(rows)]
+        step = OptimizerStep(self.network, self.optimizer, self.config, rows)
+        seen = [_finite(step(*minibatch)) for minibatch in self._minibatches(rows)]
         self.network.adapt(batch.features)  # only now: the ratio is to the policy that took the actions
         means = dict(zip(MEASURES, np.mean(seen, axis=0).tolist(), strict=True))
         return {**means, "explained_variance": explained_variance(batch.values, batch.returns)}

@@ -59,12 +59,6 @@ class SetFeatures:
         ones, starts = _picked(self.ones, self.starts, at)
         return SetFeatures(ones, starts, self.size)
 
-    def met(self) -> NDArray[np.bool_]:
-        """(F,) whether a feature is set in any row."""
-        met = np.zeros(self.size, dtype=np.bool_)
-        met[self.ones] = True
-        return met
-
     def transposed(self) -> SetFeatures:
         """By feature: the rows in which it is set."""
         rows, starts = _rows_by_feature(self.ones, self.starts, self.size)
