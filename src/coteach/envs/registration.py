@@ -156,7 +156,7 @@ class Environment:
         offer, slots, typical = self.options, self.max_options, TYPICAL_DURATION
         if offer is None:
             named = primitive.named_actions(names)
-            offer, slots, typical = (lambda _: named), count, primitive.TYPICAL_DURATION
+            offer, slots, typical = (lambda _: named), count, primitive.ACTION_DURATION
 
         features = str(self._spaces[0])
 

@@ -122,7 +122,7 @@ class Loop:
 
     def _evaluate_greedily(self, rung: Rung) -> dict[str, float]:
         """Evaluate the student alone where that is due. Where it has held out, the reference environments decide."""
-        if not self.players.arm.learn or not rung.curve.due(rung.steps):
+        if not self.players.arm.learn or not rung.curve.evaluation_due(rung.steps):
             return {}
         success = self.examiner.greedy_success(rung.task)
         rung.curve.add_evaluation(rung.steps, success)
