@@ -91,14 +91,14 @@ class Executor:
 
     def save(self, folder: Path) -> None:
         """Write the networks into `folder`; the steps remembered are not kept."""
-        state = tensors.prefixed("network.", self.network.state_dict())
-        tensors.write(folder / FILE, state | tensors.prefixed("target.", self.target.state_dict()))
+        state = tensors.add_prefix("network.", self.network.state_dict())
+        tensors.write(folder / FILE, state | tensors.add_prefix("target.", self.target.state_dict()))
 
     def load(self, folder: Path) -> None:
         """Take up what `save` wrote."""
         state = tensors.read(folder / FILE)
         for prefix, network in (("network.", self.network), ("target.", self.target)):
-            network.load_state_dict(tensors.under(prefix, state))
+            network.load_state_dict(tensors.select_prefix(prefix, state))
 
     def _step(self, at: NDArray[np.int64], names: Sequence[str]) -> tuple[float, float]:
         """An optimiser step on the rows `at` (B,), each for an option on offer there; its loss, the share that completed it."""
