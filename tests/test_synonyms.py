@@ -33,7 +33,7 @@ def grounding_options():
         part = tuple(read.parts[0].tolist())
         sorts = [words.Thing(*which) for which in itertools.product(range(2), range(6), tags)]
         for things in itertools.combinations(sorts, 2):
-            facts = words.Facts(read, part, (False,), held, tuple(sorted(things)), more=True, goal=2, bare=False)
+            facts = words.Facts(read, part, (False,), held, tuple(sorted(things)), more=True, goal=2, moves_only=False)
             yield tuple(option.text for option in words.options(facts))
 
 

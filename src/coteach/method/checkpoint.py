@@ -13,7 +13,7 @@ from coteach.errors import CoteachError
 from coteach.grounding.base import Situation
 from coteach.method.players import Players
 from coteach.method.schooling import Schooling, Standing
-from coteach.runs.checkpoints import understood
+from coteach.runs.checkpoints import reading
 from coteach.runs.run_folder import Run
 from coteach.student.student import Student
 from coteach.teacher.costs import Usage
@@ -74,7 +74,7 @@ def players_of(run: Run) -> Players:
     if checkpoint is None:
         raise CoteachError(f"{run.folder} has no whole checkpoint: let `coteach train --resume {run.folder}` save one")
     players = Players(run.config)
-    with understood(checkpoint):
+    with reading(checkpoint):
         load_players(checkpoint, players)
     return players
 

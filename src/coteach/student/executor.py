@@ -100,14 +100,14 @@ class Executor:
 
     def save(self, folder: Path) -> None:
         """Write the networks into `folder`, without the replay buffer."""
-        state = tensors.prefixed("network.", self.network.state_dict())
-        tensors.write(folder / FILE, state | tensors.prefixed("target.", self.target.state_dict()))
+        state = tensors.add_prefix("network.", self.network.state_dict())
+        tensors.write(folder / FILE, state | tensors.add_prefix("target.", self.target.state_dict()))
 
     def load(self, folder: Path) -> None:
         """Read what `save` wrote."""
         state = tensors.read(folder / FILE)
         for prefix, network in (("network.", self.network), ("target.", self.target)):
-            network.load_state_dict(tensors.under(prefix, state))
+            network.load_state_dict(tensors.select_prefix(prefix, state))
 
     def _step(self, at: NDArray[np.int64], names: Sequence[str]) -> tuple[float, float]:
         """Take one optimiser step of double Q-learning on the rows `at` (B,), each for the option of its name.

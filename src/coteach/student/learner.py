@@ -92,15 +92,15 @@ class Learner:
 
     def state_dict(self) -> dict[str, Tensor]:
         """Weights, optimiser and generator as named tensors; none of them is shared with the learner."""
-        state = tensors.prefixed("network.", self.network.state_dict())
-        state |= tensors.prefixed("optimizer.", tensors.moments(self.optimizer))
+        state = tensors.add_prefix("network.", self.network.state_dict())
+        state |= tensors.add_prefix("optimizer.", tensors.moments(self.optimizer))
         state["generator"] = self._generator.get_state()
         return {name: value.detach().cpu().clone() for name, value in state.items()}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Take up what `state_dict` gave: the learner then goes on as that one would have."""
-        self.network.load_state_dict(tensors.under("network.", state))
-        tensors.restore_moments(self.optimizer, tensors.under("optimizer.", state))
+        self.network.load_state_dict(tensors.select_prefix("network.", state))
+        tensors.restore_moments(self.optimizer, tensors.select_prefix("optimizer.", state))
         self._generator.set_state(state["generator"])
 
     def save(self, folder: Path) -> None:
