@@ -1,11 +1,11 @@
-"""What telling the teacher is worth: the untuned LLM, told what one run without it found out, in several amounts and forms.
+"""Measures in-context feedback: the untuned LLM with feedback from a run without it, in several amounts and forms.
 
     coteach train --task BabyAI-GoToLocal-v0 --arm no-llm --steps 40000 --out RUN
     python benchmarks/feedback.py RUN [SEED]
 
-Prints a JSON line for each form: tokens told, success of the advice alone, and how often its first choice is the expert's in
-150 situations of random play whose mission names a kind of thing that no example's does (two thirds are not about
-exploring; only for BabyAI-GoToLocal-v0).
+Prints a JSON line for each form: the success rate of the advice alone, and (for BabyAI-GoToLocal-v0) how often its first choice
+is the expert's in 150 situations of random play. Their missions name kinds of things that no example names, and in two thirds of
+them the expert does not explore.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ EPISODES, TESTED, ENVIRONMENTS, STEPS = 100, 150, 32, 160
 
 
 def players_of(run: Run, *settings: str) -> Players:
-    """The evidence of a run without an LLM, and an LLM that has not been asked yet."""
+    """Load the evidence of a run without an LLM, together with an LLM that has not been asked yet."""
     config = load(None, ["arm=mutual", f"tasks={run.config.tasks[0]}", "threads=1", "teacher.feedback_tokens=3000", *settings])
     players = Players(config)
     checkpoint = run.latest_checkpoint()
@@ -48,18 +48,18 @@ def players_of(run: Run, *settings: str) -> Players:
 
 
 def first_choices(teacher: Teacher, situations: Sequence[Situation]) -> NDArray[np.int64]:
-    """The slot of each situation's most probable option; -1 where there is no answer."""
+    """Return the index of each situation's most probable option; -1 if there is no answer."""
     answers = teacher.advise(situations)
     return np.array([-1 if advice is None else int(advice.argmax()) for advice in answers], dtype=np.int64)
 
 
 def kind(situation: Situation) -> str:
-    """Of the thing that the mission names: colours are the same in all missions once grounded."""
+    """Return the kind of thing that the mission names."""
     return situation.text.partition(".")[0].split()[-1]
 
 
 def random_play(task: str, seed: int, kinds: set[str]) -> list[Situation]:
-    """Situations met by turning and walking at random, about these kinds of things, of which the expert knows what to do."""
+    """Return situations of random play about these kinds of things in which the expert knows what to do."""
     rng, environments = np.random.default_rng(seed), tasks.make(task, "auto", ENVIRONMENTS, 7000 + seed)
     grounding = MiniGridGrounding(ENVIRONMENTS, Situations(), num_actions=environments.num_actions)
     grounding.observe(environments.reset(), None, np.ones(ENVIRONMENTS, dtype=np.bool_))
@@ -78,7 +78,7 @@ def _drawn(some: Sequence[Situation], count: int, rng: np.random.Generator) -> l
 
 
 def forms(experiences: Sequence[Experience], rng: np.random.Generator) -> dict[str, Feedback]:
-    """What is told, by name."""
+    """Return the forms of feedback by name."""
     chosen, words = feedback.examples(experiences, 16), tuple(feedback.sentences(TeacherConfig(), experiences))
     verified = [experience for experience in experiences if experience.verified]
     drawn = [
@@ -97,7 +97,7 @@ def forms(experiences: Sequence[Experience], rng: np.random.Generator) -> dict[s
 
 
 def _wrong(experiences: Sequence[Experience]) -> list[Experience]:
-    """The control: the same options, and what became of one of them is said of the other."""
+    """Return the control: the same options with swapped advice, outcomes and Q."""
     return [
         replace(e, prior=e.imitation, imitation=e.prior, failures=e.tries - e.failures, pessimistic_q=-e.pessimistic_q)
         for e in experiences
@@ -106,21 +106,21 @@ def _wrong(experiences: Sequence[Experience]) -> list[Experience]:
 
 
 def main(folder: Path, seed: int) -> None:
-    """Tell each form in turn and print what comes of it."""
+    """Give each form in turn and print the results."""
     run, rng = Run.open(folder), np.random.default_rng(seed)
     players, task = players_of(run), run.config.tasks[0]
     held_out = {"ball", "key"} if seed % 2 == 0 else {"box"}
     tested = random_play(task, seed, held_out) if task == "BabyAI-GoToLocal-v0" else []
     known = [e for e in make_experiences(players.advice) if not tested or kind(e.situation) not in held_out]
-    often = sorted(known, key=lambda experience: -experience.visits)[: feedback.CANDIDATES]
+    often = sorted(known, key=lambda experience: -experience.visits)[: TeacherConfig().feedback_candidates]
     said = players.teacher.advise([experience.situation for experience in often])
     often = [replace(experience, prior=advice) for experience, advice in zip(often, said, strict=True)]
-    for name, given in forms(often, rng).items():
-        players.teacher.give_feedback(given)
+    for name, form in forms(often, rng).items():
+        players.teacher.give_feedback(form)
         right = first_choices(players.teacher, tested) == [situation.expert for situation in tested]
         alone = Examiner(players).evaluate("teacher", task, EPISODES)
         shown = {"right": round(float(right.mean()), 3)} if tested else {}
-        print(json.dumps({"told": name, "seed": seed, "alone": alone.success} | shown), flush=True)
+        print(json.dumps({"form": name, "seed": seed, "alone": alone.success} | shown), flush=True)
 
 
 if __name__ == "__main__":

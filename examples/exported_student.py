@@ -12,20 +12,23 @@ import minigrid  # noqa: F401  (enters its tasks into Gymnasium's registry)
 import numpy as np
 import onnxruntime
 
-from coteach.grounding.base import Observation
+from coteach.grounding.base import Observation, Situations
 from coteach.grounding.minigrid import MiniGridGrounding
+from coteach.grounding.minigrid.raw import RawGrounding
 
 folder = Path(sys.argv[1])
 about = json.loads((folder / "student.json").read_text())
-assert about["feature_layout"] == MiniGridGrounding.feature_layout(), "exported by another version of coteach"
+groundings = {kind.feature_layout(): kind for kind in (MiniGridGrounding, RawGrounding)}  # RawGrounding: of the arm ppo
+assert about["feature_layout"] in groundings, "exported by another version of coteach"
 student = onnxruntime.InferenceSession(folder / "student.onnx")
 env = gymnasium.make(about["task"]).unwrapped
-grounding = MiniGridGrounding(1, num_actions=env.action_space.n)
+grounding = groundings[about["feature_layout"]](1, Situations(), env.action_space.n)
 solved = 0
 for seed in range(about["first_seed"], about["first_seed"] + 200):
     seen, earned, action, over = env.reset(seed=seed)[0], 0.0, None, False
     while not over:
-        now = grounding.observe(Observation(seen["image"][None], [seen["mission"]]), action, np.array([action is None]))
+        shown = Observation(seen["image"][None], [seen["mission"]], np.array([seen["direction"]]))
+        now = grounding.observe(shown, action, np.array([action is None]))
         action = student.run(["logits"], {"features": now.features})[0].argmax(axis=1)
         seen, reward, terminated, truncated, _ = env.step(action[0])
         earned, over = earned + reward, terminated or truncated

@@ -139,7 +139,7 @@ def test_sound_groundings_are_left_in_peace() -> None:
     assert check(MiniGridGrounding, tasks.reference(level, 2, 0), 100).kept
 
 
-def test_what_may_be_meant_so_is_a_doubt() -> None:
+def test_what_may_be_intended_is_a_warning() -> None:
     def tireless(grounding: Any, now: Grounded, _: Any) -> None:
         now.completed[:] = 0
         now.actions[:] = -1
@@ -149,6 +149,6 @@ def test_what_may_be_meant_so_is_a_doubt() -> None:
 
     coteach.add(worlds.environment(make=worlds.line(limit=10**6, reward=0.0)))
     report = found(tireless)
-    assert report.kept and [finding.kind for finding in report.findings] == ["doubt"] * len(report.findings)
+    assert report.kept and [finding.kind for finding in report.findings] == ["warning"] * len(report.findings)
     whats = " ".join(finding.what for finding in report.findings)
     assert "no option was completed" in whats and "no controller ever had an action" in whats

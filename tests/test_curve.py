@@ -23,23 +23,23 @@ def test_before_the_first_episode_there_is_no_success() -> None:
     assert Curve(CONFIG).student is None and Curve(CONFIG).controlled is None
 
 
-def exams(curve: Curve, *successes: float, begin: int = 100) -> None:
+def evaluate(curve: Curve, *successes: float, begin: int = 100) -> None:
     for number, success in enumerate(successes):
         curve.add_evaluation(begin * (number + 1), success)
 
 
 def test_a_level_is_reached_over_three_exams_in_a_row_and_once() -> None:
     curve = Curve(CONFIG)
-    exams(curve, 0.0, 1.0, 0.4, 1.0, 1.0)
+    evaluate(curve, 0.0, 1.0, 0.4, 1.0, 1.0)
     assert curve.steps_to == {0.80: 400, 0.95: None}, "1.0 + 0.4 + 1.0 are 0.8 on average"
-    exams(curve, 1.0, 1.0, 0.0, begin=1000)
+    evaluate(curve, 1.0, 1.0, 0.0, begin=1000)
     assert curve.steps_to == {0.80: 400, 0.95: 1000}
 
 
 def test_exams_come_after_each_round_at_first_and_ever_more_rarely() -> None:
     curve, taken = Curve(CONFIG), []
     for steps in range(2_000, 1_000_001, 2_000):
-        if curve.due(steps):
+        if curve.evaluation_due(steps):
             curve.add_evaluation(steps, 0.0)
             taken.append(steps)
     gaps = np.diff(taken)
@@ -49,7 +49,7 @@ def test_exams_come_after_each_round_at_first_and_ever_more_rarely() -> None:
 
 def test_a_rung_is_over_only_when_success_has_held() -> None:
     curve = Curve(CONFIG)
-    exams(curve, *[1.0] * (CONFIG.held - 1))
+    evaluate(curve, *[1.0] * (CONFIG.held - 1))
     assert not curve.holds(0.5), "too few exams to tell"
     curve.add_evaluation(9_000, 0.9)
     assert curve.holds(0.98) and not curve.holds(0.99)
@@ -57,21 +57,21 @@ def test_a_rung_is_over_only_when_success_has_held() -> None:
 
 def test_late_episodes_count_as_failures() -> None:
     curve = Curve(CONFIG)
-    curve.add(episodes(CONFIG.window, 0), np.array([3] * 40 + [90] * 50))
+    curve.add_episodes(episodes(CONFIG.window, 0), np.array([3] * 40 + [90] * 50))
     assert curve.student == CONFIG.window / (CONFIG.window + 50), "fifty have taken longer than any success"
-    curve.add(episodes(CONFIG.window, 0), np.array([3] * 90))
+    curve.add_episodes(episodes(CONFIG.window, 0), np.array([3] * 90))
     assert curve.student == 1.0
 
 
 def test_a_curve_goes_on_from_its_state() -> None:
     curve = Curve(CONFIG)
-    curve.add([*episodes(90, 20), *episodes(3, 1, controlled=True)], NONE)
-    exams(curve, 0.8, 0.9, 0.9)
+    curve.add_episodes([*episodes(90, 20), *episodes(3, 1, controlled=True)], NONE)
+    evaluate(curve, 0.8, 0.9, 0.9)
     taken_up = Curve(CONFIG)
     taken_up.restore(json.loads(json.dumps(curve.state())))
     assert taken_up.episodes == 114
     for one in (curve, taken_up):
-        one.add(episodes(60, 0), NONE)
-        exams(one, 1.0, 1.0, begin=1_000)
+        one.add_episodes(episodes(60, 0), NONE)
+        evaluate(one, 1.0, 1.0, begin=1_000)
     assert taken_up.student == curve.student and taken_up.points == curve.points
     assert taken_up.steps_to == curve.steps_to == {0.80: 300, 0.95: 2_000}

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from coteach.config import Config, ExecutorConfig, StudentConfig
 from coteach.grounding.base import Grounded, Layout, Situation, Situations
-from coteach.student.executor import Executor, LearnedControllers, Steps
+from coteach.student.executor import Executor, LearnedControllers, StepBuffer
 
 CELLS, LEFT, RIGHT = 7, 0, 1
 OPTIONS = ("go to the left end", "go to the right end")
@@ -100,7 +100,7 @@ def test_an_executor_is_saved_and_loaded(tmp_path: Any) -> None:
 def test_the_run_up_to_an_event_stays_within_what_is_remembered(rows: int) -> None:
     corridor, rng = Corridor(4), np.random.default_rng(1)
     now = corridor.observe(None, None, np.ones(4, dtype=np.bool_))
-    steps = Steps(ExecutorConfig(rows=rows), now.features)
+    steps = StepBuffer(ExecutorConfig(rows=rows), now.features)
     for _ in range(60):
         actions = rng.integers(0, 2, 4)
         before, now = now, corridor.observe(None, actions, np.zeros(4, dtype=np.bool_))

@@ -21,7 +21,6 @@ FLOORS = (
     ("teacher.local", "teacher.remote"),
     ("teacher.make",),
     ("student",),
-    ("student.kernels",),
     ("student.learner",),
     ("student.student",),
     ("evaluation",),

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 from coteach.grounding.base import Grounded
-from coteach.grounding.follower import Ending, OptionFollower, draw
+from coteach.grounding.follower import Ending, OptionFollower, choose_slots
 
 NOBODY = np.zeros(1, dtype=np.bool_)
-LED = np.ones(1, dtype=np.bool_)
+CONTROLLED = np.ones(1, dtype=np.bool_)
 FIRST = np.array([[1.0, 0.0]])
 SECOND = np.array([[0.0, 1.0]])
 
@@ -23,14 +23,14 @@ def one(situation=0, actions=(3, 4), completed=0, failed=0):
     )
 
 
-def told(follower):
-    """What ended on the last step: (situation, slot, duration, outcome, next situation)."""
+def ended_options(follower):
+    """What ended on the last step: (situation, slot, duration, ending, next situation)."""
     ended = follower.ended
-    rows = zip(ended.situation, ended.slot, ended.duration, ended.outcome, ended.next_situation, strict=True)
+    rows = zip(ended.situation, ended.slot, ended.duration, ended.ending, ended.next_situation, strict=True)
     return [(int(c), int(o), int(d), Ending(int(w)), int(n)) for c, o, d, w, n in rows]
 
 
-def follow(follower, advice=FIRST, controlled=LED, done=NOBODY, rng=None, **step):
+def follow(follower, advice=FIRST, controlled=CONTROLLED, done=NOBODY, rng=None, **step):
     return int(follower.choose(one(**step), advice, controlled, done, rng)[0])
 
 
@@ -48,7 +48,7 @@ def test_the_controllers_action_is_looked_up_anew_on_every_step():
 
 
 @pytest.mark.parametrize(
-    ("step", "done", "outcome"),
+    ("step", "done", "ending"),
     [
         ({"completed": 0b01}, False, Ending.COMPLETED),
         ({"failed": 0b01}, False, Ending.FAILED),
@@ -61,19 +61,19 @@ def test_the_controllers_action_is_looked_up_anew_on_every_step():
         ({"situation": 7}, True, Ending.EPISODE_END),
     ],
 )
-def test_how_an_option_ends(step, done, outcome):
+def test_how_an_option_ends(step, done, ending):
     follower = OptionFollower(1, 2, patience=10)
     follow(follower)
     follow(follower)
     follow(follower, advice=SECOND, done=np.array([done]), **step)
-    assert told(follower) == [(0, 0, 2, outcome, step.get("situation", 0))]
+    assert ended_options(follower) == [(0, 0, 2, ending, step.get("situation", 0))]
 
 
 def test_what_happens_to_another_option_does_not_end_the_followed_one():
     follower = OptionFollower(1, 2, patience=10)
     follow(follower)
     follow(follower, completed=0b10, failed=0b10)
-    assert told(follower) == []
+    assert ended_options(follower) == []
     assert follower.slot[0] == 0
 
 
@@ -81,9 +81,9 @@ def test_patience_is_the_number_of_actions_an_option_gets():
     follower = OptionFollower(1, 2, patience=3)
     for _ in range(3):
         follow(follower)
-        assert told(follower) == []
+        assert ended_options(follower) == []
     assert follow(follower, advice=SECOND) == 4
-    assert told(follower) == [(0, 0, 3, Ending.TIMEOUT, 0)]
+    assert ended_options(follower) == [(0, 0, 3, Ending.TIMEOUT, 0)]
 
 
 def test_the_next_option_begins_on_the_step_on_which_the_last_one_ended():
@@ -96,16 +96,16 @@ def test_the_next_option_begins_on_the_step_on_which_the_last_one_ended():
 def test_nothing_is_followed_out_of_the_last_observation_of_an_episode():
     follower = OptionFollower(1, 2, patience=10)
     follow(follower)
-    assert follow(follower, done=LED) == -1
+    assert follow(follower, done=CONTROLLED) == -1
     assert follow(follower, situation=9) == 3
-    assert told(follower) == []
+    assert ended_options(follower) == []
 
 
 def test_an_option_taken_away_from_the_teacher_is_no_evidence():
     follower = OptionFollower(1, 2, patience=10)
     follow(follower)
     assert follow(follower, controlled=NOBODY, completed=0b01) == -1
-    assert told(follower) == []
+    assert ended_options(follower) == []
 
 
 def test_without_an_option_that_has_an_action_there_is_no_action():
@@ -118,14 +118,14 @@ def test_without_an_option_that_has_an_action_there_is_no_action():
 def test_advice_for_options_without_an_action_is_shared_among_the_others():
     rng = np.random.default_rng(0)
     advice = np.tile([0.6, 0.3, 0.1], (20_000, 1))
-    drawn = np.bincount(draw(advice, np.tile([False, True, True], (20_000, 1)), rng), minlength=3) / 20_000
+    drawn = np.bincount(choose_slots(advice, np.tile([False, True, True], (20_000, 1)), rng), minlength=3) / 20_000
     assert drawn == pytest.approx([0.0, 0.75, 0.25], abs=0.02)
 
 
 def test_where_the_advice_leaves_nothing_all_available_options_are_equal():
     rng = np.random.default_rng(0)
     available = np.tile([False, True, True], (20_000, 1))
-    drawn = np.bincount(draw(np.tile([1.0, 0.0, 0.0], (20_000, 1)), available, rng), minlength=3) / 20_000
+    drawn = np.bincount(choose_slots(np.tile([1.0, 0.0, 0.0], (20_000, 1)), available, rng), minlength=3) / 20_000
     assert drawn == pytest.approx([0.0, 0.5, 0.5], abs=0.02)
 
 
@@ -147,7 +147,7 @@ def test_environments_do_not_disturb_each_other():
                 np.zeros((len(rows), 1), np.uint8), situation[t, rows], actions[t, rows], completed[t, rows], failed[t, rows]
             )
             acted.append(follower.choose(now, advice[t, rows], controlled[t, rows], done[t, rows], None))
-            seen += [(t, rows[e], *row) for e, row in zip(follower.ended.env, told(follower), strict=True)]
+            seen += [(t, rows[e], *row) for e, row in zip(follower.ended.env, ended_options(follower), strict=True)]
         return np.array(acted), seen
 
     together, seen = run(list(range(envs)))

@@ -11,7 +11,7 @@ import torch
 import tiny_lm
 from coteach.config import TeacherConfig
 from coteach.errors import RunFailed
-from coteach.evaluation.forgetting import WINDOW, guard, perplexity, questions, right
+from coteach.evaluation.forgetting import WINDOW, measure_forgetting, perplexity, question_count, share_right
 from coteach.grounding.base import Situation
 from coteach.teacher.base import Lesson
 from coteach.teacher.local.scoring import score_one_by_one
@@ -24,7 +24,7 @@ LESSON = Lesson(Situation("You see a ball.", ("explore", "take the ball")), np.a
 
 @pytest.fixture(scope="module")
 def material():
-    return json.loads((resources.files("coteach") / "data" / "guard.json").read_text(encoding="utf-8"))
+    return json.loads((resources.files("coteach") / "data" / "general_knowledge.json").read_text(encoding="utf-8"))
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ def test_a_model_that_knows_nothing_is_as_perplexed_as_there_are_tokens(tokenize
             parameter.zero_()
     assert perplexity(blank, tokenizer, material["text"][0]) == pytest.approx(tiny_lm.SIZES["vocab_size"])
     asked = [{"begins": "The sun rises in the", "right": "east", "wrong": ["west"]}]
-    assert right(blank, tokenizer, asked) == 0.0, "what is equally probable is not known"
+    assert share_right(blank, tokenizer, asked) == 0.0, "what is equally probable is not known"
 
 
 def test_perplexity_is_that_of_the_windows_tokens_but_the_first_of_each(tokenizer, material):
@@ -71,24 +71,24 @@ def test_a_question_is_right_where_the_models_favourite_answer_is(kind, tokenize
         asked.append((entry["begins"], ranked))
     best = [{"begins": begins, "right": ranked[0], "wrong": ranked[1:]} for begins, ranked in asked]
     second = [{"begins": begins, "right": ranked[1], "wrong": [ranked[0], *ranked[2:]]} for begins, ranked in asked]
-    assert right(model, tokenizer, best) == 1.0
-    assert right(model, tokenizer, second) == 0.0
-    assert right(model, tokenizer, best[:3] + second[:1]) == 0.75
+    assert share_right(model, tokenizer, best) == 1.0
+    assert share_right(model, tokenizer, second) == 0.0
+    assert share_right(model, tokenizer, best[:3] + second[:1]) == 0.75
 
 
 def test_an_untuned_teacher_is_what_it_was():
-    before, now = guard(teacher())
+    before, now = measure_forgetting(teacher())
     assert before == now
 
 
 def test_tuning_changes_what_is_measured_now_but_not_what_was_before():
     tuned = teacher()
-    was, _ = guard(tuned)
+    was, _ = measure_forgetting(tuned)
     tuned.tune([LESSON], seed=0)
-    before, now = guard(tuned)
+    before, now = measure_forgetting(tuned)
     assert before.perplexity == pytest.approx(was.perplexity, rel=1e-5) and before.right == was.right
     assert now.perplexity != pytest.approx(before.perplexity, rel=1e-3)
-    assert guard(tuned) == (before, now), "deterministic"
+    assert measure_forgetting(tuned) == (before, now), "deterministic"
 
 
 def test_damaged_weights_are_named_not_measured():
@@ -97,12 +97,12 @@ def test_damaged_weights_are_named_not_measured():
     with torch.no_grad():
         next(iter(damaged.lm.adapter.weights().values())).fill_(float("nan"))
     with pytest.raises(RunFailed, match="'local' has a perplexity of nan: its weights are damaged"):
-        guard(damaged)
+        measure_forgetting(damaged)
 
 
 def test_questions_have_one_right_answer_among_four(material):
-    assert questions() == len(material["questions"]) >= 20
-    assert len({entry["begins"] for entry in material["questions"]}) == questions()
+    assert question_count() == len(material["questions"]) >= 20
+    assert len({entry["begins"] for entry in material["questions"]}) == question_count()
     for entry in material["questions"]:
         assert len({entry["right"], *entry["wrong"]}) == 4, entry
     assert 250 <= len(" ".join(material["text"]).split()) <= 350
@@ -114,6 +114,6 @@ def test_prose_and_questions_say_nothing_of_the_tasks(material):
 
 
 def test_the_embedded_model_knows_much_of_it_and_could_know_more():
-    before, _ = guard(make_teacher("smollm2", TeacherConfig(device="cpu")))
+    before, _ = measure_forgetting(make_teacher("smollm2", TeacherConfig(device="cpu")))
     assert 0.6 <= before.right < 1.0
     assert 10 < before.perplexity < 60

@@ -53,5 +53,5 @@ def test_a_teacher_that_fails_is_followed_only_while_the_student_fails_as_well()
 
 def test_the_teacher_leads_less_as_the_student_catches_up() -> None:
     config = CollectConfig()
-    assert guidance.led_share(config, 1.0) == config.led_share_max
-    assert guidance.led_share(config, 0.0) == config.led_share_min
+    assert guidance.controlled_share(config, 1.0) == config.led_share_max
+    assert guidance.controlled_share(config, 0.0) == config.led_share_min

@@ -1,6 +1,5 @@
 """GAE and PPO's loss against Stable-Baselines3, guidance, and the learner's promises."""
 
-from contextlib import nullcontext
 from types import SimpleNamespace
 
 import gymnasium
@@ -9,16 +8,13 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-import coteach.student.learner
 from coteach.config import StudentConfig
 from coteach.errors import CoteachError, NotFinite
 from coteach.grounding.base import Layout
 from coteach.student.batch import Batch, Imitation, Rows
-from coteach.student.kernels import optimizer_steps
-from coteach.student.kernels.step import CompiledStep
 from coteach.student.learner import Learner
 from coteach.student.network import SetFeatures
-from coteach.student.optimizer_step import PlainStep
+from coteach.student.optimizer_step import OptimizerStep
 from coteach.student.ppo import divergence, explained_variance, gae, ppo_loss
 
 sb3 = pytest.importorskip("stable_baselines3")
@@ -247,49 +243,18 @@ def all_terms():
     return student, batch, Imitation(aside.features, aside.target, np.linspace(0, 2, 50, dtype=np.float32))
 
 
-@pytest.mark.parametrize("stepper", [PlainStep, CompiledStep])
-def test_the_gradient_is_that_of_the_losses_sum(stepper):
+def test_the_gradient_is_that_of_the_losses_sum():
     """Of all terms at once: surrogate, entropy, guidance, imitation, and the critic's error on own and led rows."""
     student, batch, replayed = all_terms()
     twin = learner(habits=some_habits()).network
     twin.load_state_dict(student.network.state_dict())
-    take = stepper(student.network, student.optimizer, student.config, Rows(batch, replayed, student.layout, student.device))
-    take(torch.arange(30), torch.arange(64), torch.arange(50))
+    step = OptimizerStep(
+        student.network, student.optimizer, student.config, Rows(batch, replayed, student.layout, student.device)
+    )
+    step(torch.arange(30), torch.arange(64), torch.arange(50))
     expected(twin, batch, replayed, student.config).backward()
-    theirs = [parameter.grad for parameter in twin.parameters()]
-    ours = [parameter.grad for parameter in student.network.parameters()]
-    if stepper is CompiledStep:
-        ours = list(map(torch.from_numpy, take.gradients))
-        theirs[0] = theirs[0][take.active]
-    for mine, other in zip(ours, theirs, strict=True):
-        torch.testing.assert_close(mine, other, atol=1e-6, rtol=1e-4)
-
-
-def test_compiled_steps_are_the_plain_ones(monkeypatch):
-    """Ten updates by each: the same measures, the same weights; nothing depends on which of them a student learns by."""
-    (compiled, batch, replayed), (plain, *_) = all_terms(), all_terms()
-
-    def logged(student, count, steps):
-        monkeypatch.setattr(coteach.student.learner, "optimizer_steps", steps)
-        return student.update(batch, (lambda rows: replayed) if count % 3 else None)
-
-    for count in range(10):
-        batch.value_features = batch.value_features if count % 2 else None
-        theirs = logged(plain, count, lambda *given: nullcontext(PlainStep(*given)))
-        assert logged(compiled, count, optimizer_steps) == pytest.approx(theirs, abs=1e-4), count
-    for name, value in weights(plain).items():
-        torch.testing.assert_close(weights(compiled)[name], value, atol=2e-4, rtol=0, msg=name)
-
-
-def test_moments_that_fade_away_become_nothing():
-    """Processors multiply numbers close to the smallest there are a hundred times slower."""
-    student = learner(epochs=1)
-    batch = some_batch(student)
-    student.update(batch)
-    batch.features[:, 3] = 0
-    for _ in range(900):
-        student.update(batch)
-    assert not student.optimizer.state[student.network.shared.weight]["exp_avg"][3].any()
+    for ours, theirs in zip(student.network.parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(ours.grad, theirs.grad, atol=1e-6, rtol=1e-4)
 
 
 def expected(network, batch, replayed, config):

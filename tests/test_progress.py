@@ -49,7 +49,7 @@ BOTH = replace(
     NOW,
     rung=0,
     rungs=2,
-    beside=(replace(NOW, rung=1, rungs=2, task="MiniGrid-DoorKey-5x5-v0", steps=60_000, success_student=0.9),),
+    others=(replace(NOW, rung=1, rungs=2, task="MiniGrid-DoorKey-5x5-v0", steps=60_000, success_student=0.9),),
 )
 """Two tasks that are trained on together."""
 
@@ -68,10 +68,10 @@ def test_of_tasks_trained_on_together_all_are_shown() -> None:
 
 def test_the_time_left_for_tasks_trained_on_together_is_that_of_the_last_to_end() -> None:
     assert BOTH.seconds_left == pytest.approx(75)
-    other = BOTH.beside[0]
+    other = BOTH.others[0]
     assert replace(BOTH, over=True).seconds_left == pytest.approx(40)
-    assert replace(BOTH, beside=(replace(other, steps_per_second=0.0),)).seconds_left is None
-    assert replace(BOTH, over=True, beside=(replace(other, over=True),)).seconds_left is None
+    assert replace(BOTH, others=(replace(other, steps_per_second=0.0),)).seconds_left is None
+    assert replace(BOTH, over=True, others=(replace(other, over=True),)).seconds_left is None
 
 
 def test_in_a_pipe_there_is_a_line_per_rung_and_then_one_every_few_seconds() -> None:

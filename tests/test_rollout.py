@@ -154,12 +154,12 @@ def test_every_completion_is_counted_once_whoever_brought_it_about(share: float)
         rollout = table.step(student)
         happened.update(table.grounding.events())
         ended = table.collector.follower.ended
-        completed = ended.outcome == Ending.COMPLETED
+        completed = ended.ending == Ending.COMPLETED
         counted.update(zip(ended.situation[completed].tolist(), ended.slot[completed].tolist(), strict=True))
         counted.update((o.situation, o.slot) for o in rollout.outcomes if o.duration is None and not o.failed)
     table.step(student)  # what a led option's last step brought about is found when the next is chosen
     ended = table.collector.follower.ended
-    completed = ended.outcome == Ending.COMPLETED
+    completed = ended.ending == Ending.COMPLETED
     counted.update(zip(ended.situation[completed].tolist(), ended.slot[completed].tolist(), strict=True))
     assert sum(happened.values()) > 20 and counted == happened
 
@@ -191,7 +191,7 @@ def test_time_running_out_says_nothing_about_the_option_under_way() -> None:
     until = [table.step(student) for _ in range(100)]
     assert until[-1].truncated.all() and (table.collector.follower.slot >= 0).all()
     after = table.step(student)
-    assert table.collector.follower.ended.outcome.tolist() == [Ending.EPISODE_END] * 4
+    assert table.collector.follower.ended.ending.tolist() == [Ending.EPISODE_END] * 4
     assert after.outcomes == []
 
 

@@ -105,7 +105,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[Clock]:
 
 
 def test_a_round_that_ends_in_time_is_the_end_of_the_hurry(clock: Clock) -> None:
-    signals, done = Signals(hurry=True), []
+    signals, done = Signals(time_limit=True), []
     with signals.handled(), pytest.raises(KeyboardInterrupt), signals.deferred():
         signal.raise_signal(signal.SIGINT)
         done.append("the round")
@@ -113,7 +113,7 @@ def test_a_round_that_ends_in_time_is_the_end_of_the_hurry(clock: Clock) -> None
 
 
 def test_a_round_that_does_not_end_is_left_and_if_that_hangs_too_the_program_ends(clock: Clock) -> None:
-    signals, done = Signals(hurry=True), []
+    signals, done = Signals(time_limit=True), []
     with signals.handled(), pytest.raises(KeyboardInterrupt), signals.deferred():
         signal.raise_signal(signal.SIGINT)
         done.append("waits")
@@ -128,7 +128,7 @@ def test_a_round_that_does_not_end_is_left_and_if_that_hangs_too_the_program_end
 
 
 def test_a_second_ctrl_c_leaves_at_once_and_ends_the_program_within_a_second(clock: Clock) -> None:
-    signals = Signals(hurry=True)
+    signals = Signals(time_limit=True)
     with signals.handled(), pytest.raises(KeyboardInterrupt), signals.deferred():
         signal.raise_signal(signal.SIGINT)
         try:

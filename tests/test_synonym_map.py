@@ -4,7 +4,7 @@ import numpy as np
 
 import tiny_lm
 from coteach.config import TeacherConfig
-from coteach.evaluation.synonym_map import glossary
+from coteach.evaluation.synonym_map import synonym_map
 from coteach.teacher.local.teacher import LocalTeacher
 
 KNOWN = ("explore", "pick up the red key", "open the red door", "drop the red key")
@@ -19,19 +19,19 @@ def meaning(phrases):
 
 def test_new_words_are_read_as_the_nearest_old_ones_one_for_one():
     new = ("put down the red key", "unlatch the red door", "grab the red key", "look around")
-    found = glossary(KNOWN, new, meaning)
+    found = synonym_map(KNOWN, new, meaning)
     assert found == {"look around": "explore", "grab": "pick up", "unlatch": "open", "put down": "drop"}
 
 
 def test_words_that_stay_are_left_alone():
-    assert glossary(KNOWN, KNOWN, meaning) == {}
-    assert glossary(KNOWN, (*KNOWN, "unlatch the red box"), meaning) == {}, "nothing is gone that it could stand for"
-    found = glossary(KNOWN, ("explore", "grab the red key", "open the red door", "drop the red key"), meaning)
+    assert synonym_map(KNOWN, KNOWN, meaning) == {}
+    assert synonym_map(KNOWN, (*KNOWN, "unlatch the red box"), meaning) == {}, "nothing is gone that it could stand for"
+    found = synonym_map(KNOWN, ("explore", "grab the red key", "open the red door", "drop the red key"), meaning)
     assert found == {"grab": "pick up"}
 
 
 def test_of_more_new_phrases_than_old_ones_some_stay_as_they_are():
-    found = glossary(("explore", "open the door"), ("look around", "unlatch the door", "grab the door"), meaning)
+    found = synonym_map(("explore", "open the door"), ("look around", "unlatch the door", "grab the door"), meaning)
     assert found == {"look around": "explore", "unlatch": "open"}
 
 

@@ -8,7 +8,7 @@ from numpy.testing import assert_array_equal
 
 import tiny_lm
 from coteach.config import TeacherConfig
-from coteach.evaluation.synonyms import NOUNS, VERBS, WORDINGS, asked_in, renamed
+from coteach.evaluation.synonyms import NOUNS, VERBS, WORDINGS, advise_renamed, rename_options
 from coteach.grounding.base import Situation
 from coteach.grounding.minigrid import encoding as e
 from coteach.grounding.minigrid import mission, words
@@ -33,7 +33,7 @@ def grounding_options():
         part = tuple(read.parts[0].tolist())
         sorts = [words.Thing(*which) for which in itertools.product(range(2), range(6), tags)]
         for things in itertools.combinations(sorts, 2):
-            facts = words.Facts(read, part, (False,), held, tuple(sorted(things)), more=True, goal=2, bare=False)
+            facts = words.Facts(read, part, (False,), held, tuple(sorted(things)), more=True, goal=2, moves_only=False)
             yield tuple(option.text for option in words.options(facts))
 
 
@@ -45,7 +45,7 @@ def every():
 @pytest.mark.parametrize("name", WORDINGS)
 def test_options_of_the_grounding_stay_apart(every, name):
     single = sorted({option for options in every for option in options})
-    new = renamed(Situation("", tuple(single)), WORDINGS[name]).options
+    new = rename_options(Situation("", tuple(single)), WORDINGS[name]).options
     assert len(single) > 100 and len(set(new)) == len(new)
     assert not set(new) & set(single), "no option is left as it was, none is taken for another"
 
@@ -53,16 +53,16 @@ def test_options_of_the_grounding_stay_apart(every, name):
 def test_every_word_that_is_renamed_is_one_that_options_use(every):
     text = "\n".join(option for options in every for option in options)
     for word in (*VERBS, *NOUNS):
-        assert renamed(Situation("", (text,)), {word: "?"}).options != (text,), word
+        assert rename_options(Situation("", (text,)), {word: "?"}).options != (text,), word
 
 
 def test_only_options_change_and_they_keep_their_order():
     situation = Situation("Mission: open the red door.", ("explore", "pick up the red key", "open the red door"), expert=1)
-    assert renamed(situation, VERBS) == Situation(
+    assert rename_options(situation, VERBS) == Situation(
         "Mission: open the red door.", ("look around", "grab the red key", "unlatch the red door"), expert=1
     )
-    assert renamed(situation, WORDINGS["verbs and nouns"]).options[1:] == ("grab the red passkey", "unlatch the red gate")
-    assert renamed(situation, {}) == situation
+    assert rename_options(situation, WORDINGS["verbs and nouns"]).options[1:] == ("grab the red passkey", "unlatch the red gate")
+    assert rename_options(situation, {}) == situation
 
 
 @pytest.mark.parametrize(
@@ -77,13 +77,13 @@ def test_only_options_change_and_they_keep_their_order():
     ],
 )
 def test_whole_words_are_renamed_once(option, expected):
-    assert renamed(Situation("", (option,)), VERBS).options == (expected,)
+    assert rename_options(Situation("", (option,)), VERBS).options == (expected,)
 
 
 def test_advice_on_renamed_options_is_in_the_order_of_the_options_as_they_were():
     teacher = LocalTeacher(tiny_lm.loaded(), TeacherConfig(device="cpu"))
     situation = Situation("You see a ball.", ("explore", "pick up the red ball", "open the red box"))
     by_hand = Situation("You see a ball.", ("look around", "grab the red ball", "unlatch the red box"))
-    answer = asked_in(VERBS, teacher.advise)([situation])[0]
+    answer = advise_renamed(VERBS, teacher.advise)([situation])[0]
     assert_array_equal(answer, teacher.advise([by_hand])[0])
     assert not np.allclose(answer, teacher.advise([situation])[0])

@@ -2,7 +2,7 @@
 
 import pytest
 
-from coteach.envs.tidy_up import MET, NEW, PLACES, THINGS, TIDY_UP, TIDY_UP_NEW, TO_TIDY, House
+from coteach.envs.tidy_up import HELD_OUT_THINGS, PLACES, THINGS, TIDY_UP, TIDY_UP_NEW, TO_TIDY, TRAINING_THINGS, House
 
 
 def place(thing):
@@ -12,17 +12,17 @@ def place(thing):
 def test_every_thing_has_one_place_and_is_either_met_or_new():
     names = [thing for thing, _ in THINGS]
     assert len(set(names)) == len(names) == 200
-    assert sorted(MET + NEW) == list(range(200)) and not set(MET) & set(NEW)
-    for things in (MET, NEW):
+    assert sorted(TRAINING_THINGS + HELD_OUT_THINGS) == list(range(200)) and not set(TRAINING_THINGS) & set(HELD_OUT_THINGS)
+    for things in (TRAINING_THINGS, HELD_OUT_THINGS):
         assert len({sum(THINGS[thing][1] == where for thing in things) for where in PLACES}) == 1, "no place is likelier"
 
 
 def test_four_things_in_their_places_are_rewarded_once():
-    house = House(MET)
+    house = House(TRAINING_THINGS)
     thing, _ = house.reset(seed=3)
     rewards = []
     for count in range(TO_TIDY):
-        assert thing in MET
+        assert thing in TRAINING_THINGS
         thing, reward, over, truncated, _ = house.step(place(thing))
         rewards.append(reward)
         assert over == (count == TO_TIDY - 1) and not truncated
@@ -30,9 +30,9 @@ def test_four_things_in_their_places_are_rewarded_once():
 
 
 def test_the_first_mistake_ends_the_episode():
-    house = House(NEW)
+    house = House(HELD_OUT_THINGS)
     thing, _ = house.reset(seed=3)
-    assert thing in NEW
+    assert thing in HELD_OUT_THINGS
     assert house.step((place(thing) + 1) % len(PLACES))[1:3] == (0.0, True)
 
 

@@ -133,7 +133,7 @@ def test_at_school_the_teachers_best_weights_are_those_that_are_best_over_all_ta
         return {"tune_lessons": 1} if tunings < 3 else {}
 
     kept: list[int] = []
-    monkeypatch.setattr(examiner, "success_over_levels", lambda controller, environments, grounding: next(grades))
+    monkeypatch.setattr(examiner, "play_first_episodes", lambda player, environments, grounding: next(grades))
     monkeypatch.setattr(Players, "tune", tune)
     monkeypatch.setattr(players.teacher, "snapshot", lambda: tunings)
     monkeypatch.setattr(players.teacher, "restore", kept.append)

@@ -1,7 +1,7 @@
-"""Errors a user can mend, one class, so that the command line prints them as one line and exits with 2.
+"""Errors that a user can fix: the command line prints them as one line, without a traceback, and exits with code 2 or 1.
 
-A message names the thing, its value, what was expected and the way out. Anything that is not a
-`CoteachError` is a bug of ours and keeps its traceback.
+A message names the thing, its value, what was expected and what to do. Any other exception is a bug of coteach and
+keeps its traceback.
 """
 
 from __future__ import annotations
@@ -16,29 +16,29 @@ if TYPE_CHECKING:
 
 
 class CoteachError(Exception):
-    """Wrong use: the message is one line for the user; `coteach` exits with code 2."""
+    """Wrong use. The message is one line for the user; `coteach` exits with code 2."""
 
 
 class RunFailed(CoteachError):
-    """Right use, but the run could not go on (disk full, a loss that is not finite); exit code 1."""
+    """Right use, but the run could not continue (disk full, a loss that is not finite); `coteach` exits with code 1."""
 
 
 class Note(UserWarning):
-    """Something the user should know and that stops nothing; the command line prints it as one line."""
+    """A warning for the user that stops nothing; the command line prints it as one line."""
 
 
 def note(text: str) -> None:
-    """Tell the user."""
+    """Warn the user with a `Note` of one line."""
     warnings.warn(text, Note, stacklevel=3)
 
 
 def printable(text: str) -> str:
-    """Words of a task, a model or a file, on one line and with nothing in them that moves a cursor: the rest is escaped."""
+    """Return text of a task, a model or a file with all characters escaped that are not printable (line ends, cursor moves)."""
     return "".join(sign if sign.isprintable() else repr(sign)[1:-1] for sign in text)
 
 
 def unknown(what: str, value: str, known: Iterable[str], way_out: str = "") -> CoteachError:
-    """The error for a name that does not exist, with the nearest one that does.
+    """Return the error for a name that does not exist. It suggests a similar one, and lists up to 20 names, or says `way_out`.
 
     >>> str(unknown("arm", "mutaul", ["mutual", "one-way"]))
     "unknown arm 'mutaul': did you mean 'mutual'? (one of: mutual, one-way)"
@@ -51,11 +51,11 @@ def unknown(what: str, value: str, known: Iterable[str], way_out: str = "") -> C
 
 
 class NotFinite(RunFailed):
-    """Numbers that are not finite; nothing was learned from them."""
+    """Numbers that are not finite were found. Nothing was learned from them."""
 
 
 def require_finite(**arrays: NDArray[Any]) -> None:
-    """Raise `NotFinite` naming the arrays that have entries which are not finite, and how many; integers always are."""
+    """Raise NotFinite if a float array has entries that are not finite; the message names the arrays and counts the entries."""
     import numpy as np  # the command line starts without it
 
     broken = {name: int(array.size - np.isfinite(array).sum()) for name, array in arrays.items() if array.dtype.kind == "f"}

@@ -69,7 +69,7 @@ def test_renamed_options_have_rows_of_their_own(finished: Path, capsys: pytest.C
     rows = answer(capsys, "eval", str(finished), "--who", "teacher", "--synonyms", "--episodes", "4")["rows"]
     told = [name + also for name in ("verbs", "verbs and nouns") for also in ("", ", told all names")]
     assert [row["renamed"] for row in rows] == [None, *told]
-    read = rows[2]["glossary"]
+    read = rows[2]["synonym_map"]
     assert {"look around", "walk"} <= read.keys() and len(set(read.values())) == len(read), "one for one"
     assert rows[0]["lost"] is None
     for row in rows[1:]:
@@ -77,14 +77,14 @@ def test_renamed_options_have_rows_of_their_own(finished: Path, capsys: pytest.C
         assert row["lost"] == (pytest.approx(1 - row["success"] / whole) if whole else None)
 
 
-def test_the_guard_finds_the_llm_changed_by_tuning(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    found = answer(capsys, "eval", str(finished), "--who", "teacher", "--guard", "--episodes", "1")["guard"]
+def test_forgetting_is_measured_before_and_after_tuning(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = answer(capsys, "eval", str(finished), "--who", "teacher", "--forgetting", "--episodes", "1")["forgetting"]
     assert found["perplexity"] != found["perplexity_before"] and found["questions"] >= 20
     assert 0.0 <= found["right"] <= 1.0 and 0.0 <= found["right_before"] <= 1.0
 
 
 def test_a_table_for_people(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["eval", str(finished), "--who", "teacher", "--synonyms", "--guard", "--episodes", "1"]) == 0
+    assert cli.main(["eval", str(finished), "--who", "teacher", "--synonyms", "--forgetting", "--episodes", "1"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert re.split(" {2,}", lines[0]) == [name for name in TEACHER_COLUMNS if name != "by chance"]
     assert [line.split()[1] for line in lines[1:6]] == ["yes"] * 5 and "verbs and nouns, told all names" in lines[5]
@@ -113,7 +113,7 @@ def test_options_drawn_are_shown_beside_chance(finished: Path, capsys: pytest.Ca
     assert re.split(" {2,}", table.splitlines()[0])[2] == "by chance" and "options drawn from its advice" in table
 
 
-@pytest.mark.parametrize("flag", ["--sample", "--synonyms", "--guard"])
+@pytest.mark.parametrize("flag", ["--sample", "--synonyms", "--forgetting"])
 def test_what_is_the_teachers_is_not_asked_of_the_student(finished: Path, flag: str, capsys: pytest.CaptureFixture[str]) -> None:
     said = refusal(capsys, "eval", str(finished), flag)
     assert f"{flag} looks at the teacher: expected --who teacher, not --who student" in said
@@ -126,9 +126,9 @@ def test_a_wrong_task_is_found_before_anything_is_played(
     assert "MiniGrid-Unlok-v0" in refusal(capsys, "eval", str(finished), "--task", TUNED, "--task", "MiniGrid-Unlok-v0")
 
 
-def test_a_guard_needs_a_language_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_forgetting_needs_a_language_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = str(tmp_path / "run")
     assert cli.main(["train", *SMALL, "--arm", "uniform", "--out", folder]) == 0
     capsys.readouterr()
-    said = refusal(capsys, "eval", folder, "--who", "teacher", "--guard")
-    assert "teacher 'uniform' is no language model on this machine: leave --guard out" in said
+    said = refusal(capsys, "eval", folder, "--who", "teacher", "--forgetting")
+    assert "teacher 'uniform' is no language model on this machine: leave --forgetting out" in said

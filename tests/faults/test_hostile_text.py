@@ -18,7 +18,7 @@ from coteach.config import CollectConfig, Config
 from coteach.envs.engines import GymnasiumTask
 from coteach.errors import CoteachError, printable
 from coteach.grounding.base import Observation, Situation
-from coteach.grounding.follower import draw
+from coteach.grounding.follower import choose_slots
 from coteach.grounding.minigrid import MiniGridGrounding
 from coteach.runs import jsonl
 from coteach.runs.files import file_name
@@ -115,7 +115,7 @@ def test_no_answer_reaches_an_action_outside_the_options() -> None:
     available = np.array([[True, False, True, False]] * 6)
     wild = np.array([[0, 9, 0, 9], [1e300] * 4, [0] * 4, [5, -2, 5, -2], [1, 1, 1, 1], [0, 0, 1e-300, 5]], dtype=float)
     for seed in range(20):
-        slots = draw(wild, available, np.random.default_rng(seed))
+        slots = choose_slots(wild, available, np.random.default_rng(seed))
         assert available[np.arange(6), slots].all()
 
 

@@ -19,7 +19,6 @@ from coteach.method.round import play_round
 from coteach.method.rung import Rung
 from coteach.method.word_values import WordValues
 from coteach.runs.run_folder import Run
-from coteach.student.kernels import step
 from coteach.student.learner import Learner
 from coteach.student.rollout import Rollout
 from coteach.teacher.local import tuning
@@ -138,7 +137,8 @@ def spoil_advice(loop: Loop, patch: pytest.MonkeyPatch) -> None:
 
 
 def spoil_gradient(loop: Loop, patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(step, "_towers", spoilt(step._towers, 1))
+    weight = next(learner(loop).network.parameters())
+    patch.setattr(learner(loop), "_spoilt", weight.register_hook(lambda gradient: gradient * NAN), raising=False)
 
 
 @pytest.mark.parametrize(

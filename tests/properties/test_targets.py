@@ -9,7 +9,7 @@ from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
 from coteach.config import CollectConfig, GuidanceConfig
-from coteach.student.guidance import action_targets, imitation_coefficient, led_share, shaped, sharpen
+from coteach.student.guidance import action_targets, controlled_share, imitation_coefficient, shape_rewards, sharpen
 
 Array = NDArray[np.float64]
 
@@ -100,7 +100,7 @@ def test_shaping_adds_to_a_return_only_what_hangs_on_its_ends(
     terminated = np.zeros((steps, envs), np.bool_)
     terminated[-1] = ends
     discount = gamma ** np.arange(steps)
-    gained = discount @ shaped(rewards, potential, terminated, gamma).astype(np.float64) - discount @ rewards
+    gained = discount @ shape_rewards(rewards, potential, terminated, gamma).astype(np.float64) - discount @ rewards
     np.testing.assert_allclose(gained, (not ends) * gamma**steps * potential[-1] - potential[0], atol=1e-5)
 
 
@@ -117,4 +117,4 @@ def test_the_better_the_student_the_less_it_follows(student: float, better: floa
 @given(st.floats(0.0, 1.0))
 def test_the_share_of_led_environments_stays_within_what_is_configured(follows: float) -> None:
     config = CollectConfig()
-    assert config.led_share_min <= led_share(config, follows) <= config.led_share_max
+    assert config.led_share_min <= controlled_share(config, follows) <= config.led_share_max

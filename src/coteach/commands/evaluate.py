@@ -1,7 +1,7 @@
-"""`coteach eval`: fixed-seed episodes of a run's student, or of its teacher's advice, on the reference environments.
+"""`coteach eval`: evaluate a run's student, or its teacher's advice, in fixed-seed episodes of the reference environments.
 
-The teacher is shown as it was before any tuning and as it is now, on any tasks, those it was tuned on told apart; on
-demand also with its options drawn, renamed by synonyms, and with a guard for what the LLM knew before.
+The teacher is evaluated as it was before any tuning and as it is now, on any tasks; the output marks those that it was tuned on.
+On demand, its options are drawn, or renamed by synonyms, or the command measures what the LLM has forgotten.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ examples:
   coteach eval runs/demo
   coteach eval runs/together --task MiniGrid-Unlock-v0               (of several students, the one of this task)
   coteach eval runs/demo --who teacher --task MiniGrid-UnlockPickup-v0 --task MiniGrid-BlockedUnlockPickup-v0
-  coteach eval runs/demo --who teacher --synonyms --guard
-  coteach eval runs/demo --who teacher --sample                      (options drawn from its advice, as where it leads)
+  coteach eval runs/demo --who teacher --synonyms --forgetting
+  coteach eval runs/demo --who teacher --sample                      (options drawn, as in the episodes it controls)
 """
 
 Row = dict[str, Any]
@@ -48,11 +48,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--episodes", metavar="N", help="how many on each task (default: 200)")
     parser.add_argument(
-        "--sample", action="store_true", help="the teacher's options drawn, as where it leads, instead of the most probable ones"
+        "--sample",
+        action="store_true",
+        help="draw the teacher's options, as in training, instead of taking the most probable",
     )
     parser.add_argument("--synonyms", action="store_true", help="the teacher's options renamed too: verbs, then verbs and nouns")
     parser.add_argument(
-        "--guard", action="store_true", help="perplexity on neutral prose and general questions, before and after tuning"
+        "--forgetting", action="store_true", help="perplexity on neutral prose and general questions, before and after tuning"
     )
     parser.epilog = EXAMPLE
 
@@ -73,7 +75,7 @@ def run(args: argparse.Namespace) -> int:
         seed = seed_of(args, evaluate.SEED)
         players = load_players(folder)
         tuned_on = _tuned_on(folder)
-    guarded = _guard(players) if args.guard else None
+    forgetting = _forgetting(players) if args.forgetting else None
     if args.who == "student":
         examiner = Examiner(players)
         rows = [{"task": name} | _figures(examiner.evaluate("student", name, episodes, seed)) for name in names]
@@ -82,19 +84,19 @@ def run(args: argparse.Namespace) -> int:
         rows = [row for name in names for row in _taught(alone, name, name in tuned_on, args.synonyms)]
     if args.json:
         head = {"run": str(args.run_folder), "who": args.who, "seed": seed, "episodes": episodes, "sample": args.sample}
-        _print_json(rows, guarded, head)
+        _print_json(rows, forgetting, head)
     elif args.who == "student":
         _show_student(rows, episodes)
     else:
         _show_teacher(rows, alone)
-        _show_guard(guarded)
+        _show_forgetting(forgetting)
     return 0
 
 
 def _check_flags(args: argparse.Namespace) -> None:
     if args.who not in WHO:
         raise unknown("--who", args.who, WHO)
-    for flag in ("sample", "synonyms", "guard"):
+    for flag in ("sample", "synonyms", "forgetting"):
         if getattr(args, flag) and args.who != "teacher":
             raise CoteachError(f"--{flag} looks at the teacher: expected --who teacher, not --who {args.who}")
 
@@ -139,18 +141,20 @@ class Episodes:
 
 def _taught(alone: Episodes, task: str, tuned_on: bool, synonyms: bool) -> list[Row]:
     """The teacher on one task, before and after tuning; with synonyms, a row for each set of words that is renamed."""
-    from coteach.evaluation.synonyms import WORDINGS, asked_in
+    from coteach.evaluation.synonyms import WORDINGS, advise_renamed
 
     chance, rows = alone.chance(task), list[Row]()
     teacher = alone.players.teacher
     for name, words in [(None, {}), *(WORDINGS.items() if synonyms else ())]:
-        read = _glossary(alone.players, words) if words else {}
-        for glossary in ({}, read) if read else ({},):
+        read = _synonym_map(alone.players, words) if words else {}
+        for mapping in ({}, read) if read else ({},):
             # Whoever fails plays every episode to its last step: this can take minutes, so say where it stands.
-            told = ", told all names" if glossary else ""
+            told = ", told all names" if mapping else ""
             print(f"{task}, {name or 'nothing'} renamed{told}: 2 x {alone.count} episodes", file=sys.stderr, flush=True)
-            untuned, tuned = (asked_in(words, asked_in(glossary, ask)) for ask in (teacher.advise_untuned, teacher.advise))
-            head = {"task": task, "tuned_on": tuned_on, "renamed": name and name + told, "glossary": glossary, "chance": chance}
+            untuned, tuned = (
+                advise_renamed(words, advise_renamed(mapping, ask)) for ask in (teacher.advise_untuned, teacher.advise)
+            )
+            head = {"task": task, "tuned_on": tuned_on, "renamed": name and name + told, "synonym_map": mapping, "chance": chance}
             before = {f"{key}_before": value for key, value in alone.grade(untuned, task).items()}
             rows.append(head | before | alone.grade(tuned, task))
     whole = rows[0]["success"]
@@ -159,10 +163,10 @@ def _taught(alone: Episodes, task: str, tuned_on: bool, synonyms: bool) -> list[
     return rows
 
 
-def _glossary(players: Players, words: Mapping[str, str]) -> Mapping[str, str]:
-    """What its LLM takes each new word for, told all options of the run as `words` rename them; nothing for other teachers."""
-    from coteach.evaluation.synonym_map import glossary
-    from coteach.evaluation.synonyms import renamed
+def _synonym_map(players: Players, words: Mapping[str, str]) -> Mapping[str, str]:
+    """Return the LLM's own mapping of new words to known ones, given all options of the run; empty for other teachers."""
+    from coteach.evaluation.synonym_map import synonym_map
+    from coteach.evaluation.synonyms import rename_options
     from coteach.grounding.base import Situation
     from coteach.teacher.local.teacher import LocalTeacher
     from coteach.teacher.recorded import Recorder
@@ -171,25 +175,27 @@ def _glossary(players: Players, words: Mapping[str, str]) -> Mapping[str, str]:
     if not isinstance(teacher, LocalTeacher):
         return {}
     known = sorted({option for situation in players.situations for option in situation.options})
-    return glossary(known, renamed(Situation("", tuple(known)), words).options, teacher.lm.meaning)
+    return synonym_map(known, rename_options(Situation("", tuple(known)), words).options, teacher.lm.meaning)
 
 
-def _guard(players: Players) -> Row:
-    """What the LLM knew before tuning, and what it knows now."""
-    from coteach.evaluation.forgetting import guard, questions
+def _forgetting(players: Players) -> Row:
+    """Return what the LLM knew before tuning, and what it knows now; CoteachError if the teacher is no LLM on this machine."""
+    from coteach.evaluation.forgetting import measure_forgetting, question_count
     from coteach.teacher.local.teacher import LocalTeacher
 
     if not isinstance(players.teacher, LocalTeacher):
-        raise CoteachError(f"--guard: teacher {players.teacher.name!r} is no language model on this machine: leave --guard out")
-    before, now = guard(players.teacher)
+        raise CoteachError(
+            f"--forgetting: teacher {players.teacher.name!r} is no language model on this machine: leave --forgetting out"
+        )
+    before, now = measure_forgetting(players.teacher)
     figures = {"perplexity_before": before.perplexity, "perplexity": now.perplexity}
-    return figures | {"right_before": before.right, "right": now.right, "questions": questions()}
+    return figures | {"right_before": before.right, "right": now.right, "questions": question_count()}
 
 
-def _print_json(rows: Sequence[Row], guarded: Row | None, head: Row) -> None:
+def _print_json(rows: Sequence[Row], forgetting: Row | None, head: Row) -> None:
     """Of a single task the first row's figures stand at the top as well."""
     single = rows[0] if len({row["task"] for row in rows}) == 1 else {}
-    print_json(head | single | {"rows": rows} | ({"guard": guarded} if guarded else {}))
+    print_json(head | single | {"rows": rows} | ({"forgetting": forgetting} if forgetting else {}))
 
 
 def _show_student(rows: Sequence[Row], episodes: int) -> None:
@@ -224,12 +230,16 @@ def _teacher_cells(row: Mapping[str, Any]) -> tuple[str, ...]:
     return (row["task"], tuned_on, row["renamed"] or "nothing", chance, *success, *returns, percent(row["lost"]))
 
 
-def _show_guard(guarded: Row | None) -> None:
-    if guarded is None:
+def _show_forgetting(forgetting: Row | None) -> None:
+    if forgetting is None:
         return
     print()
     rows = [
-        ("perplexity of neutral prose", f"{guarded['perplexity_before']:.1f}", f"{guarded['perplexity']:.1f}"),
-        (f"of {guarded['questions']} general questions right", percent(guarded["right_before"]), percent(guarded["right"])),
+        ("perplexity of neutral prose", f"{forgetting['perplexity_before']:.1f}", f"{forgetting['perplexity']:.1f}"),
+        (
+            f"of {forgetting['questions']} general questions right",
+            percent(forgetting["right_before"]),
+            percent(forgetting["right"]),
+        ),
     ]
     print_table(("what the LLM knew before", "before", "after"), rows)

@@ -1,4 +1,4 @@
-"""`coteach memory`: what is in the answer cache that all runs share, and how to clear it."""
+"""`coteach memory`: shows or clears the answer cache, which all runs share."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ HELP = "show the answer cache (what LLMs answered in all runs so far), or clear 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `coteach memory`."""
-    parser.add_argument("--clear", action="store_true", help="forget every answer; runs ask again")
+    parser.add_argument("--clear", action="store_true", help="delete every answer; later runs ask the LLM again")
     parser.epilog = "examples:\n  coteach memory\n  coteach memory --clear"
 
 
 def run(args: argparse.Namespace) -> int:
-    """Show what is remembered; with --clear what was, and forget it."""
+    """Show what the cache holds; with --clear, delete it."""
     from coteach.teacher.answer_cache import AnswerCache
 
     cache = AnswerCache.default()
@@ -34,7 +34,7 @@ def run(args: argparse.Namespace) -> int:
         ("what", "value"),
         [
             ("file", str(cache.path)),
-            ("answers", f"{contents.answers:,} of at most {cache.limit:,}: then the oldest make room"),
+            ("answers", f"{contents.answers:,} of at most {cache.limit:,}: then the oldest are deleted"),
             ("size", f"{contents.size / 2**20:,.1f} MiB"),
             ("oldest", _day(contents.oldest)),
             ("newest", _day(contents.newest)),

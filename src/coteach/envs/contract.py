@@ -1,7 +1,8 @@
-"""Does a grounding keep the contract of `grounding.base`? As Gymnasium's environment checker does it: play, and look.
+"""Check that a grounding keeps the contract of `grounding.base`, as Gymnasium's environment checker does for environments.
 
-Half of the environments act at random, the others follow options to their ends; afterwards all that was seen is shown
-to a second grounding, which must say the same. A breach stops a run or spoils it; a doubt may be meant so.
+The checker plays: half of the environments act at random, the others follow options to their ends. Then a second grounding
+is given the same observations, and must return the same. A breach makes a run fail or learn the wrong thing; a warning
+may be intended.
 """
 
 from __future__ import annotations
@@ -20,18 +21,23 @@ from coteach.grounding.base import Ground, Grounded, Grounding, Layout, Situatio
 from coteach.grounding.follower import OptionFollower
 from coteach.grounding.options import MOST_OPTIONS
 
-PATIENCE = 20
-"""Steps for which an option is followed."""
+OPTION_STEPS = 20
+"""Most steps for which an option is followed."""
 
-RECURRING = 0.5
-"""Share of the rows in situations never seen before, from which on they are said not to recur."""
+MOST_NEW = 0.5
+"""Situations per row from which on the checker warns that situations hardly recur."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """Something that is not as it should be: `what` on one line, how often, and when first (a step of the checker's)."""
+    """One thing that is wrong, or may be.
 
-    kind: Literal["breach", "doubt"]
+    what:  a message of one line.
+    times: the number of steps on which it was found.
+    first: the first of these steps.
+    """
+
+    kind: Literal["breach", "warning"]
     what: str
     times: int
     first: int
@@ -39,7 +45,13 @@ class Finding:
 
 @dataclass(frozen=True)
 class Report:
-    """What `check` found, and how much it looked at."""
+    """The findings of `check`, and how much it looked at.
+
+    rows:       observations that were grounded.
+    situations: different situations among them.
+    completed:  rows in which an option was completed.
+    episodes:   episodes that ended.
+    """
 
     findings: list[Finding]
     rows: int
@@ -49,16 +61,16 @@ class Report:
 
     @property
     def kept(self) -> bool:
-        """Whether the contract is kept: doubts may be."""
+        """Return whether the contract is kept. Warnings do not count."""
         return all(finding.kind != "breach" for finding in self.findings)
 
 
 Seen = tuple[Any, NDArray[np.int64] | None, NDArray[np.bool_]]
-"""What `observe` was given."""
+"""The arguments of `observe`."""
 
 
 def check(ground: Ground, task: VectorTask, steps: int = 300, seed: int = 0) -> Report:
-    """Play `steps` steps in every environment of `task` (which is closed) with a grounding made by `ground`."""
+    """Play `steps` steps in every environment of `task` with a grounding made by `ground`; report, and close the task."""
     checker = _Checker(ground(task.num_envs, Situations(), task.num_actions), task)
     breaches = checker.attributes()
     if not breaches:
@@ -73,32 +85,32 @@ def check(ground: Ground, task: VectorTask, steps: int = 300, seed: int = 0) -> 
 
 
 class _Checker:
-    """One grounding being looked at."""
+    """The check of one grounding."""
 
     def __init__(self, grounding: Grounding, task: VectorTask) -> None:
         self.grounding, self.task = grounding, task
         self.found: dict[str, tuple[int, int]] = {}
-        """Breach -> how often, and the step on which it was first met."""
+        """Breach -> (number of steps on which it was found, the first of them)."""
         self.seen: list[Seen] = []
         self.answers: list[tuple[Grounded, Grounded]] = []
-        """Each answer, and a copy made when it was given."""
+        """Each return value of `observe`, and a copy made at once."""
         self.completed = self.episodes = 0
 
     def note(self, step: int, breaches: Iterator[str] | list[str]) -> None:
-        """Keep what was found on this step."""
+        """Record the breaches of this step."""
         for breach in dict.fromkeys(breaches):
             times, first = self.found.get(breach, (0, step))
             self.found[breach] = (times + 1, first)
 
     def attributes(self) -> list[str]:
-        """What is wrong with the grounding before it has seen anything."""
+        """Return the breaches in the grounding's attributes."""
         return list(_attribute_breaches(self.grounding, self.task.num_actions))
 
     def play(self, steps: int, rng: np.random.Generator) -> None:
-        """Act, observe and look at every answer, up to the first that has the wrong shape (or none)."""
+        """Act, observe and check every answer; stop at the first that raises or has the wrong shape."""
         envs, slots = self.task.num_envs, self.grounding.max_options
         follower, controlled, done = (
-            OptionFollower(envs, slots, PATIENCE),
+            OptionFollower(envs, slots, OPTION_STEPS),
             np.arange(envs) % 2 == 1,
             np.zeros(envs, dtype=np.bool_),
         )
@@ -115,7 +127,7 @@ class _Checker:
             now = self.observe(t, (step.observation, actions, step.restarted))
 
     def observe(self, step: int, given: Seen) -> Grounded | None:
-        """The grounding's answer; None where it cannot be used."""
+        """Return the grounding's answer; None if it cannot be used."""
         try:
             now = self.grounding.observe(*given)
         except CoteachError as error:
@@ -136,7 +148,7 @@ class _Checker:
         return now if usable else None
 
     def differences(self, again: Grounding) -> Iterator[str]:
-        """What was overwritten since, and what another grounding says otherwise of the same."""
+        """Yield what was overwritten later, or what a second grounding answers differently; at most one message."""
         for now, kept in self.answers:
             if name := _different(now, kept):
                 yield f"{name} of an earlier answer were overwritten by a later one: give new arrays on each call"
@@ -150,19 +162,19 @@ class _Checker:
                 return
 
     def report(self) -> Report:
-        """Breaches, and doubts where there are none."""
+        """Return the breaches, or, if there are none, the warnings."""
         findings = [Finding("breach", what, times, first) for what, (times, first) in self.found.items()]
         rows, situations = len(self.answers) * self.task.num_envs, len(self.grounding.situations)
         if not findings:
-            findings = [Finding("doubt", what, 1, len(self.answers) - 1) for what in self._doubts(rows, situations)]
+            findings = [Finding("warning", what, 1, len(self.answers) - 1) for what in self._warnings(rows, situations)]
         return Report(findings, rows, situations, self.completed, self.episodes)
 
-    def _doubts(self, rows: int, situations: int) -> Iterator[str]:
+    def _warnings(self, rows: int, situations: int) -> Iterator[str]:
         if not self.completed:
             yield f"no option was completed in {rows} steps: does its event come about, and can its controller bring it about?"
         if not any((now.actions >= 0).any() for now, _ in self.answers):
             yield "no controller ever had an action: options cannot be followed"
-        if situations > RECURRING * rows:
+        if situations > MOST_NEW * rows:
             yield f"{situations} situations in {rows} steps: they hardly recur; leave out of the text what does not matter"
         if not self.episodes:
             yield f"no episode ended in {len(self.answers) - 1} steps: wrap the environment in gymnasium.wrappers.TimeLimit"
@@ -181,7 +193,7 @@ def _attribute_breaches(grounding: Grounding, num_actions: int) -> Iterator[str]
 
 
 def _shape_breaches(now: Grounded, grounding: Grounding, envs: int) -> Iterator[str]:
-    """Arrays of the wrong shape or type."""
+    """Yield the arrays of the wrong shape or type."""
     slots, layout = grounding.max_options, grounding.layout
     whole = ((envs,), np.int64)
     expected: dict[str, tuple[tuple[int, ...], type]] = {
@@ -201,7 +213,7 @@ def _shape_breaches(now: Grounded, grounding: Grounding, envs: int) -> Iterator[
 def _content_breaches(
     now: Grounded, before: Grounded | None, restarted: NDArray[np.bool_], grounding: Grounding
 ) -> Iterator[str]:
-    """What no run could make sense of."""
+    """Yield what is wrong in arrays of the right shape."""
     situations = list(grounding.situations)
     yield from _feature_breaches(now.features, grounding.layout)
     for number, actions in zip(now.situation.tolist(), now.actions, strict=True):
@@ -230,7 +242,7 @@ def _feature_breaches(features: NDArray[Any], layout: Layout) -> Iterator[str]:
 
 
 def _situation_breaches(situation: Situation, actions: NDArray[np.int8], num_actions: int) -> Iterator[str]:
-    """What is wrong with one row's text, options and controllers."""
+    """Yield what is wrong with one row's text, options and controllers."""
     where, options = f"situation {situation.text[:50]!r}", situation.options
     if not isinstance(situation.text, str) or not situation.text.strip():
         yield f"situation {situation.text!r}: expected a text"
@@ -248,6 +260,6 @@ def _situation_breaches(situation: Situation, actions: NDArray[np.int8], num_act
 
 
 def _different(one: Grounded, other: Grounded) -> str:
-    """The first field in which two answers differ; empty where they are alike."""
+    """Return the name of the first field in which two answers differ; empty if they are equal."""
     names = (field.name for field in fields(Grounded))
     return next((name for name in names if not np.array_equal(getattr(one, name), getattr(other, name))), "")

@@ -1,7 +1,7 @@
-"""N copies of a task, stepped together: by EnvPool's C++ engine, or Gymnasium environments one after another in this process.
+"""N copies of a task, stepped together: on EnvPool's C++ engine, or as Gymnasium environments one after another in this process.
 
-Both answer alike: the same images, missions, rewards and ends, and a reset on the step after an episode has ended, so that the
-terminal observation is seen.
+Both return the same images, missions, rewards and ends. Both reset an environment on the step after its episode has ended
+(Gymnasium's NEXT_STEP), so that the last observation of an episode is returned.
 """
 
 from __future__ import annotations
@@ -24,9 +24,12 @@ from coteach.grounding.base import Observation
 
 @dataclass
 class Step:
-    """What N environments answered. `restarted` rows are first observations of an episode (action ignored).
+    """The result of one step of N environments.
 
     observation: as the grounding of the task's family takes it (see `grounding.base.Grounding.observe`).
+    reward:      (N,) float32, not scaled.
+    terminated, truncated: (N,) bool, whether the episode ended in this step, and how.
+    restarted:   (N,) bool, True if the row is the first observation of an episode; its action was ignored.
     """
 
     observation: Any
@@ -37,11 +40,14 @@ class Step:
 
 
 Replayed = tuple[Any, NDArray[np.int64], NDArray[np.bool_]]
-"""What a grounding is shown while episodes are played again: observation, actions (N,) that led to it, restarted (N,)."""
+"""One step of replayed episodes, as a grounding takes it: observation, actions (N,) that led to it, restarted (N,)."""
 
 
 class VectorTask(Protocol):
-    """N copies of one task that reset by themselves on the step after an episode ends (Gymnasium's NEXT_STEP)."""
+    """N copies of one task that reset by themselves on the step after an episode ends (Gymnasium's NEXT_STEP).
+
+    scoring: what the task's rewards mean.
+    """
 
     task: str
     engine: str
@@ -50,28 +56,28 @@ class VectorTask(Protocol):
     scoring: Scoring
 
     def reset(self) -> Any:
-        """Begin an episode in every environment; what they show."""
+        """Begin an episode in every environment; return the observation of all N."""
         ...
 
     def step(self, actions: NDArray[np.int64]) -> Step:
-        """Act in every environment; actions: (N,)."""
+        """Take one action in every environment. actions: (N,) int64."""
         ...
 
     def state(self) -> dict[str, Any] | None:
-        """The episodes under way, as plain JSON; None where the engine cannot bring them back."""
+        """Return the unfinished episodes as plain JSON; None if the engine cannot replay them."""
         ...
 
     def replay(self, state: dict[str, Any]) -> Iterator[Replayed]:
-        """In place of the first `reset`: play the episodes of `state` up to where they were, all to the same last moment."""
+        """Replay the episodes of `state` up to where they were, in place of the first `reset`; all end at the same step."""
         ...
 
     def close(self) -> None:
-        """Let go of the environments."""
+        """Close the environments."""
         ...
 
 
 class EnvPoolTask:
-    """N environments stepped by EnvPool's C++ engine; runs with neighbouring seeds share none."""
+    """N environments stepped by EnvPool's C++ engine. Runs with neighbouring seeds have no environment in common."""
 
     engine = "envpool"
     scoring = MiniGridLevel.scoring
@@ -81,7 +87,7 @@ class EnvPoolTask:
 
         self.task = task
         self.num_envs = num_envs
-        # One thread: 64 environments take 0.2 ms a step, and more threads than that only contend with the learner's.
+        # One thread: 64 environments take 0.2 ms a step, and more threads would only compete with the learner's.
         self._pool: Any = envpool.make(
             task, env_type="gymnasium", num_envs=num_envs, seed=_first_seed(seed, num_envs), num_threads=threads
         )
@@ -89,29 +95,29 @@ class EnvPoolTask:
         self._missions = [""] * num_envs
 
     def reset(self) -> Observation:
-        """Begin an episode in every environment."""
+        """Begin an episode in every environment; return the observation of all N."""
         raw, _ = self._pool.reset()
         return self._observe(raw, np.ones(self.num_envs, dtype=np.bool_))
 
     def step(self, actions: NDArray[np.int64]) -> Step:
-        """Act in every environment; actions: (N,)."""
+        """Take one action in every environment. actions: (N,) int64."""
         raw, reward, terminated, truncated, info = self._pool.step(actions)
         restarted = info["elapsed_step"] == 0
         return Step(self._observe(raw, restarted), reward.astype(np.float32, copy=False), terminated, truncated, restarted)
 
     def state(self) -> None:
-        """EnvPool gives away neither its levels' seeds nor its state."""
+        """Return None: EnvPool tells neither its levels' seeds nor its state."""
 
     def replay(self, state: dict[str, Any]) -> Iterator[Replayed]:
-        """Never to be called: there is no `state`."""
+        """Raise CoteachError: there is no `state` to replay."""
         raise CoteachError(f"engine 'envpool': cannot play the saved episodes of {self.task}; use the engine minigrid")
 
     def close(self) -> None:
-        """Let go of the environments."""
+        """Close the environments."""
         self._pool.close()
 
     def _observe(self, raw: dict[str, Any], restarted: NDArray[np.bool_]) -> Observation:
-        """Missions are constant within an episode: only those of restarted rows are decoded."""
+        """Make an observation. Missions are constant within an episode: only those of restarted rows are decoded."""
         for env in np.flatnonzero(restarted):
             self._missions[env] = raw["mission"][env].tobytes().rstrip(b"\0").decode()
         return Observation(raw["image"], list(self._missions), raw["direction"])
@@ -120,19 +126,19 @@ class EnvPoolTask:
 class GymnasiumTask:
     """Gymnasium environments, stepped one after another in this process; each episode has a seed of its own.
 
-    `seeds` has one iterator per environment (the same one may serve several). An environment whose seeds have run out
-    is *idle*: it is no longer stepped, and its row shows the first observation of its last episode again (restarted,
-    no reward), which brings a grounding nothing that it has not seen.
+    `seeds` has one iterator per environment (several environments may share one). An environment whose seeds are used up
+    is *idle*: it is no longer stepped, and its row repeats the first observation of its last episode (restarted, reward 0),
+    so that a grounding meets nothing new.
 
     episode: (N,) int64, the seed of the episode that each row belongs to.
-    idle:    (N,) bool, True where there are no more episodes.
+    idle:    (N,) bool, True if the environment has no more episodes.
     """
 
     def __init__(self, task: str, seeds: Sequence[Iterator[int]], render: bool = False) -> None:
         level = levels.find(task)
         self.task, self.engine, self.scoring, self._pack = task, level.engine, level.scoring, level.pack
         self.num_envs = len(seeds)
-        with levels.silence():
+        with levels.suppressed_output():
             self._envs: list[Any] = [level.new("rgb_array" if render else None) for _ in seeds]
         space = self._envs[0].action_space
         self.num_actions, self._first_action = int(space.n), int(space.start)
@@ -141,20 +147,20 @@ class GymnasiumTask:
         self._seeds = list(seeds)
         self._begun = [0] * self.num_envs
         self._actions: list[list[int]] = [[] for _ in seeds]
-        """Of the episode under way: beside its seed all that it takes to play it again."""
+        """The actions of each unfinished episode. Together with its seed, they suffice to replay it."""
         self._over = np.zeros(self.num_envs, dtype=np.bool_)
         self._shown: list[Any] = [None] * self.num_envs
         self._first: list[Any] = [None] * self.num_envs
 
     def reset(self) -> Any:
-        """Begin an episode in every environment; what they show."""
+        """Begin an episode in every environment; return the observation of all N."""
         for env in range(self.num_envs):
             self._restart(env)
         self._over[:] = False
         return self._pack(list(self._shown))
 
     def step(self, actions: NDArray[np.int64]) -> Step:
-        """Act in every environment; actions: (N,)."""
+        """Take one action in every environment. actions: (N,) int64; those of restarted and idle rows are ignored."""
         reward = np.zeros(self.num_envs, dtype=np.float32)
         terminated = np.zeros(self.num_envs, dtype=np.bool_)
         truncated = np.zeros(self.num_envs, dtype=np.bool_)
@@ -167,11 +173,11 @@ class GymnasiumTask:
         return Step(self._pack(list(self._shown)), reward, terminated, truncated, restarted)
 
     def state(self) -> dict[str, Any]:
-        """How many seeds each environment has used up, and what was done in the episode that began from the last of them."""
+        """Return how many seeds each environment has used, and the actions taken in the episode of the last one."""
         return {"begun": list(self._begun), "actions": [list(actions) for actions in self._actions]}
 
     def replay(self, state: dict[str, Any]) -> Iterator[Replayed]:
-        """Play the episodes of `state` again from their seeds; an environment waits at its first observation for longer ones."""
+        """Replay the episodes of `state` from their seeds. Shorter episodes wait at their first observation for longer ones."""
         actions: list[list[int]] = state["actions"]
         for env, begun in enumerate(state["begun"]):
             self._begun[env] = begun - 1
@@ -187,27 +193,28 @@ class GymnasiumTask:
             yield self._pack(list(self._shown)), taken, at <= 0
 
     def frame(self, env: int) -> NDArray[np.uint8]:
-        """The picture of one environment, (H, W, 3) uint8; where `render` was asked for. CoteachError where it draws none."""
+        """Return the picture of one environment, (H, W, 3) uint8; needs `render`. CoteachError if the environment draws none."""
         try:
             picture = self._envs[env].render()
-        except Exception as error:  # whatever a foreign environment raises
+        except Exception as error:  # whatever the environment raises
             raise CoteachError(f"task {self.task!r}: cannot be filmed ({type(error).__name__} {error})".rstrip()) from error
         if not isinstance(picture, np.ndarray):
             raise CoteachError(f"task {self.task!r}: cannot be filmed: it does not draw as render_mode='rgb_array' should")
         return picture
 
     def close(self) -> None:
-        """Let go of the environments."""
+        """Close the environments."""
         for env in self._envs:
             env.close()
 
     def _act(self, env: int, action: int) -> tuple[float, bool, bool]:
-        """Reward, terminated, truncated of one step of one environment."""
+        """Take one step of one environment; return reward, terminated and truncated."""
         self._shown[env], reward, terminated, truncated, _ = self._envs[env].step(action + self._first_action)
         self._actions[env].append(action)
         return float(reward), bool(terminated), bool(truncated)
 
     def _restart(self, env: int) -> None:
+        """Begin the next episode of one environment, or make it idle if its seeds are used up."""
         seed = next(self._seeds[env], None)
         if seed is None:
             self.idle[env] = True
@@ -215,12 +222,12 @@ class GymnasiumTask:
             self.episode[env] = seed
             self._begun[env] += 1
             self._actions[env] = []
-            with levels.silence():
+            with levels.suppressed_output():
                 raw, _ = self._envs[env].reset(seed=seed)
             self._first[env] = copy.deepcopy(raw)
         self._shown[env] = self._first[env]
 
 
 def _first_seed(seed: int, num_envs: int) -> int:
-    """EnvPool seeds environment i with the first seed + i, all of them 32-bit integers with a sign."""
+    """Return the seed of environment 0. EnvPool gives environment i this seed + i, all of them signed 32-bit integers."""
     return int(np.random.SeedSequence(seed).generate_state(1)[0]) % (2**31 - num_envs)

@@ -1,9 +1,9 @@
 """The game of teacher and student as a PettingZoo parallel environment, so that any multi-agent library can train both.
 
-Agents `teacher` and `student` get one reward, the task's, and act at the same time: the teacher names an option of the
-situation it sees, the student takes a primitive action. **Advice given on one step is heard on the next**: as what the
-option's controller does there, while it is still one of the situation's options; else, and on an episode's first step, the
-student hears nothing. Observations are plain vectors that any network can read; the words are in the teacher's info.
+The agents `teacher` and `student` get the same reward, the task's, and act at the same time: the teacher names an option of
+the current situation, and the student takes a primitive action. **Advice reaches the student one step later**, as the action
+that the option's controller takes then. There is no advice on the first step of an episode, and none if the new
+situation does not have the option. Observations are plain vectors that any network can read; the text is in the teacher's info.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ TEACHER, STUDENT = "teacher", "student"
 RENDER_MODES = ("rgb_array",)
 
 Everyone = dict[str, Any]
-"""One entry for each agent that plays."""
+"""One entry for each agent that is in the game."""
 
 
 def parallel_env(task: str = "MiniGrid-UnlockPickup-v0", render_mode: str | None = None) -> Game:
-    """The game on `task`, played on the reference engine.
+    """Make the game on `task`, played on the reference engine.
 
-    render_mode: "rgb_array" for pictures from `render`. Raises CoteachError for a task that cannot be played.
+    render_mode: "rgb_array" to get pictures from `render`. Raises CoteachError for a task that cannot be played.
     """
     return Game(task, render_mode)
 
@@ -43,13 +43,13 @@ def parallel_env(task: str = "MiniGrid-UnlockPickup-v0", render_mode: str | None
 class Game(ParallelEnv):  # type: ignore[misc]
     """A common-payoff game: K option slots, A primitive actions, F features.
 
-    teacher observes {"observation": (F + K * A,) uint8, "action_mask": (K,) int8}: the student's features and, one slot
-    after the other, what the option's controller does now (one of A; none where it cannot go on or there is no such
-    option); the mask has the options that can be followed. Acts: Discrete(K). A slot without an option says nothing.
-    Info: {"situation": Situation}, which any `coteach.teacher.Teacher` can be asked about.
+    The teacher observes {"observation": (F + K * A,), "action_mask": (K,) int8}: the student's features and, for each slot,
+    the action that the option's controller takes now (one-hot; zeros if it has no way to go on or there is no such option).
+    The mask has the options that can be followed. Its action space is Discrete(K); a slot without an option is no advice.
+    Its info is {"situation": Situation}, which any `coteach.teacher.Teacher` can be asked about.
 
-    student observes (F + A,) uint8: its features and the action that it was advised (one of A, or none).
-    Acts: Discrete(A). Info: {"advice": text of the option that it hears of, or None}.
+    The student observes (F + A,): its features and the advised action (one-hot; zeros: none). Its action space is Discrete(A).
+    Its info is {"advice": text of the advised option, or None}. Observations have the dtype of the student's features.
     """
 
     metadata: ClassVar[dict[str, Any]] = {
@@ -77,17 +77,17 @@ class Game(ParallelEnv):  # type: ignore[misc]
         }
 
     def observation_space(self, agent: str) -> spaces.Space[Any]:
-        """What `agent` observes; always the same object."""
+        """Return the observation space of `agent`; always the same object."""
         return self.observation_spaces[agent]
 
     def action_space(self, agent: str) -> spaces.Space[Any]:
-        """What `agent` may do; always the same object."""
+        """Return the action space of `agent`; always the same object."""
         return self.action_spaces[agent]
 
     def reset(self, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Everyone, Everyone]:
-        """Begin an episode; returns observations and infos.
+        """Begin an episode; return observations and infos.
 
-        seed: of this episode's level (the one of the same seed in an evaluation), and of all that follow without one.
+        seed: sets this episode's level (the same as in an evaluation), and those of later episodes without a seed.
         """
         if seed is not None:
             self._rng = np.random.default_rng(seed)
@@ -97,7 +97,7 @@ class Game(ParallelEnv):  # type: ignore[misc]
         return self._show(None)
 
     def step(self, actions: dict[str, int]) -> tuple[Everyone, Everyone, Everyone, Everyone, Everyone]:
-        """Both act; returns observations, rewards, terminations, truncations and infos. Nothing where the episode is over."""
+        """Take both actions; return observations, rewards, terminations, truncations and infos: all empty after the end."""
         if not self.agents:
             return {}, {}, {}, {}, {}
         options, slot = self._situation.options, int(actions[TEACHER])
@@ -113,11 +113,11 @@ class Game(ParallelEnv):  # type: ignore[misc]
         return observations, rewards, terminations, truncations, infos
 
     def render(self) -> NDArray[np.uint8] | None:
-        """The picture of the level, (H, W, 3) uint8; None without a render_mode."""
+        """Return the picture of the level, (H, W, 3) uint8; None without a render_mode."""
         return None if self.render_mode is None else self._environment.frame(0)
 
     def close(self) -> None:
-        """Let go of the environment."""
+        """Close the environment."""
         self._environment.close()
 
     @property
@@ -125,7 +125,7 @@ class Game(ParallelEnv):  # type: ignore[misc]
         return self._grounding.situations[int(self._now.situation[0])]
 
     def _show(self, said: str | None) -> tuple[Everyone, Everyone]:
-        """Observations and infos where the teacher has just said the option `said`."""
+        """Return observations and infos after the teacher has named the option `said`."""
         situation, now, count = self._situation, self._now, self._environment.num_actions
         controls = _one_hot(now.actions[0], count)
         heard = said if said in situation.options else None
@@ -140,19 +140,19 @@ class Game(ParallelEnv):  # type: ignore[misc]
         return observations, {TEACHER: {"situation": situation}, STUDENT: {"advice": heard}}
 
     def _levels(self) -> Iterator[int]:
-        """The seed of the episode that begins."""
+        """Yield the seed of the episode that begins, without end."""
         while True:
             yield self._level
 
 
 def _ground(task: str, levels: Iterator[int], render: bool) -> tuple[GymnasiumTask, Grounding]:
-    """One environment of `task`, whose episodes have the seeds `levels`, and a grounding for it."""
+    """Make one environment of `task`, whose episodes have the seeds `levels`, and a grounding for it."""
     environment = GymnasiumTask(task, [levels], render)
     return environment, tasks.family(task).ground(1, Situations(), environment.num_actions)
 
 
 def _seen(layout: Layout, more: int) -> spaces.Box:
-    """The student's features, and so many flags after them."""
+    """Return the space of the student's features with so many flags after them."""
     pixels = layout.size - layout.numbers - layout.flags
     parts = [(np.inf, layout.numbers), (1.0, layout.flags), (255.0, pixels), (1.0, more)]
     high = np.concatenate([np.full(size, most) for most, size in parts])
@@ -160,12 +160,12 @@ def _seen(layout: Layout, more: int) -> spaces.Box:
 
 
 def _one_hot(actions: NDArray[np.int8], count: int) -> NDArray[np.uint8]:
-    """(K,) actions -> (K, count), a row of zeros for -1."""
+    """Return actions (K,) as rows (K, count) uint8, a row of zeros for -1."""
     rows: NDArray[np.uint8] = (actions[:, None] == np.arange(count)).astype(np.uint8)
     return rows
 
 
 def _mask(now: Grounded, options: int) -> NDArray[np.int8]:
-    """(K,) the options that can be followed now; where none can, all there are, for something must be said."""
+    """Return a mask (K,) int8 of the options that can be followed now; if none can, of all options (a mask must not be empty)."""
     can = now.actions[0] >= 0
     return (can if can.any() else np.arange(len(can)) < options).astype(np.int8)

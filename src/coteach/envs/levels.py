@@ -1,6 +1,6 @@
-"""What is known of a task by its id: the levels of the reference `minigrid` package, and what was registered (`environments.py`).
+"""Find a task by its id: a level of the reference `minigrid` package, or a registered environment (`registration.py`).
 
-A level makes its environments, grounds them and says what their rewards mean: a `MiniGridLevel`, or an `Environment`.
+A task is a `MiniGridLevel` or an `Environment`. It makes its environments, grounds them, and says what their rewards mean.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from coteach.grounding.base import Family, Observation
 
 
 def find(task: str) -> MiniGridLevel | Environment:
-    """How a task is made and grounded; CoteachError where there is no such task."""
+    """Return the level or environment of a task id. CoteachError if there is none, or it has no grounding."""
     if _lacks_patterns(task):
         raise CoteachError(
             f"task {task!r}: the installed minigrid package lacks the pattern images that it is made of; "
@@ -45,19 +45,19 @@ def find(task: str) -> MiniGridLevel | Environment:
 
 
 def task_ids() -> list[str]:
-    """Every id that can be played, sorted: MiniGrid's and BabyAI's of the reference package, and what was registered."""
+    """Return every id that can be played, sorted: MiniGrid and BabyAI levels of the reference package, and registered tasks."""
     built_in = (name for name in _registry() if name.startswith(BUILT_IN) and not _lacks_patterns(name))
     return sorted({*built_in, *environments.registered_ids()})
 
 
 def unplayable_ids() -> list[str]:
-    """Every MiniGrid and BabyAI id that is registered, but whose images the installed minigrid package lacks, sorted."""
+    """Return, sorted, the MiniGrid and BabyAI ids that need images which the installed minigrid package lacks."""
     return sorted(name for name in _registry() if name.startswith(BUILT_IN) and _lacks_patterns(name))
 
 
 @dataclass(frozen=True)
 class MiniGridLevel:
-    """A MiniGrid or BabyAI level of the reference package, as `Environment` is for the tasks that are registered."""
+    """A MiniGrid or BabyAI level of the reference package. It has the same methods as `Environment`."""
 
     task: str
 
@@ -66,17 +66,17 @@ class MiniGridLevel:
     has_expert = True
 
     def new(self, render_mode: str | None = None) -> Any:
-        """One environment, without wrappers: it counts its steps itself."""
+        """Make one environment, without wrappers: it counts its steps itself."""
         return _gymnasium().make(self.task, render_mode=render_mode, disable_env_checker=True).unwrapped
 
     def pack(self, observations: list[Any]) -> Observation:
-        """What N environments showed."""
+        """Stack the observations of N environments for the grounding."""
         image, direction = (np.stack([seen[key] for seen in observations]) for key in ("image", "direction"))
         return Observation(image, [seen["mission"] for seen in observations], direction)
 
     @property
     def family(self) -> Family:
-        """MiniGrid's, which is one."""
+        """The one family of all MiniGrid and BabyAI levels."""
         return _minigrid_family()
 
     @property
@@ -110,7 +110,7 @@ def _raw_minigrid_family() -> Family:
 
 @cache
 def _minigrid() -> Any:
-    """The reference package, which enters its ids into Gymnasium's registry; pygame's greeting is not ours to print."""
+    """Import the reference package, which registers its ids with Gymnasium. The greeting of pygame is switched off."""
     os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
     import minigrid
 
@@ -118,7 +118,7 @@ def _minigrid() -> Any:
 
 
 def _gymnasium() -> Any:
-    """Gymnasium with minigrid's ids in its registry."""
+    """Import Gymnasium with minigrid's ids in its registry."""
     _minigrid()
     import gymnasium
 
@@ -131,26 +131,26 @@ def _registry() -> dict[str, Any]:
 
 
 def _lacks_patterns(task: str) -> bool:
-    """Whether it is one of the levels made from images that the wheels of minigrid leave out."""
+    """Return whether the level is made from images that the installed minigrid package lacks (its wheels leave them out)."""
     patterns = Path(_minigrid().__file__).parent / "envs" / "wfc" / "patterns"
     return task.startswith("MiniGrid-WFC-") and not patterns.is_dir()
 
 
 def _is_discrete(task: str) -> bool:
-    """Whether its actions are; True where that cannot be found out (its own dependencies are missing)."""
+    """Return whether the action space is discrete; True if the environment cannot be made (its dependencies are missing)."""
     gymnasium = _gymnasium()
     try:
-        with silence():
+        with suppressed_output():
             env = gymnasium.make(task)
         env.close()
         return isinstance(env.action_space, gymnasium.spaces.Discrete)
-    except Exception:  # whatever a foreign environment raises: the answer is "no grounding" all the same
+    except Exception:  # whatever the environment raises: the message will be "no text yet" in any case
         return True
 
 
 @contextlib.contextmanager
-def silence() -> Iterator[None]:
-    """Swallows what environments say while they are made ("Sampling rejected: ...", "is out of date")."""
+def suppressed_output() -> Iterator[None]:
+    """Suppress what environments print and warn of while they are made or reset ("Sampling rejected: ...", "is out of date")."""
     with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield

@@ -1,7 +1,8 @@
-"""Tasks of one's own: any Gymnasium environment with a discrete action space, put into words.
+"""Register your own tasks: any Gymnasium environment with a discrete action space, described in words.
 
-`register("Taxi-v3", describe=..., actions=(...))` makes a task of it in this process; a package makes its tasks known to every
-process, the command line's too, by entry points of the group `coteach.tasks` (name: the task's id, value: an `Environment`).
+`register("Taxi-v3", describe=..., actions=(...))` makes a task of an environment, in this process. A package adds tasks for
+every process, also for the command line, by entry points of the group `coteach.tasks` (name: the task's id, value: an
+`Environment`).
 """
 
 from __future__ import annotations
@@ -28,28 +29,28 @@ from coteach.grounding.outcomes import TYPICAL_DURATION
 from coteach.grounding.spaces import Encoder
 
 ENTRY_POINTS = "coteach.tasks"
-"""Group of entry points by which packages add tasks."""
+"""The group of entry points by which packages add tasks."""
 
 INSTRUCTION = "You guide an agent. Answer with the best next step."
-"""At the head of the LLM's prompt, where the task brings none of its own."""
+"""The first sentence of the LLM's prompt, for tasks that set no other."""
 
 BUILT_IN = ("MiniGrid-", "BabyAI-")
-"""Beginnings of the ids that the built-in grounding understands."""
+"""Beginnings of the ids that the built-in grounding covers."""
 
 MOST_ACTIONS = 127
-"""Of an environment: controllers' actions are kept as 8-bit integers with a sign."""
+"""Most actions of an environment: controllers' actions are stored as signed 8-bit integers."""
 
 Worth = Callable[[NDArray[np.float32], NDArray[np.bool_]], NDArray[Any]]
-"""(rewards (N,), terminated (N,)) -> what the steps were worth to the evidence (N,)."""
+"""(rewards (N,), terminated (N,)) -> the rewards that the evidence counts (N,)."""
 
 
 @dataclass(frozen=True)
 class Scoring:
     """What a task's rewards mean.
 
-    solved_at: an episode is a success where its undiscounted return is above this.
+    solved_at: an episode is a success if its undiscounted return is above this.
     scale:     the student learns from reward / scale.
-    counts:    what the evidence counts; None: reward / scale too.
+    counts:    gives the rewards that the evidence counts; None: reward / scale.
     """
 
     solved_at: float = 0.0
@@ -57,7 +58,7 @@ class Scoring:
     counts: Worth | None = None
 
     def worth(self, reward: NDArray[np.float32], terminated: NDArray[np.bool_]) -> NDArray[np.float32]:
-        """(N,) what the evidence counts of these steps."""
+        """Return the rewards that the evidence counts, (N,) float32. reward: (N,), not scaled."""
         if self.counts is None:
             return np.asarray(reward / self.scale, dtype=np.float32)
         return np.asarray(self.counts(reward, terminated), dtype=np.float32)
@@ -65,29 +66,30 @@ class Scoring:
 
 @dataclass(frozen=True, eq=False)
 class Environment:
-    """A Gymnasium environment as a task: how it is made, how it is put into words, and what its rewards mean.
+    """A Gymnasium environment as a task: how to make it, how to describe it in words, and what its rewards mean.
 
-    task:        its id; Gymnasium's, where `make` is None.
-    describe:    observation -> what the teacher should know, in words. Its first sentence should say what is to be done. The
-                 fewer different texts, the sooner each is known: leave out what does not matter.
+    Raises CoteachError if the fields contradict each other.
+
+    task:        the id; if `make` is None, Gymnasium's id.
+    describe:    observation -> text with what the teacher should know. The first sentence should state the goal. Leave out
+                 what does not matter: the fewer different texts there are, the sooner each is known.
     actions:     names of the actions, in order.
     options:     observation -> the `Option`s that make sense there; None: the actions are the options.
-    max_options: of those, at most, in one observation.
-    expert:      observation -> the name of the option that one who knows would choose there, or None: for the teachers `oracle`
-                 and `liar`, which repeat or twist it. Of observations that share a situation the first one counts.
-    make:        makes one environment, whose episodes end (`gymnasium.wrappers.TimeLimit` sees to it): called without
-                 arguments, and to be filmed with render_mode="rgb_array".
-    instruction: the sentence at the head of the LLM's prompt.
-    scale:       the student learns from reward / scale, and so much does the evidence count: choose it so that the discounted
-                 return of the best episodes comes to about 1 (20 where success is rewarded with 20; 1 / (1 - gamma) = 100
-                 where each step is with 1).
-    solved_at:   an episode is a success where its undiscounted return is above this; None: Gymnasium's reward threshold
-                 of the id, or 0 where it has none.
-    worth:       where all rewards are negative, so that nothing comes to more than 0: (rewards (N,), terminated (N,)) -> what
-                 the evidence counts instead, for example `lambda reward, terminated: terminated` where an episode terminates
-                 in success only.
-    grounding:   instead of `describe`, `options` and `expert`: makes a `grounding.base.Grounding`, which is shown lists of N
-                 observations and says in `Situation.expert` what an expert would choose.
+    max_options: most options in one observation.
+    expert:      observation -> the name of the option that an expert would choose, or None. The teacher `oracle` gives this
+                 choice, and `liar`, the adversarial teacher, another one. The first observation of a situation decides.
+    make:        makes one environment, whose episodes must end (use `gymnasium.wrappers.TimeLimit`). It is called without
+                 arguments, and for filming with render_mode="rgb_array".
+    instruction: the first sentence of the LLM's prompt.
+    scale:       the student and the evidence count reward / scale. Choose it so that the discounted return of the best
+                 episodes is about 1: 20 if success is rewarded with 20, 1 / (1 - gamma) = 100 if each step is rewarded with 1.
+    solved_at:   an episode is a success if its undiscounted return is above this; None: Gymnasium's reward threshold
+                 of the id, or 0 if it has none.
+    worth:       (rewards (N,), terminated (N,)) -> the rewards that the evidence counts in place of reward / scale. Needed if all
+                 rewards are negative, so that no return exceeds 0. If episodes only terminate in success, use for example
+                 `lambda reward, terminated: terminated`.
+    grounding:   makes a `grounding.base.Grounding`, in place of `describe`, `options` and `expert`. It is given lists of N
+                 observations and states the expert's choice in `Situation.expert`.
     """
 
     task: str
@@ -124,30 +126,30 @@ class Environment:
             )
 
     def new(self, render_mode: str | None = None) -> Any:
-        """One environment. CoteachError where it cannot be made."""
+        """Make one environment. CoteachError if that fails."""
         given: dict[str, Any] = {} if render_mode is None else {"render_mode": render_mode}
         try:
             if self.make is not None:
                 return self.make(**given)
             return gymnasium.make(self.task, disable_env_checker=True, **given)
-        except Exception as error:  # whatever a foreign environment raises
+        except Exception as error:  # whatever the environment raises
             reason = str(error).strip().splitlines() or [type(error).__name__]
             what = "cannot be made" if render_mode is None else "cannot be filmed"
             raise CoteachError(f"task {self.task!r}: {what}: {reason[0]}") from error
 
     def pack(self, observations: list[Any]) -> list[Any]:
-        """The observations of N environments, for its grounding: copied, some go on writing into what they have shown."""
+        """Return copies of the observations of N environments: some environments write into an observation again."""
         return [copy.deepcopy(seen) for seen in observations]
 
     @cached_property
     def scoring(self) -> Scoring:
-        """What its rewards mean."""
+        """What the task's rewards mean."""
         solved_at = self._threshold if self.solved_at is None else self.solved_at
         return Scoring(solved_at, self.scale, self.worth)
 
     @cached_property
     def family(self) -> Family:
-        """A family of its own. CoteachError where it cannot be played: the first look at the environment is here."""
+        """The task's own family. CoteachError if the task cannot be played: this makes the first environment and checks it."""
         count = len(self._checked_actions)
         if self.grounding is not None:
             return self._family_of_grounding(self.grounding, count)
@@ -156,7 +158,7 @@ class Environment:
         offer, slots, typical = self.options, self.max_options, TYPICAL_DURATION
         if offer is None:
             named = primitive.named_actions(names)
-            offer, slots, typical = (lambda _: named), count, primitive.TYPICAL_DURATION
+            offer, slots, typical = (lambda _: named), count, primitive.ACTION_DURATION
 
         features = str(self._spaces[0])
 
@@ -173,7 +175,7 @@ class Environment:
 
     @cached_property
     def has_expert(self) -> bool:
-        """Whether there is an expert to repeat; a grounding of one's own shows it in the first situation that it meets."""
+        """Return whether the task has an expert. Of a grounding, the first situation decides."""
         if self.grounding is None:
             return self.expert is not None
         env, met = self.new(), Situations()
@@ -189,7 +191,7 @@ class Environment:
 
     @cached_property
     def _checked_actions(self) -> tuple[str, ...]:
-        """The names of the actions, as many as the environment has."""
+        """The names of the actions. CoteachError if they are not as many as the environment has."""
         space = self._spaces[1]
         if not isinstance(space, spaces.Discrete):
             raise CoteachError(
@@ -206,9 +208,9 @@ class Environment:
 
     @cached_property
     def _spaces(self) -> tuple[Any, Any]:
-        """Observation and action space."""
+        """The observation space and the action space."""
         env = self.new()
-        with contextlib.suppress(Exception):  # it is not needed any more, however it closes
+        with contextlib.suppress(Exception):  # not needed any more, whatever its `close` raises
             env.close()
         try:
             return env.observation_space, env.action_space
@@ -227,9 +229,9 @@ _registered: dict[str, Environment] = {}
 
 
 def register(task: str, describe: Callable[[Any], str] | None = None, actions: Sequence[str] = (), **more: Any) -> None:
-    """Make a task of a Gymnasium environment, in this process; `more` are the further fields of `Environment`.
+    """Make a task of a Gymnasium environment, in this process. more: further fields of `Environment`.
 
-    To register an id again replaces it. CoteachError where what is given cannot be right.
+    An id that is registered again is replaced. CoteachError for fields that do not exist or contradict each other.
     """
     fields = list(inspect.signature(Environment).parameters)
     if unknown := set(more) - set(fields):
@@ -238,19 +240,19 @@ def register(task: str, describe: Callable[[Any], str] | None = None, actions: S
 
 
 def add(environment: Environment) -> None:
-    """`register` for an `Environment`."""
+    """Register an `Environment` in this process. CoteachError for an id that the built-in grounding covers."""
     if environment.task.startswith(BUILT_IN):
         raise CoteachError(f"task {environment.task!r}: ids that begin so have a grounding; choose another, and give make=...")
     _registered[environment.task] = environment
 
 
 def find(task: str) -> Environment | None:
-    """The environment registered under this id, in this process or by a package; None where there is none."""
+    """Return the environment registered under this id, in this process or by a package; None if there is none."""
     return _registered.get(task) or _plugged(task)
 
 
 def registered_ids() -> list[str]:
-    """Every id registered in this process or by a package, sorted."""
+    """Return every id registered in this process or by a package, sorted."""
     return sorted({*_registered, *(point.name for point in _points())})
 
 
@@ -261,13 +263,13 @@ def _points() -> tuple[EntryPoint, ...]:
 
 @cache
 def _plugged(task: str) -> Environment | None:
-    """What a package registers under this id."""
+    """Return the environment that a package registers under this id; None if no package does."""
     for point in _points():
         if point.name == task:
             where = f"task {task!r} of the entry point {point.value!r} ({ENTRY_POINTS})"
             try:
                 found = point.load()
-            except Exception as error:  # whatever a foreign module raises
+            except Exception as error:  # whatever the module raises
                 raise CoteachError(f"{where}: cannot be loaded ({error}); mend or uninstall the package") from error
             if not isinstance(found, Environment):
                 raise CoteachError(f"{where}: is a {type(found).__name__}: expected a coteach.Environment")

@@ -1,6 +1,7 @@
-"""Task ids -> vector environments (`engines.py`): EnvPool to train on MiniGrid and BabyAI, the reference package to evaluate.
+"""Make vector environments (`engines.py`) from task ids, and check that a task can be played.
 
-EnvPool is optional (the extra `fast`) and needed for speed only. Registered tasks have the engine `gymnasium`.
+MiniGrid and BabyAI are trained on EnvPool and evaluated on the reference package `minigrid`. EnvPool is optional (the extra
+`fast`) and only makes training faster. Registered tasks have the engine `gymnasium`.
 """
 
 from __future__ import annotations
@@ -23,15 +24,15 @@ ENVPOOL_HANGS = frozenset({"BabyAI-SynthS5R2-v0"})
 """EnvPool 1.2.5 never returns from the first reset of these levels."""
 
 ENVPOOL_UNSOLVABLE = "MiniGrid-MultiRoom-"
-"""Beginning of the ids of which EnvPool 1.2.5 makes levels that cannot be solved: a scripted expert solves 74, 12 and 32 %
-of N2-S4, N4-S5 and N6 there, and all of them in the reference package."""
+"""Beginning of the ids for which EnvPool 1.2.5 makes levels that cannot be solved: a scripted expert solves 74, 12 and 32 %
+of N2-S4, N4-S5 and N6 on EnvPool, and all of them in the reference package."""
 
 
 def make(task: str, engine: str, num_envs: int, seed: int) -> VectorTask:
-    """`num_envs` copies of `task` for training; environments and episodes differ, all of them given by `seed`.
+    """Make `num_envs` copies of `task` for training. Environments and episodes differ; `seed` determines all of them.
 
-    Engine `auto` is EnvPool where it is installed and plays the task as it should be, else minigrid. Raises CoteachError
-    for a task that does not exist or that no built-in grounding understands, and for an engine that cannot run it.
+    Engine `auto` is EnvPool if it is installed and plays the task correctly, else minigrid. Raises CoteachError for a task
+    that does not exist or has no grounding, and for an engine that cannot run it.
     """
     check(task)
     if _resolve(task, engine) == "envpool":
@@ -40,18 +41,18 @@ def make(task: str, engine: str, num_envs: int, seed: int) -> VectorTask:
 
 
 def reference(task: str, num_envs: int, seed: int) -> GymnasiumTask:
-    """`make` by the engine `minigrid` or `gymnasium`."""
+    """Do as `make` on the engine `minigrid` or `gymnasium`."""
     return GymnasiumTask(task, [_endless_seeds(seed, env) for env in range(num_envs)])
 
 
 def family(task: str, raw: bool = False) -> Family:
-    """The family of a task that `check` lets pass. raw: the student sees the environment's own observation and nothing else."""
+    """Return the family of a task; CoteachError if there is none. raw: the student sees the environment's own observation."""
     level = levels.find(task)
     return level.raw_family if raw else level.family
 
 
 def common_family(tasks: Sequence[str], raw: bool = False) -> Family:
-    """The family of all these tasks (raw: see `family`); CoteachError where they have none in common."""
+    """Return the family that all these tasks have (raw: see `family`). CoteachError if they have different ones."""
     families = [family(task, raw) for task in tasks]
     for task, other in zip(tasks, families, strict=True):
         if other is not families[0]:
@@ -63,14 +64,14 @@ def common_family(tasks: Sequence[str], raw: bool = False) -> Family:
 
 
 def check(task: str) -> None:
-    """Raise CoteachError unless `task` can be played: MiniGrid's by the reference package, others as they were registered."""
+    """Raise CoteachError unless `task` can be played, by the reference package or as a registered environment."""
     level = levels.find(task)
     if isinstance(level, Environment):
-        _ = level.family  # looks at it
+        _ = level.family  # makes one environment and checks it
 
 
 def check_expert(task: str, teacher: str) -> None:
-    """Raise CoteachError where nothing says what an expert would choose, which `teacher` (oracle or liar) would have to know."""
+    """Raise CoteachError if `task` has no expert, which `teacher` (oracle or liar) needs."""
     if not levels.find(task).has_expert:
         raise CoteachError(
             f"teacher {teacher!r}: no expert plays task {task!r}: say what one would choose (coteach.register({task!r}, ..., "
@@ -79,7 +80,7 @@ def check_expert(task: str, teacher: str) -> None:
 
 
 def _resolve(task: str, engine: str) -> str:
-    """The engine that `engine` means for `task`."""
+    """Return the engine that runs `task` if `engine` is asked for. CoteachError if it cannot."""
     if engine not in ENGINES:
         raise unknown("engine", engine, ENGINES)
     own = levels.find(task).engine
@@ -101,7 +102,7 @@ def _resolve(task: str, engine: str) -> str:
 
 @cache
 def _envpool_ids() -> frozenset[str]:
-    """What EnvPool can run; nothing where it is not installed."""
+    """Return the ids that EnvPool can run; none if it is not installed."""
     if importlib.util.find_spec("envpool") is None:
         return frozenset()
     import envpool
@@ -110,6 +111,6 @@ def _envpool_ids() -> frozenset[str]:
 
 
 def _endless_seeds(seed: int, env: int) -> Iterator[int]:
-    """A seed for each episode of environment `env`, without end."""
+    """Yield a seed for each episode of environment `env`, without end."""
     rng = np.random.default_rng([seed, env])
     return (int(rng.integers(2**31)) for _ in itertools.count())

@@ -1,11 +1,11 @@
-"""A house to tidy up: a task where an LLM pays, because words are many, what they mean is no secret, and steps are few.
+"""A house to tidy up: a task for which an LLM helps much, because it needs the meaning of many words and few steps.
 
-Two hundred things belong in five places. An episode is four of them, one after the other in the agent's hands; it is rewarded
-only if all four end up where they belong, and over at the first that does not. Nothing but the meaning of its name says where a
-thing belongs: without an LLM that is found out thing by thing. A quarter of the things is kept for `TidyUpNew-v0`: what
-the LLM says about those, never having been taught about any, is what carried over.
+Two hundred things belong in five places. In an episode the agent holds four things, one after the other, and puts each
+in a place. The episode ends at the first mistake; it is rewarded with 1 if all four things are where they belong. Only the
+meaning of a thing's name tells where it belongs: without an LLM, the student must find out the place of each thing by trial.
+A quarter of the things is held out for `TidyUpNew-v0`: on these, it is measured what the LLM generalises from training.
 
-It is also a task as a package would add one: an environment, put into words, named by entry points in pyproject.toml.
+This is also an example of a task that a package adds: an environment with a text, named by entry points in pyproject.toml.
 """
 
 from __future__ import annotations
@@ -46,13 +46,16 @@ PLACES = {
     ),
 }
 THINGS = [(thing, place) for place, things in PLACES.items() for thing in things.split()]
-MET = [number for number in range(len(THINGS)) if number % 4]
-NEW = [number for number in range(len(THINGS)) if not number % 4]
+TRAINING_THINGS = [number for number in range(len(THINGS)) if number % 4]
+HELD_OUT_THINGS = [number for number in range(len(THINGS)) if not number % 4]
 TO_TIDY = 4
 
 
 class House(Env[Any, Any]):
-    """Observed is the number of the thing in the agent's hands; an action puts it in one of the places."""
+    """The environment. The observation is the number of the thing in the agent's hands; an action puts it in a place.
+
+    things: numbers of the things that an episode is drawn from.
+    """
 
     def __init__(self, things: Sequence[int]) -> None:
         self.observation_space = spaces.Discrete(len(THINGS))
@@ -61,13 +64,13 @@ class House(Env[Any, Any]):
         self.left: list[int] = []
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[int, dict[str, Any]]:
-        """Another four things to tidy."""
+        """Draw another four things to tidy."""
         super().reset(seed=seed)
         self.left = self.np_random.choice(self.things, TO_TIDY, replace=False).tolist()
         return self.left[0], {}
 
     def step(self, action: int) -> tuple[int, float, bool, bool, dict[str, Any]]:
-        """Put what is held in a place."""
+        """Put the held thing in a place. The observation after the last one of an episode repeats that thing."""
         thing = self.left.pop(0)
         wrong = list(PLACES)[action] != THINGS[thing][1]
         over = wrong or not self.left
@@ -75,7 +78,7 @@ class House(Env[Any, Any]):
 
 
 def house(task: str, things: Sequence[int]) -> Environment:
-    """The task of tidying a house in which these things lie about."""
+    """Return the task of tidying a house with these things (numbers into `THINGS`)."""
     return Environment(
         task,
         describe=lambda thing: f"Mission: put the {THINGS[thing][0]} away. You hold the {THINGS[thing][0]}.",
@@ -86,5 +89,5 @@ def house(task: str, things: Sequence[int]) -> Environment:
     )
 
 
-TIDY_UP = house("TidyUp-v0", MET)
-TIDY_UP_NEW = house("TidyUpNew-v0", NEW)
+TIDY_UP = house("TidyUp-v0", TRAINING_THINGS)
+TIDY_UP_NEW = house("TidyUpNew-v0", HELD_OUT_THINGS)

@@ -1,10 +1,10 @@
-"""A rung's learning curve: how the student alone fares in exams, and success of recent training episodes.
+"""A rung's learning curve: success in greedy evaluations, and success of recent training episodes.
 
-An exam is a hundred episodes of the greedy student on levels kept for it: what the curve, the steps to a level and the end of a
-rung go by. Success of training episodes, in which actions are drawn at random and the teacher leads some, steers the guidance.
-Of those, failures last longest: counted only when they end, the quick successes of the first environments would come
-long before the failures that began with them, and success would start too high. So an episode still under way
-counts as a failure once it has lasted longer than nearly all recent successes.
+A greedy evaluation plays the student alone, with its most probable actions, on levels kept for it. The curve, the steps to a
+success level and the end of a rung depend on it. The success of training episodes, in which actions are drawn and the teacher
+controls some episodes, determines the imitation coefficient. Failed episodes last longest. If episodes were counted only when
+they end, the early successes would be counted long before the failures that began with them, and success would be overestimated
+at first. Therefore an episode under way counts as a failure once it has lasted longer than nearly all recent successes.
 """
 
 from __future__ import annotations
@@ -19,15 +19,17 @@ from numpy.typing import NDArray
 from coteach.config import EvaluationConfig
 from coteach.student.rollout import Episode
 
-LEVELS = (0.80, 0.95)
-"""Successes of which it is reported when they were reached."""
+SUCCESS_LEVELS = (0.80, 0.95)
+"""The success levels for which the steps to reach them are reported."""
 
 
 class Curve:
-    """Success of the student alone over the steps, and of the last training episodes (None before any has ended).
+    """Success in greedy evaluations over the environment steps, and success of the last training episodes.
 
-    points: (steps, success) of every exam. steps_to[level]: steps at the end of the first `reached` exams in a row whose
-    mean success is at least `level`; None while there are none.
+    points:   (steps, success in [0, 1]) of every greedy evaluation.
+    steps_to: for each success level, the steps at the end of the first `config.reached` consecutive greedy evaluations whose mean
+              success is at least that level; None until then.
+    episodes: number of training episodes that have ended.
     """
 
     def __init__(self, config: EvaluationConfig) -> None:
@@ -38,10 +40,13 @@ class Curve:
         self._lengths: deque[int] = deque(maxlen=config.window)
         self._late = 0
         self.episodes = 0
-        self.steps_to: dict[float, int | None] = dict.fromkeys(LEVELS)
+        self.steps_to: dict[float, int | None] = dict.fromkeys(SUCCESS_LEVELS)
 
-    def add(self, episodes: Iterable[Episode], under_way: NDArray[np.int64]) -> None:
-        """Take in training episodes that ended; under_way: lengths so far of the student-led ones that have not."""
+    def add_episodes(self, episodes: Iterable[Episode], under_way: NDArray[np.int64]) -> None:
+        """Add training episodes that ended.
+
+        under_way: (M,) lengths so far of the student-controlled episodes that have not ended.
+        """
         for episode in episodes:
             if episode.success and not episode.controlled:
                 self._lengths.append(episode.length)
@@ -52,38 +57,38 @@ class Curve:
             int((under_way > np.quantile(self._lengths, self.config.usual_length)).sum()) if self._lengths else len(under_way)
         )
 
-    def due(self, steps: int) -> bool:
-        """Whether the next exam is due."""
+    def evaluation_due(self, steps: int) -> bool:
+        """Return whether the next greedy evaluation is due after so many steps."""
         return not self.points or steps >= (1.0 + self.config.spacing) * self.points[-1][0]
 
     def add_evaluation(self, steps: int, success: float) -> None:
-        """Take in an exam."""
+        """Add a greedy evaluation after so many steps, with its success in [0, 1]."""
         self.points.append((steps, success))
         for level, reached in self.steps_to.items():
             if reached is None and self._mean(self.config.reached) >= level:
                 self.steps_to[level] = steps
 
     def holds(self, level: float) -> bool:
-        """The last `held` exams were passed at `level` on average."""
+        """Return whether the mean success of the last `config.held` greedy evaluations is at least `level`."""
         return self._mean(self.config.held) >= level
 
     @property
     def student(self) -> float | None:
-        """Success of recent student-led episodes in [0, 1]; those that take suspiciously long count as failures."""
+        """Success of recent student-controlled episodes in [0, 1], late ones counted as failures; None before any ended."""
         return sum(self._student) / (len(self._student) + self._late) if self._student else None
 
     @property
     def controlled(self) -> float | None:
-        """Success of recent teacher-led episodes in [0, 1], bold ones left out."""
+        """Success of recent teacher-controlled episodes in [0, 1], without optimistic ones; None before any ended."""
         return sum(self._controlled) / len(self._controlled) if self._controlled else None
 
     @property
     def greedy(self) -> float | None:
-        """Success in the last exam, in [0, 1]."""
+        """Success in the last greedy evaluation, in [0, 1]; None before the first."""
         return self.points[-1][1] if self.points else None
 
     def state(self) -> dict[str, Any]:
-        """Everything, as plain JSON."""
+        """Return the whole curve as plain JSON."""
         return {
             "points": self.points,
             "student": list(self._student),
@@ -95,15 +100,15 @@ class Curve:
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Take up what `state` gave."""
+        """Restore what `state` returned, in a new curve."""
         self.points = [(steps, success) for steps, success in state["points"]]
         self._student.extend(state["student"])
         self._controlled.extend(state["controlled"])
         self._lengths.extend(state["lengths"])
         self._late, self.episodes = state["late"], state["episodes"]
-        self.steps_to = dict(zip(LEVELS, state["steps_to"], strict=True))
+        self.steps_to = dict(zip(SUCCESS_LEVELS, state["steps_to"], strict=True))
 
-    def _mean(self, exams: int) -> float:
-        """Mean success of the last `exams` exams; 0 where there were not so many."""
-        last = [success for _, success in self.points[-exams:]]
-        return round(sum(last) / exams, 9) if len(last) == exams else 0.0
+    def _mean(self, count: int) -> float:
+        """Return the mean success of the last `count` greedy evaluations; 0 if there were fewer."""
+        last = [success for _, success in self.points[-count:]]
+        return round(sum(last) / count, 9) if len(last) == count else 0.0

@@ -1,7 +1,7 @@
-"""Options in other words: does a teacher know what "pick up" means, or only that these two words were right?
+"""Renames options by synonyms, to test whether a teacher learned the meaning of "pick up" or only these words.
 
-Only the options change, the situation's text keeps its words: what was learned must be found again by meaning. GLAM
-(arXiv 2302.02662) reports that its tuned LLM loses most of its success when actions are renamed like this.
+Only the options change; the situation's text keeps its words, so the teacher must generalise by meaning. GLAM (arXiv 2302.02662)
+reports that its tuned LLM loses most of its success when actions are renamed in this way.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from coteach.grounding.base import Situation
 
 Advise = Callable[[list[Situation]], Sequence[NDArray[np.floating] | None]]
+"""Situations -> a probability distribution over the options of each, or None where there is no answer."""
 
 VERBS: Mapping[str, str] = {
     "explore": "look around",
@@ -34,16 +35,16 @@ NOUNS: Mapping[str, str] = {
     "door": "gate",
     "goal": "target",
 }
-"""Harder: these words stand in the situation's text too, so that an option no longer shares its thing's name with it."""
+"""Harder than the verbs: these words occur in the situation's text too, so option and text no longer share the object's name."""
 
 WORDINGS: dict[str, Mapping[str, str]] = {"verbs": VERBS, "verbs and nouns": {**VERBS, **NOUNS}}
-"""What is renamed, by the name under which results are shown; easier first."""
+"""The sets of renamed words, by the name under which results are shown; easier first."""
 
 
-def renamed(situation: Situation, words: Mapping[str, str]) -> Situation:
-    """`situation` with every whole word (or phrase) of its options that `words` knows replaced; text, order, expert stay.
+def rename_options(situation: Situation, words: Mapping[str, str]) -> Situation:
+    """Return `situation` with the whole words and phrases of its options replaced as `words` maps them.
 
-    Options that differ stay different, as long as none of the new words occurs in them before.
+    Text, order of the options, and expert are unchanged. Options that differ still differ if no new word occurred in them before.
     """
     if not words:
         return situation
@@ -52,10 +53,10 @@ def renamed(situation: Situation, words: Mapping[str, str]) -> Situation:
     return replace(situation, options=options)
 
 
-def asked_in(words: Mapping[str, str], advise: Advise) -> Advise:
-    """`advise`, but asked about renamed options; answers are in the order of the options as they were."""
+def advise_renamed(words: Mapping[str, str], advise: Advise) -> Advise:
+    """Return a function that asks `advise` about the same situations with renamed options, which keep their order."""
 
     def ask(situations: list[Situation]) -> Sequence[NDArray[np.floating] | None]:
-        return advise([renamed(situation, words) for situation in situations])
+        return advise([rename_options(situation, words) for situation in situations])
 
     return ask

@@ -26,7 +26,7 @@ from coteach.envs.engines import Step
 from coteach.errors import CoteachError, RunFailed
 from coteach.evaluation.episodes import Evaluation, evaluate_teacher
 from coteach.grounding.base import Situation, Situations
-from coteach.grounding.follower import draw
+from coteach.grounding.follower import choose_slots
 from coteach.grounding.minigrid.describe import ViewGrounding
 from coteach.runs.machine import cores
 from coteach.student.ppo import gae, ppo_loss
@@ -194,7 +194,7 @@ class Glam:
         for t in range(steps):
             situation[t] = self._now
             log_policy, _ = self.policy.answer(self._now)
-            action[t] = draw(np.exp(log_policy.astype(np.float64)), np.ones_like(log_policy, dtype=np.bool_), self.rng)
+            action[t] = choose_slots(np.exp(log_policy.astype(np.float64)), np.ones_like(log_policy, dtype=np.bool_), self.rng)
             logprob[t] = np.take_along_axis(log_policy, action[t][:, None], axis=1)[:, 0]
             step = self.environments.step(action[t])
             reward[t], terminated[t], truncated[t], valid[t] = step.reward, step.terminated, step.truncated, ~step.restarted

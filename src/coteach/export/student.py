@@ -62,11 +62,11 @@ def write(players: Players, summary: dict[str, Any], folder: Path) -> str:
 
 def _without_hints(players: Players, learner: Learner) -> ActorCritic:
     """Return a copy of the student's network on the CPU that reads the features without hints."""
-    from coteach.student.hints import forget_hints
+    from coteach.student.hints import remove_hints
 
     network = copy.deepcopy(learner.network).cpu()
     if players.config.guidance.hint:
-        forget_hints(network, players.family.layout)
+        remove_hints(network, players.family.layout)
     return network.requires_grad_(False)
 
 

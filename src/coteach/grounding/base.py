@@ -1,9 +1,8 @@
-"""Grounding: what ties a task's observations to words, and words back to actions.
+"""Grounding: the interface between a task's observations and words, and between options and actions.
 
-A grounding turns each observation into a **situation** (a short text and the **options** that make
-sense in it), into the student's input, and says for every option which primitive action its
-**controller** takes now. It sees only what the agent saw and did. Implement `Grounding` for an
-environment of your own; `grounding/minigrid/` is the built-in one.
+A grounding turns each observation into a **situation** (a short text with the **options** that make sense there) and into the
+student's input. For every option it returns the primitive action that the option's **controller** takes now. It knows only what
+the agent observed and did. Implement `Grounding` for an environment of your own; `grounding/minigrid/` is the built-in one.
 """
 
 from __future__ import annotations
@@ -19,26 +18,25 @@ from numpy.typing import NDArray
 from coteach.grounding.outcomes import TYPICAL_DURATION
 
 GRID_WORLD_INSTRUCTION = "You guide an agent in a grid world. Answer with the best next step for the agent's mission."
-"""For MiniGrid and BabyAI; other tasks bring their own (`grounding.base.Family`)."""
-"""At the head of the LLM's prompt about grid worlds, and where nothing else is asked for."""
+"""The first sentence of the LLM's prompt for MiniGrid and BabyAI, and the default; other tasks have their own (`Family`)."""
 
 
 @dataclass(frozen=True)
 class Situation:
-    """What the teacher is asked: a text, and the options among which it chooses.
+    """What the teacher is asked about: a text, and the options from which it chooses.
 
-    Two observations are in the same situation if and only if text and options are equal. Option
-    *slot* `k` of a situation is `options[k]`; slots have a meaning only within one situation.
+    Two observations are in the same situation if and only if text and options are equal. Slot `k` of a situation is the option
+    `options[k]`; a slot has a meaning only within its situation.
     """
 
     text: str
     options: tuple[str, ...]
     expert: int | None = None
-    """Slot that a scripted expert would choose (for the arms `oracle` and `liar`), or None where it knows none."""
+    """The slot that a scripted expert chooses (for the arms `oracle` and `liar`), or None where there is no expert."""
 
 
 class Situations:
-    """Every situation met so far, numbered in the order of its first appearance (append-only)."""
+    """All situations met so far, numbered from 0 in the order in which they were first met; none is ever removed."""
 
     def __init__(self) -> None:
         self._all: list[Situation] = []
@@ -57,7 +55,7 @@ class Situations:
         return (situation.text, situation.options) in self._index
 
     def number(self, situation: Situation) -> int:
-        """The number of `situation`, given one if it is new."""
+        """Return the number of `situation`; a new situation gets the next number."""
         key = (situation.text, situation.options)
         if key not in self._index:
             self._index[key] = len(self._all)
@@ -67,10 +65,14 @@ class Situations:
 
 @dataclass(frozen=True)
 class Layout:
-    """A row of the student's input: `numbers` columns, then `flags` in {0, 1}, then pictures, each (C, H, W) flattened.
+    """The columns of the student's input: first the numbers, then flags in {0, 1}, then the pixels of pictures.
 
-    Rows are uint8 where there are no numbers, else float32. centre, spread: (numbers,) where each number is expected to lie
-    and how far from there, before any was seen (the student keeps a running mean and variance).
+    numbers, flags: how many there are.
+    pictures:       shape (C, H, W) of each picture; it is flattened.
+    centre, spread: (numbers,) expected mean and standard deviation of each number before any was observed (the student keeps a
+                    running mean and variance).
+
+    Rows are float32 if there are numbers, else uint8.
     """
 
     flags: int = 0
@@ -81,32 +83,32 @@ class Layout:
 
     @property
     def size(self) -> int:
-        """Columns of a row, F."""
+        """The number of columns, F."""
         return self.numbers + self.flags + sum(map(prod, self.pictures))
 
     @property
     def binary(self) -> bool:
-        """Whether a row is flags and nothing else: a few of many, mostly."""
+        """Whether there are only flags. Usually few of them are 1, so the student reads such rows as sets."""
         return not self.numbers and not self.pictures
 
     def widened(self, flags: int) -> Layout:
-        """A layout with so many flags more, after the ones that there are."""
+        """Return a layout with `flags` further flags behind the present ones (fewer flags if negative)."""
         return replace(self, flags=self.flags + flags)
 
     def inserted(self, features: NDArray[Any], flags: NDArray[Any]) -> NDArray[Any]:
-        """Rows (B, F) of this layout with `flags` (B, n) added: rows of `widened(n)`."""
+        """Insert `flags` (B, n) into rows (B, F) of this layout; return rows (B, F + n) of `widened(n)`."""
         at = self.numbers + self.flags
         return np.concatenate([features[:, :at], flags.astype(features.dtype), features[:, at:]], axis=1)
 
     @property
     def dtype(self) -> type[np.uint8] | type[np.float32]:
-        """Of the rows."""
+        """The dtype of a row."""
         return np.float32 if self.numbers else np.uint8
 
 
 @dataclass
 class Observation:
-    """What N MiniGrid environments showed after a step, before grounding (made by `engines.VectorTask`).
+    """The observations of N MiniGrid environments after a step, before grounding (made by `engines.VectorTask`).
 
     image:     (N, 7, 7, 3) uint8, MiniGrid's egocentric symbolic view [column, row, (object, colour, state)].
     mission:   N mission texts, constant within an episode.
@@ -121,17 +123,18 @@ class Observation:
 
 @dataclass
 class Grounded:
-    """One step of N environments as the loop sees it; K = `Grounding.max_options`.
+    """One step of N environments after grounding; K = `Grounding.max_options`.
 
-    features:  (N, F): the student's input, laid out as `Grounding.layout` says.
-    situation: (N,) int64: number of the situation in `Grounding.situations`.
-    actions:   (N, K) int8: the primitive action that the controller of option slot k takes now;
-               -1 where there is no such slot or the controller has no way to go on.
-    completed: (N,) int64: bit k is set if the last step brought about the event that completes slot k
-               of the situation of the step *before* (whoever led). 0 on the first row of an episode.
-    failed:    (N,) int64: likewise, the last step showed that slot k cannot be done now (for example
-               the door was toggled and stayed locked).
-    unscripted: (N, K) True where there is such a slot, but no controller for it: the student learns to carry it out.
+    features:   (N, F) the student's input; `Grounding.layout` describes the columns and the dtype.
+    situation:  (N,) int64, number of the situation in `Grounding.situations`.
+    actions:    (N, K) int8, the primitive action that the controller of slot k takes now; -1 where the situation has no slot k
+                or the controller has no action.
+    completed:  (N,) int64, bit k is set if the last step completed slot k of the *previous* situation, whoever chose the action.
+                0 on the first row of an episode.
+    failed:     (N,) int64, bit k is set if the last step showed that slot k of the previous situation cannot be done now (for
+                example, the agent toggled the door and it stayed locked). 0 on the first row of an episode.
+    unscripted: (N, K) bool, True where slot k is an option without a controller, which the student learns to carry out. None:
+                every option has a controller.
     """
 
     features: NDArray[Any]
@@ -143,7 +146,13 @@ class Grounded:
 
 
 class Grounding(Protocol):
-    """Observation -> situation, options, features; option -> action. One object serves N environments."""
+    """Turns observations of N environments into situations and features, and options into primitive actions.
+
+    situations:   numbers the situations; several groundings may share it.
+    max_options:  K, the largest number of options of a situation.
+    layout:       columns and dtype of the features.
+    action_names: names of the primitive actions, in their order.
+    """
 
     situations: Situations
     max_options: int
@@ -151,34 +160,35 @@ class Grounding(Protocol):
     action_names: tuple[str, ...]
 
     def observe(self, observation: Any, actions: NDArray[np.int64] | None, restarted: NDArray[np.bool_]) -> Grounded:
-        """Take in one step of all environments.
+        """Process one step of all environments and return it as situations, features and actions.
 
-        observation: what the N environments show: an `Observation` of MiniGrid's, else a list of N observations.
-        actions:     (N,) the primitive actions that led here; None at the very first observation.
-        restarted:   (N,) True where this row is the first observation of an episode (its action was
-                     ignored): what was believed about the episode before is forgotten.
+        observation: an `Observation` for MiniGrid, else a list of N observations.
+        actions:     (N,) the primitive actions of the last step; None with the very first observation.
+        restarted:   (N,) True where this is the first observation of an episode. The action of that row was ignored, and the
+                     grounding forgets what it knew about the previous episode.
         """
         ...
 
 
 Ground = Callable[[int, Situations, int], Grounding]
-"""Makes a grounding for (environments, the situations met so far, primitive actions)."""
+"""(number of environments, situations met so far, number of primitive actions) -> a new grounding."""
 
 
 @dataclass(frozen=True, eq=False)
 class Family:
-    """Tasks that one student can play and one teacher be asked about: what they have in common.
+    """What tasks have in common that share a student and a teacher.
 
-    name:             for people.
-    layout:           the student's input.
-    action_names:     the primitive actions, in order: the student's output.
-    max_options:      K.
-    instruction:      the sentence at the head of the LLM's prompt.
+    name:             shown in messages.
+    layout:           columns and dtype of the student's input.
+    action_names:     names of the primitive actions, in their order; the student's output has one column for each.
+    max_options:      K, the largest number of options of a situation.
+    instruction:      the first sentence of the LLM's prompt.
     ground:           makes a grounding.
-    features:         names what the layout's columns mean: a student can only read the features that it was trained on.
-    habits:           (F, A) what each feature adds to the student's logits before it has learned anything, or None.
+    features:         identifies the meaning of the columns: a student can only read the features that it was trained on.
+    habits:           (F, A) float32, what each feature adds to the student's logits, or None. It is fixed: a prior against
+                      repeating in vain, which makes an action less likely that was taken in the same place before.
     unscripted:       whether there may be options without a controller.
-    typical_duration: steps that an option takes, where it was never followed to its end.
+    typical_duration: steps assumed for an option that was never followed to its end.
     """
 
     name: str

@@ -1,7 +1,8 @@
-"""Options of one's own: a name, a controller and the event that completes it, given per observation.
+"""Options for environments of your own: a name, a controller, and the event that completes the option.
 
-For environments in which one observation says what matters: a function from observation to text and one from observation to the
-options that make sense there are all that is needed. Where the past matters, implement `base.Grounding` instead.
+`OptionGrounding` is for environments in which a single observation contains everything that matters. It needs two functions: one
+from an observation to a text, one from an observation to the options that make sense there. Where earlier observations matter,
+implement `base.Grounding` instead.
 """
 
 from __future__ import annotations
@@ -18,21 +19,23 @@ from coteach.grounding.base import Grounded, Situation, Situations
 from coteach.grounding.spaces import Encoder
 
 MOST_OPTIONS = 62
-"""In one situation: what completes and fails is kept as the bits of an integer."""
+"""The largest number of options of a situation: completed and failed options are stored as the bits of an int64."""
 
 Event = Callable[[Any, int, Any], bool]
-"""(observation before, action, observation after) -> whether it came about."""
+"""(observation before, action, observation after) -> whether the event happened."""
 
 
 @dataclass(frozen=True)
 class Option:
-    """Something worth doing that takes a step or more.
+    """A temporally extended action (Sutton, Precup and Singh 1999): something worth doing that takes a step or more.
 
-    name:       how the teacher knows it, for example "open the door".
-    controller: observation -> the action that carries it on, or None where there is no way to go on. No controller at all: the
-                student learns to carry it out.
-    completed:  the event that completes it, whoever brought it about.
-    failed:     the event that shows that it cannot be done now; None: nothing shows that but time.
+    name:       the words by which the teacher chooses it, for example "open the door".
+    controller: observation -> the next primitive action, or None where there is none. Instead of a function, None: the student
+                learns to carry the option out.
+    completed:  the event that completes the option, whoever chose the actions.
+    failed:     the event that shows that the option cannot be done now; None: there is no such event, only a timeout.
+
+    Raises CoteachError where a field is not what it should be.
     """
 
     name: str
@@ -55,17 +58,23 @@ class Option:
 
 
 Describe = Callable[[Any], str]
+"""observation -> its text."""
 Offer = Callable[[Any], Sequence[Option]]
+"""observation -> the options that make sense there."""
 Expert = Callable[[Any], str | None]
+"""observation -> the name of the option that an expert chooses, or None."""
 
 
 class OptionGrounding:
-    """Grounding of N environments (`base.Grounding`) from functions of one observation each.
+    """A grounding of N environments (`base.Grounding`) made of functions of a single observation.
 
-    describe: observation -> what the teacher should know, in words; its first sentence says what is to be done.
+    describe: observation -> what the teacher should know, in words; the first sentence is the goal.
     offer:    observation -> the options that make sense there, at least one and at most `max_options`.
-    expert:   observation -> the name of the option that one who knows would choose; asked where a situation is met first.
-    task:     is named in errors.
+    encoder:  observation -> the student's input.
+    task:     the name of the task in errors.
+    expert:   observation -> the name of the option that an expert chooses; called when a situation is met for the first time.
+
+    `observe` raises CoteachError where one of the functions returns something that is not allowed.
     """
 
     def __init__(
@@ -83,18 +92,18 @@ class OptionGrounding:
         self.situations, self.max_options = situations, max_options
         self.layout, self.action_names = encoder.layout, action_names
         self._describe, self._offer, self._encoder, self._task, self._expert = describe, offer, encoder, task, expert
-        self._sound: set[tuple[str, ...]] = set()
-        """Names of options that were found to be in order."""
+        self._checked: set[tuple[str, ...]] = set()
+        """The sets of options, by their names, that were found to be valid."""
         self._seen: list[Any] = [None] * num_envs
         self._offered: list[Sequence[Option]] = [()] * num_envs
 
     def observe(self, observation: Sequence[Any], actions: NDArray[np.int64] | None, restarted: NDArray[np.bool_]) -> Grounded:
-        """Take in one step of all environments (see `base.Grounding.observe`)."""
+        """Process one step of all environments (see `base.Grounding.observe`)."""
         count = len(observation)
         events = np.zeros((2, count), dtype=np.int64)
         if actions is not None:
             for env in np.flatnonzero(~restarted).tolist():
-                events[:, env] = self._judge(env, int(actions[env]), observation[env])
+                events[:, env] = self._events(env, int(actions[env]), observation[env])
         controls = np.full((count, self.max_options), -1, dtype=np.int8)
         unscripted = np.zeros((count, self.max_options), dtype=np.bool_)
         numbers = np.empty(count, dtype=np.int64)
@@ -107,8 +116,8 @@ class OptionGrounding:
         rows = np.stack([self._encoder.encode(seen) for seen in observation])
         return Grounded(rows, numbers, controls, events[0], events[1], unscripted)
 
-    def _judge(self, env: int, action: int, after: Any) -> tuple[int, int]:
-        """Bits of the options that the step completed, and of those that it showed to be impossible."""
+    def _events(self, env: int, action: int, after: Any) -> tuple[int, int]:
+        """Return the options that the last step completed and those that it showed to be impossible, as bits of two integers."""
         completed = failed = 0
         for slot, option in enumerate(self._offered[env]):
             if option.completed(self._seen[env], action, after):
@@ -118,6 +127,7 @@ class OptionGrounding:
         return completed, failed
 
     def _situation(self, seen: Any, options: Sequence[Option]) -> Situation:
+        """Return the situation of an observation, with the expert's choice where the situation is new."""
         situation = Situation(self._text(seen), tuple(option.name for option in options))
         if self._expert is None or situation in self.situations or (choice := self._expert(seen)) is None:
             return situation
@@ -129,6 +139,7 @@ class OptionGrounding:
         return replace(situation, expert=situation.options.index(choice))
 
     def _text(self, seen: Any) -> str:
+        """Return the text of an observation; CoteachError if it is not a text."""
         text = self._describe(seen)
         if not isinstance(text, str) or not text.strip():
             raise CoteachError(
@@ -138,14 +149,16 @@ class OptionGrounding:
         return text
 
     def _options(self, seen: Any) -> Sequence[Option]:
+        """Return the options that make sense for an observation; CoteachError if they are not valid."""
         options = self._offer(seen)
         names = tuple(option.name for option in options)
-        if names not in self._sound:
+        if names not in self._checked:
             self._check(names, seen)
-            self._sound.add(names)
+            self._checked.add(names)
         return options
 
     def _check(self, names: tuple[str, ...], seen: Any) -> None:
+        """Raise CoteachError if there are no options, too many, or two of the same name."""
         where = f"task {self._task!r}: in the observation {_short(seen)}"
         if not names:
             raise CoteachError(f"{where} there is no option: expected at least one; offer one that waits or looks around")
@@ -158,6 +171,7 @@ class OptionGrounding:
             raise CoteachError(f"{where} option {twice!r} is offered twice: expected different names")
 
     def _action(self, option: Option, seen: Any) -> int:
+        """Return the action of an option's controller, -1 for none; CoteachError if it is not an action."""
         action = option.controller(seen) if option.controller else None
         if action is None:
             return -1
@@ -170,6 +184,6 @@ class OptionGrounding:
 
 
 def _short(observation: Any) -> str:
-    """An observation on one line, however large it is."""
+    """Return an observation on one line of at most 60 characters, for messages."""
     text = " ".join(str(observation).split())
     return text if len(text) <= 60 else f"{text[:57]}..."

@@ -1,24 +1,25 @@
-"""What became of an option that was tried in a situation: the unit in which evidence is counted."""
+"""The outcome of an option in a situation: the unit of evidence."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 TERMINAL = -1
-"""In place of the next situation: the episode ended, or the option could not be carried out."""
-
+"""Stands for the next situation where the episode ended or the option could not be carried out."""
 
 TYPICAL_DURATION = 8.0
-"""Steps assumed for an option that was never followed to its end by a controller."""
+"""Steps assumed for an option that no controller ever followed to its end."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of an option.
+    """What happened after an option was chosen, or was completed by other actions.
 
-    situation, slot: the option; following: the situation it led to, or `TERMINAL`;
-    reward: collected on the way; duration: in steps, or None where nobody set out to do it
-    (a student's dawdling says nothing about the option).
+    situation, slot: the option.
+    following:       number of the situation that came next, or `TERMINAL`.
+    reward:          sum of the rewards while the option was followed.
+    duration:        in steps; None where the option was not being followed: the steps were then taken for another purpose.
+    failed:          whether the option could not be carried out.
     """
 
     situation: int

@@ -1,7 +1,7 @@
-"""Gymnasium observation spaces -> rows of the student's input.
+"""Encodes observations of Gymnasium spaces as rows of the student's input.
 
-Discrete parts become flags (one-hot), boxes numbers, three-dimensional boxes of bytes pictures; `Dict` and `Tuple` are put
-side by side. What cannot be turned into a row of fixed length is refused.
+Discrete parts become flags (one-hot), boxes become numbers, and three-dimensional uint8 boxes become pictures. The parts of
+`Dict` and `Tuple` are concatenated. A space whose observations have no fixed length is an error.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from coteach.errors import CoteachError
 from coteach.grounding.base import Layout
 
 Path = tuple[Any, ...]
-"""Keys and indices that lead from an observation to one of its parts."""
+"""The keys and indices of one part of an observation, from the outside in."""
 
 UNBOUNDED = 1e6
-"""A box wider than this says nothing about where its numbers lie."""
+"""The bounds of a box wider than this are ignored: they do not say where its numbers lie."""
 
 
 class Encoder:
-    """Observations of one space -> rows (F,); `task` is named in errors."""
+    """Encodes observations of one space as rows (F,) of `layout`. Raises CoteachError, which names `task`, for other spaces."""
 
     def __init__(self, space: spaces.Space[Any], task: str) -> None:
         parts = list(_parts(space, (), task))
@@ -48,7 +48,7 @@ class Encoder:
             start = end
 
     def encode(self, observation: Any) -> NDArray[Any]:
-        """One observation as a row (F,)."""
+        """Return one observation as a row (F,) of dtype `layout.dtype`."""
         row = np.empty(self.layout.size, dtype=self.layout.dtype)
         for path, part, place in self._places:
             value = observation
@@ -61,7 +61,7 @@ class Encoder:
 
 
 def _parts(space: spaces.Space[Any], path: Path, task: str) -> Iterator[tuple[Path, spaces.Space[Any]]]:
-    """The simple spaces of which this one is made."""
+    """Yield the simple spaces of which this one consists, each with its path; CoteachError for an unsupported space."""
     if isinstance(space, spaces.Dict | spaces.Tuple):
         inner = space.spaces.items() if isinstance(space, spaces.Dict) else enumerate(space.spaces)
         for key, part in inner:
@@ -77,16 +77,17 @@ def _parts(space: spaces.Space[Any], path: Path, task: str) -> Iterator[tuple[Pa
 
 
 def _is_picture(space: spaces.Space[Any]) -> bool:
+    """Return whether observations of the space are uint8 arrays (H, W, C) or (C, H, W)."""
     return isinstance(space, spaces.Box) and len(space.shape) == 3 and space.dtype == np.uint8
 
 
 def _channels_first(picture: NDArray[Any]) -> NDArray[Any]:
-    """(C, H, W) of a picture (H, W, C) or (C, H, W): the channels are where there are fewest."""
+    """Return a picture (H, W, C) or (C, H, W) as (C, H, W); there are fewer channels than rows or columns."""
     return picture if picture.shape[0] < picture.shape[2] else np.moveaxis(picture, 2, 0)
 
 
 def _bounds(box: spaces.Space[Any]) -> tuple[list[float], list[float]]:
-    """Centre of each number, and the deviation it would have if it were uniform within its bounds; 0 and 1 without bounds."""
+    """Return mean and standard deviation of each number if it is uniform within its bounds; 0 and 1 without bounds."""
     assert isinstance(box, spaces.Box)
     low, high = (np.clip(np.ravel(bound).astype(np.float64), -UNBOUNDED, UNBOUNDED) for bound in (box.low, box.high))
     bounded = (low < high) & (high - low < UNBOUNDED)

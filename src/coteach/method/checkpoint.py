@@ -13,7 +13,7 @@ from coteach.errors import CoteachError
 from coteach.grounding.base import Situation
 from coteach.method.players import Players
 from coteach.method.schooling import Schooling, Standing
-from coteach.runs.checkpoints import understood
+from coteach.runs.checkpoints import reading
 from coteach.runs.run_folder import Run
 from coteach.student.student import Student
 from coteach.teacher.costs import Usage
@@ -46,7 +46,7 @@ def save_players(folder: Path, players: Players) -> None:
     knowledge = players.advice.save(folder) | {
         "situations": [[s.text, s.options, s.expert] for s in players.situations],
         "usage": players.teacher.usage.totals(),
-        "said": players.record.said if players.record else 0,
+        "record_lines": players.record.lines if players.record else 0,
         "generator": players.rng.bit_generator.state,
     }
     (folder / KNOWLEDGE).write_text(json.dumps(knowledge), encoding="utf-8")
@@ -64,7 +64,7 @@ def load_players(folder: Path, players: Players) -> None:
     players.advice.load(folder, knowledge)
     players.teacher.usage = Usage(**knowledge["usage"])
     if isinstance(players.teacher, Recorder):
-        players.teacher.go_on(knowledge["said"])
+        players.teacher.resume(knowledge["record_lines"])
     players.rng.bit_generator.state = knowledge["generator"]
 
 
@@ -74,7 +74,7 @@ def players_of(run: Run) -> Players:
     if checkpoint is None:
         raise CoteachError(f"{run.folder} has no whole checkpoint: let `coteach train --resume {run.folder}` save one")
     players = Players(run.config)
-    with understood(checkpoint):
+    with reading(checkpoint):
         load_players(checkpoint, players)
     return players
 

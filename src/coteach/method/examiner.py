@@ -18,9 +18,9 @@ from coteach.evaluation.episodes import (
     TeacherAlone,
     evaluate_student,
     evaluate_teacher,
-    record_student,
-    record_teacher,
-    success_over_levels,
+    film_student,
+    film_teacher,
+    play_first_episodes,
 )
 from coteach.grounding.base import Situations
 from coteach.method.players import Players
@@ -58,14 +58,14 @@ class Examiner:
         settings = self.config.evaluation
         environments = tasks.make(task, self.config.engine, settings.levels, settings.level_seed)
         grounding = self.players.ground(task, settings.levels, environments.num_actions, situations=self._situations)
-        return success_over_levels(StudentAlone(self.players.student_of(task).learner), environments, grounding)
+        return play_first_episodes(StudentAlone(self.players.student_of(task).learner), environments, grounding)
 
     def film(self, who: Who, task: str, seed: int = SEED) -> list[NDArray[np.uint8]]:
         """Return the frames of one episode of `evaluate`, (H, W, 3) uint8 each."""
         players, ground = self.players, partial(self.players.ground, task)
         if who == "student":
-            return record_student(players.student_of(task).learner, task, ground, seed)
-        return record_teacher(players.teacher.advise, task, ground, self.config.collect.option_patience, seed)
+            return film_student(players.student_of(task).learner, task, ground, seed)
+        return film_teacher(players.teacher.advise, task, ground, self.config.collect.option_patience, seed)
 
     def roll_out_teacher(self, climbed: Sequence[str]) -> tuple[float, NDArray[np.float64]]:
         """Play the tasks `climbed` with the LLM's advice alone, on levels kept for nothing else.
@@ -80,7 +80,7 @@ class Examiner:
             grounding = players.ground(task, levels, environments.num_actions)
             patience = config.collect.option_patience
             alone = TeacherAlone(players.teacher.advise, grounding, environments, patience, players.draw_seed())
-            successes.append(success_over_levels(alone, environments, grounding))
+            successes.append(play_first_episodes(alone, environments, grounding))
             chosen += alone.chosen
         players.advice.initialise(np.array(sorted(chosen), dtype=np.int64))
         met = np.zeros(len(players.situations))

@@ -21,7 +21,7 @@ from coteach.method.report import Reporter, rung_summaries
 from coteach.method.round import play_round
 from coteach.method.rung import Rung
 from coteach.method.schooling import Schooling
-from coteach.runs.checkpoints import understood
+from coteach.runs.checkpoints import reading
 from coteach.runs.progress import Progress
 from coteach.runs.run_folder import Run
 from coteach.runs.signals import Signals
@@ -39,7 +39,7 @@ class Loop:
 
     def __init__(self, config: Config, run: Run, display: Callable[[Progress], None] | None = None) -> None:
         self.config, self.run = config, run
-        self.players, self.signals = Players(config, run.folder / RECORD), Signals(hurry=True)
+        self.players, self.signals = Players(config, run.folder / RECORD), Signals(time_limit=True)
         self.examiner = Examiner(self.players)
         self.schooling = Schooling(self.players, self.examiner)
         self.reporter = Reporter(run, self.players, display)
@@ -122,7 +122,7 @@ class Loop:
 
     def _evaluate_greedily(self, rung: Rung) -> dict[str, float]:
         """Evaluate the student alone where that is due. Where it has held out, the reference environments decide."""
-        if not self.players.arm.learn or not rung.curve.due(rung.steps):
+        if not self.players.arm.learn or not rung.curve.evaluation_due(rung.steps):
             return {}
         success = self.examiner.greedy_success(rung.task)
         rung.curve.add_evaluation(rung.steps, success)
@@ -179,7 +179,7 @@ class Loop:
         if checkpoint is None:
             self.run.rewind({})
             return []
-        with understood(checkpoint):
+        with reading(checkpoint):
             progress = checkpoints.load(checkpoint, self.players, self.schooling)
             self.summaries, self._best = progress["summaries"], tuple(progress["best"])
             self.reporter.go_on(progress["seconds"])

@@ -25,7 +25,7 @@ from coteach.method.lessons import make_experiences, make_lessons
 from coteach.runs.machine import cores
 from coteach.student.executor import LearnedControllers
 from coteach.student.guidance import action_targets
-from coteach.student.hints import Hinted
+from coteach.student.hints import HintedGrounding
 from coteach.student.student import Student
 from coteach.teacher import feedback
 from coteach.teacher.answer_cache import AnswerCache
@@ -105,8 +105,8 @@ class Players:
         if not self.config.guidance.hint:
             return grounding
         if not learn:
-            return Hinted(grounding)
-        return Hinted(grounding, self._hint, self.config.guidance.hint, np.random.default_rng(self.draw_seed()))
+            return HintedGrounding(grounding)
+        return HintedGrounding(grounding, self._hint, self.config.guidance.hint, np.random.default_rng(self.draw_seed()))
 
     def _hint(self, situation: NDArray[np.int64]) -> NDArray[np.float64]:
         """(N, K) what the student would be shown in these situations."""

@@ -45,8 +45,8 @@ class Reporter:
         """Tell the display where the run stands: the first of the rungs being climbed, with the others beside it."""
         if self.display is None:
             return
-        first, *beside = (self._progress(rung, phase, detail) for rung in rungs)
-        self.display(replace(first, beside=tuple(beside)))
+        first, *others = (self._progress(rung, phase, detail) for rung in rungs)
+        self.display(replace(first, others=tuple(others)))
 
     def _progress(self, rung: Rung, phase: str, detail: str) -> Progress:
         usage = self.players.teacher.usage

@@ -62,7 +62,7 @@ class Standing:
 
     def save(self, folder: Path) -> None:
         """Write it into `folder`."""
-        tensors.write(folder / WEIGHTS, tensors.prefixed("kept.", self.kept) | {"met": torch.from_numpy(self.met)})
+        tensors.write(folder / WEIGHTS, tensors.add_prefix("kept.", self.kept) | {"met": torch.from_numpy(self.met)})
         numbers = {name: getattr(self, name) for name in ("best", "success", "tunings", "in_vain", "asked", "rolled_out")}
         (folder / FILE).write_text(json.dumps(numbers), encoding="utf-8")
 
@@ -73,7 +73,7 @@ class Standing:
             return None
         state = tensors.read(folder / WEIGHTS)
         numbers = json.loads((folder / FILE).read_text(encoding="utf-8"))
-        return cls(tensors.under("kept.", state), met=state["met"].numpy().copy(), **numbers)
+        return cls(tensors.select_prefix("kept.", state), met=state["met"].numpy().copy(), **numbers)
 
 
 class Schooling:

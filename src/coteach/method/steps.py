@@ -19,11 +19,11 @@ def collect(players: Players, rung: Rung, others: int) -> Turn:
     """Collect the rung's rows of this round; so many `others` collect theirs later, and are left as many of the queries."""
     config, advice, arm = players.config, players.advice, players.arm
     coefficient = guidance.imitation_coefficient(config.guidance, rung.curve.student, rung.curve.controlled)
-    led_share = guidance.led_share(config.collect, coefficient) if arm.controls else 0.0
+    led_share = guidance.controlled_share(config.collect, coefficient) if arm.controls else 0.0
     advice.budget.reserve_for(others)
     with blamed(rung):
         rollout = rung.collector.collect(config.collect.horizon, rung.student.learner, advice.follow, led_share)
-    rung.curve.add(rollout.episodes, rung.collector.under_way)
+    rung.curve.add_episodes(rollout.episodes, rung.collector.under_way)
     return Turn(rung, rollout, led_share, coefficient * config.guidance.weight if arm.guide else 0.0)
 
 
@@ -46,7 +46,7 @@ def update_student(players: Players, turn: Turn) -> dict[str, Any]:
     """Take one update of PPO with guidance. Rows of teacher-controlled episodes never enter PPO's ratio."""
     config, student, rollout = players.config.student, turn.rung.student, turn.rollout
     potential = players.advice.table.value[rollout.situation] * players.config.guidance.subgoal
-    rewards = guidance.shaped(rollout.rewards, potential, rollout.terminated, config.gamma)
+    rewards = guidance.shape_rewards(rollout.rewards, potential, rollout.terminated, config.gamma)
     advantages, returns = gae(
         rewards, rollout.values, rollout.terminated, rollout.truncated, rollout.valid, config.gamma, config.gae_lambda
     )

@@ -176,9 +176,9 @@ class WordValues:
 
     def save(self, folder: Path) -> None:
         """Write networks, optimiser and generators into `folder`."""
-        state = tensors.prefixed("network.", self.networks.state_dict())
+        state = tensors.add_prefix("network.", self.networks.state_dict())
         for name, moments in self._moments.items():
-            state |= tensors.prefixed(f"{name}.", moments)
+            state |= tensors.add_prefix(f"{name}.", moments)
         state["generator"] = self._generator.get_state()
         tensors.write(folder / FILE, state | {name: getattr(self, name) for name in KEPT})
         (folder / "generator.json").write_text(json.dumps(self._rng.bit_generator.state), encoding="utf-8")
@@ -186,7 +186,7 @@ class WordValues:
     def load(self, folder: Path) -> None:
         """Take up what `save` wrote."""
         state = tensors.read(folder / FILE)
-        self.networks.load_state_dict(tensors.under("network.", state))
+        self.networks.load_state_dict(tensors.select_prefix("network.", state))
         self._moments = {name: {m: state[f"{name}.{m}"].clone() for m in kept} for name, kept in self._moments.items()}
         self._generator.set_state(state["generator"])
         for name in KEPT:

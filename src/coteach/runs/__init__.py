@@ -1,1 +1,1 @@
-"""What a run leaves behind and how it lives as a process: folder, files, locks, signals, progress, the machine."""
+"""The run folder and its files, and the process of a run: locks, signals, progress, the machine."""

@@ -1,7 +1,7 @@
-"""The checkpoints of a run: folders that are whole or absent, the last few and the best one.
+"""The checkpoints of a run: the last few and the best one, each a folder that is complete or absent.
 
-A checkpoint is written under another name, sealed with a manifest of SHA-256 sums, and then takes its name at once; one whose
-files are not those of its manifest is passed over. What stands in it is the business of whoever writes and reads it.
+A checkpoint is written under a temporary name, gets a manifest with the SHA-256 sums of its files, and is then renamed
+atomically. A checkpoint whose files differ from its manifest is skipped. Its content is up to the caller.
 """
 
 from __future__ import annotations
@@ -19,22 +19,22 @@ from coteach.errors import CoteachError, note
 from coteach.runs.files import disk, replace_text, sync
 
 KEEP = 3
-"""Checkpoints kept, besides the best one."""
+"""How many checkpoints are kept, not counting the best one."""
 
 _MANIFEST, _BEST = "manifest.json", "best.json"
 
 
 class Checkpoints:
-    """The checkpoints in `folder`, each under the step it was saved at."""
+    """The checkpoints in `folder`, named by the step at which they were saved."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def save(self, step: int, write: Callable[[Path], None], best: bool = False) -> Path:
-        """Keep what `write` puts into the folder it is given, under `step`; returns the checkpoint's folder.
+        """Save a checkpoint; return its folder.
 
-        The folder appears under its name only when everything in it, with its manifest, is on the disk. The last three are
-        kept, and the one last saved with `best`. A disk that fails raises `RunFailed`.
+        `write` is given an empty folder and writes the files. The folder gets its name only when all files and the manifest
+        are on the disk. The last `KEEP` checkpoints are kept, and the last one saved with `best`. RunFailed if the disk fails.
         """
         target = self.folder / f"step-{step:012d}"
         partial = target.with_name(f".partial-{uuid.uuid4().hex}")
@@ -56,13 +56,13 @@ class Checkpoints:
         return target
 
     def all(self) -> list[Path]:
-        """Every checkpoint, whole or not, the oldest first."""
+        """Return every checkpoint, complete or damaged, the oldest first."""
         return sorted(self.folder.glob("step-*"))
 
     def latest(self) -> Path | None:
-        """The newest checkpoint whose files are what its manifest says; None where there never was any.
+        """Return the newest checkpoint whose files agree with its manifest; None if there is no checkpoint.
 
-        Damaged ones are passed over, with a line that names them. CoteachError where all are damaged.
+        A damaged one is skipped with a `Note` that names it. CoteachError if all are damaged.
         """
         checkpoints = list(reversed(self.all()))
         for path in checkpoints:
@@ -74,12 +74,12 @@ class Checkpoints:
         return None
 
     def best(self) -> Path | None:
-        """The checkpoint last saved as the best, or else the latest."""
+        """Return the checkpoint last saved as the best; if it is missing or damaged, the latest one."""
         best = self._best()
         return best if best is not None and intact(best) else self.latest()
 
     def _best(self) -> Path | None:
-        """Where the checkpoint last saved as the best is, whole or not."""
+        """Return the folder of the checkpoint last saved as the best, complete or damaged; None if there is none."""
         try:
             name = json.loads((self.folder / _BEST).read_text(encoding="utf-8"))["checkpoint"]
         except (OSError, ValueError, LookupError, TypeError):
@@ -87,7 +87,7 @@ class Checkpoints:
         return self.folder / Path(str(name)).name
 
     def _prune(self) -> None:
-        """Delete what is no longer kept, and what a crash left half written."""
+        """Delete old checkpoints, and those that a crash left half written."""
         best = self._best()
         for path in self.folder.glob(".partial-*"):
             shutil.rmtree(path, ignore_errors=True)
@@ -98,7 +98,7 @@ class Checkpoints:
 
 
 def intact(checkpoint: Path) -> bool:
-    """True where a checkpoint's files are exactly those of its manifest, byte for byte."""
+    """Return whether a checkpoint's files are exactly those of its manifest, byte for byte."""
     try:
         manifest = json.loads((checkpoint / _MANIFEST).read_text(encoding="utf-8"))
         return bool(manifest["files"] == _sums(checkpoint))
@@ -107,8 +107,8 @@ def intact(checkpoint: Path) -> bool:
 
 
 @contextmanager
-def understood(checkpoint: Path) -> Iterator[None]:
-    """Turn whatever goes wrong while a whole checkpoint is read into one line: it is not what this version writes."""
+def reading(checkpoint: Path) -> Iterator[None]:
+    """Turn errors while an intact checkpoint is read into a CoteachError: another version wrote it."""
     try:
         yield
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError) as error:
@@ -117,20 +117,20 @@ def understood(checkpoint: Path) -> Iterator[None]:
 
 
 def seal(folder: Path) -> None:
-    """Write the manifest and force everything in `folder` to the disk."""
+    """Write the manifest, and wait until everything in `folder` is on the disk."""
     replace_text(folder / _MANIFEST, json.dumps({"files": _sums(folder)}, indent=2) + "\n")
     for path in [*folder.rglob("*"), folder]:
         sync(path)
 
 
 def _discard(checkpoint: Path) -> None:
-    """Delete a checkpoint so that a crash meanwhile does not leave half of it under its name."""
+    """Rename a checkpoint, then delete it: a crash does not leave half of it under its name."""
     doomed = checkpoint.with_name(f".partial-{uuid.uuid4().hex}")
     os.replace(checkpoint, doomed)
     shutil.rmtree(doomed, ignore_errors=True)
 
 
 def _sums(folder: Path) -> dict[str, str]:
-    """Path within `folder` -> SHA-256 of the file, the manifest itself left out."""
+    """Return path within `folder` -> SHA-256 of the file, without the manifest itself."""
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / _MANIFEST)
     return {path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and disks that fail with a message that names the path."""
+"""Write files atomically, and turn disk errors into a message that names the path."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from safetensors import SafetensorError
 from coteach.errors import RunFailed
 
 ESCAPE = "backslashreplace"
-"""What UTF-8 cannot say (half a surrogate pair, in the words of a task or a model) is escaped, as JSON does."""
+"""The error handler for text that UTF-8 cannot encode, for example half a surrogate pair: it is escaped, as in JSON."""
 
 
 def replace_text(path: Path, text: str) -> None:
-    """Write a file through a temporary one beside it, on the disk before it takes the name."""
+    """Write a file atomically: a temporary file in the same folder is written to the disk, then renamed. May raise OSError."""
     partial = path.with_name(f".{path.name}-{uuid.uuid4().hex}")
     try:
         with partial.open("w", encoding="utf-8", errors=ESCAPE) as file:
@@ -31,13 +31,13 @@ def replace_text(path: Path, text: str) -> None:
 
 
 def file_name(text: str) -> str:
-    """`text` as the name of one file or folder: what could lead elsewhere, or out of a shell's word, becomes a dash."""
+    """Return `text` as a safe name of one file or folder: anything but ASCII letters, digits and _.+=- becomes a dash."""
     return re.sub(r"[^\w.+=-]", "-", text, flags=re.ASCII).lstrip(".-") or "_"
 
 
 @contextmanager
 def disk(path: Path) -> Iterator[None]:
-    """Turn the operating system's refusal into the run's failure."""
+    """Turn an OSError into a RunFailed that names the file, or else `path`."""
     try:
         yield
     except OSError as error:

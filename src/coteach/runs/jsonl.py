@@ -1,4 +1,4 @@
-"""Files of one JSON object a line, as a run appends to them: a process that died may have torn any line."""
+"""Read JSON Lines files, to which runs append. A process that died may have left any line incomplete."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 TAIL = 1 << 14
-"""Bytes at the end of a file in which its last line is looked for."""
+"""Bytes at the end of a file in which `last` looks for a line."""
 
 
 def read(path: Path) -> Iterator[dict[str, Any]]:
-    """The objects of a JSON-lines file; lines that are not whole are left out."""
+    """Yield the objects of a file; incomplete lines are skipped. Nothing if the file is missing."""
     try:
         lines = path.read_bytes().splitlines()
     except FileNotFoundError:
@@ -22,7 +22,7 @@ def read(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def last(path: Path) -> dict[str, Any]:
-    """The last object of a JSON-lines file, however long the file is; empty where there is none."""
+    """Return the last object of a file, without reading all of it; empty if there is none."""
     try:
         with path.open("rb") as file:
             file.seek(-min(TAIL, file.seek(0, os.SEEK_END)), os.SEEK_END)
@@ -33,7 +33,7 @@ def last(path: Path) -> dict[str, Any]:
 
 
 def _object(line: bytes) -> dict[str, Any]:
-    """The object on a line of a JSON-lines file; empty where it is not whole."""
+    """Return the object on a line; empty if the line is incomplete."""
     try:
         value = json.loads(line.decode("utf-8", "replace"))
     except (ValueError, RecursionError):

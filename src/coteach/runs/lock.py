@@ -1,6 +1,6 @@
-"""A file that one process at a time holds: the kernel takes it away from a process that dies, however it dies.
+"""A lock file that one process at a time can hold (flock). The kernel releases it when the process dies for any reason.
 
-In it stands the number of the process that holds it, or held it last, so that whoever is refused can be told who that is.
+The file contains the number of the process that holds it, or held it last, so that an error message can name it.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from typing import IO
 
 from coteach.errors import CoteachError
 
-_GLANCES, _BETWEEN = 20, 0.1  # at who holds a file, and seconds before each
+_ATTEMPTS, _INTERVAL = 20, 0.1  # to read the holder's number, and seconds before each
 
 
 @contextmanager
 def held(path: Path, refusal: Callable[[str], str]) -> Iterator[IO[str]]:
-    """Hold `path`, a file for nothing else, made where it is missing; a child that is passed the open file holds it as well.
+    """Hold the lock file `path`, which is made if it is missing. A child process that inherits the open file holds it too.
 
-    Raises `CoteachError` with the words of `refusal`, given the holder ("process 4711"), where another process holds it, and
-    OSError where the file cannot be written.
+    Raises CoteachError if another process holds it: `refusal` gives the message from the holder ("process 4711"). Raises
+    OSError if the file cannot be written.
     """
     with path.open("a+", encoding="utf-8") as file:
         try:
@@ -37,9 +37,9 @@ def held(path: Path, refusal: Callable[[str], str]) -> Iterator[IO[str]]:
 
 
 def _holder(file: IO[str]) -> str:
-    """Who holds it. One that has only just taken the file has not said so yet, and the one before still stands in it: wait."""
-    for _ in range(_GLANCES):
-        time.sleep(_BETWEEN)
+    """Return who holds the file. A process that has just locked it may not have written its number yet: wait first."""
+    for _ in range(_ATTEMPTS):
+        time.sleep(_INTERVAL)
         file.seek(0)
         if (number := file.read().strip()).isdecimal():
             return f"process {number}"

@@ -1,4 +1,4 @@
-"""What a run ran on: versions, processor, threads, source revision. For environment.json and `coteach doctor`."""
+"""The machine that a run runs on: versions, processor, threads, source revision. For environment.json and `coteach doctor`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PACKAGES = (
 
 
 def environment(config: Config) -> dict[str, Any]:
-    """Everything about the machine that could change a run's results or its speed."""
+    """Return everything about the machine that can change a run's results or its speed."""
     return {
         "python": platform.python_version(),
         "packages": versions(PACKAGES),
@@ -37,12 +37,12 @@ def environment(config: Config) -> dict[str, Any]:
 
 
 def versions(packages: tuple[str, ...]) -> dict[str, str | None]:
-    """Installed version of each package, None where there is none; nothing is imported."""
+    """Return the installed version of each package, None for those not installed; nothing is imported."""
     return {name: version(name) for name in packages}
 
 
 def version(package: str) -> str | None:
-    """Installed version of one package, or None."""
+    """Return the installed version of one package, or None."""
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
@@ -50,20 +50,20 @@ def version(package: str) -> str | None:
 
 
 def cores() -> int:
-    """Processor cores that this process may use."""
+    """Count the processor cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def free_memory() -> int:
-    """Bytes of memory that programs could still have."""
+    """Return how many bytes of memory are available."""
     import psutil
 
     return int(psutil.virtual_memory().available)
 
 
 def torch_device(name: str) -> torch.device:
-    """The device that `auto` (cuda where there is one), `cpu` or `cuda` means here; CoteachError for a cuda that is not there."""
-    import torch  # slow, and most of this module is for verbs that do without it
+    """Return the device for `auto` (cuda if there is one), `cpu` or `cuda`. CoteachError for cuda without a CUDA device."""
+    import torch  # slow, and most of this module is for commands that do not need it
 
     if name == "cuda" and not torch.cuda.is_available():
         raise CoteachError("device 'cuda': torch sees no CUDA device here; use --device cpu or auto")
@@ -72,7 +72,7 @@ def torch_device(name: str) -> torch.device:
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """So few rows gain little from more threads, and where cores are shared with others they wait up to 50 ms for each other."""
+    """Run torch on one thread. Small batches gain little from more; on shared cores threads wait up to 50 ms for others."""
     import torch
 
     threads = torch.get_num_threads()
@@ -83,11 +83,11 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def fast_products() -> None:
-    """Let oneDNN multiply float32 matrices on this processor, where it is as exact as the default: nearly twice as fast on some.
+def use_fast_matmul() -> None:
+    """Let oneDNN multiply float32 matrices if it is as exact as the default here: on some processors it is nearly twice as fast.
 
-    The setting allows it to round to bfloat16, which it does where the processor multiplies those natively; there
-    the default stays.
+    The setting allows oneDNN to round to bfloat16, and it does so on processors that multiply bfloat16 natively. There, the
+    default is kept.
     """
     import torch
 
@@ -102,7 +102,7 @@ def fast_products() -> None:
 
 
 def processor() -> str:
-    """The processor's name."""
+    """Return the processor's name."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
@@ -112,7 +112,7 @@ def processor() -> str:
 
 
 def revision() -> str | None:
-    """Git revision of the source this package runs from, or None where it is not a checkout."""
+    """Return the Git revision of the package's sources; None if they are not in a checkout."""
     here = Path(__file__).resolve().parent
     if not (here.parents[2] / ".git").exists():
         return None
@@ -125,7 +125,7 @@ def revision() -> str | None:
 
 
 def cache_folder() -> Path:
-    """Where converted models and the answer cache live: $COTEACH_CACHE, $XDG_CACHE_HOME/coteach or ~/.cache/coteach."""
+    """Return the folder of converted models and the answer cache: $COTEACH_CACHE, $XDG_CACHE_HOME/coteach or ~/.cache/coteach."""
     if own := os.environ.get("COTEACH_CACHE"):
         return Path(own).expanduser()
     shared = os.environ.get("XDG_CACHE_HOME")

@@ -1,8 +1,8 @@
-"""What a person sees of a run while it goes on, and the table at its end.
+"""Show the progress of a run, and the table at its end.
 
-The loop calls a display with a `Progress`; at a terminal that is one panel refreshed in place, in a
-pipe a plain line every few seconds. Progress goes to standard error and results to standard output, so
-that `coteach ... > file` keeps only results. Colours follow NO_COLOR.
+The loop calls a display with a `Progress`. At a terminal the display is one panel, refreshed in place; in a pipe it
+prints a plain line every few seconds. Progress goes to standard error and results to standard output, so that
+`coteach ... > file` keeps only results. Colours follow NO_COLOR.
 """
 
 from __future__ import annotations
@@ -26,12 +26,18 @@ PLAIN_INTERVAL = 5.0
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a run stands. `rung` counts from 0; `steps` of `total_steps` are this rung's; times in seconds.
+    """The state of a run, for a display.
 
-    `success_student` and `success_controlled` are the shares of recent student-led and teacher-led episodes
-    that succeeded, None before the first has ended. `phase` is one word: collect, advise, tune, evaluate, school; `detail` says
-    more about it, where there is more to say.
-    `over`: the rung is. `beside`: the other rungs, where several are climbed side by side; only what is their own counts.
+    rung, rungs:        this rung, counted from 0, and how many there are.
+    steps, total_steps: environment steps of this rung, taken and at most.
+    phase, detail:      one word (collect, advise, tune, evaluate, school), and more about it, or nothing.
+    success_student, success_controlled: share of the recent student-controlled and teacher-controlled episodes that
+                        succeeded; None before the first one has ended.
+    llm_queries, llm_tokens, llm_money, llm_failures: the LLM's usage so far; money in US dollars.
+    seconds_elapsed:    seconds since the run began. steps_per_second: of this rung.
+    over:               whether the rung is over.
+    others:             the other rungs that are trained together with this one; of them only task, steps, rates and
+                        successes are shown.
     """
 
     rung: int
@@ -50,21 +56,21 @@ class Progress:
     llm_failures: int = 0
     detail: str = ""
     over: bool = False
-    beside: tuple[Progress, ...] = ()
+    others: tuple[Progress, ...] = ()
 
     @property
-    def climbed(self) -> tuple[Progress, ...]:
-        """Every rung that is being climbed."""
-        return (self, *self.beside)
+    def active(self) -> tuple[Progress, ...]:
+        """Return this rung and those trained together with it."""
+        return (self, *self.others)
 
     @property
     def seconds_left(self) -> float | None:
-        """At most this long, at the present rate (a rung may end early), without schooling and evaluations.
+        """Return the most seconds left at the present rate, without fine-tuning after a rung and evaluations.
 
-        None while there is no rate, and where no steps are left.
+        A rung may end early. None while the rate is 0, and if no steps are left.
         """
-        climbed = [progress for progress in self.climbed if not progress.over]
-        later = self.rungs - self.rung - len(self.climbed)
+        climbed = [progress for progress in self.active if not progress.over]
+        later = self.rungs - self.rung - len(self.active)
         if any(progress.steps_per_second <= 0 for progress in climbed) or not (climbed or later):
             return None
         left = [max(progress.total_steps - progress.steps, 0) / progress.steps_per_second for progress in climbed]
@@ -72,7 +78,7 @@ class Progress:
 
 
 class Display(Protocol):
-    """A context within which it may be called with a `Progress`, as often as the loop likes."""
+    """A context manager that shows a `Progress` each time it is called."""
 
     def __enter__(self) -> Self: ...
 
@@ -84,7 +90,7 @@ class Display(Protocol):
 
 
 def make_display(stream: TextIO | None = None) -> Display:
-    """The live display at a terminal, the plain one elsewhere; `stream` defaults to standard error."""
+    """Make the live display for a terminal, the plain one otherwise; `stream` defaults to standard error."""
     stream = stream or sys.stderr
     console = _console(stream)
     if console.is_terminal and not console.is_dumb_terminal:
@@ -93,7 +99,7 @@ def make_display(stream: TextIO | None = None) -> Display:
 
 
 class PlainDisplay:
-    """A line when a rung begins and then one every few seconds."""
+    """Print a line when a rung begins, and then one every few seconds."""
 
     def __init__(self, stream: TextIO, interval: float = PLAIN_INTERVAL) -> None:
         self._stream = stream
@@ -117,7 +123,7 @@ class PlainDisplay:
 
 
 class LiveDisplay:
-    """One panel, redrawn in place twice a second, so that its clock goes on while a phase takes long; its last state stays."""
+    """Show one panel, redrawn in place twice a second so that its clock runs during a long phase; its last state remains."""
 
     def __init__(self, console: Console) -> None:
         from rich.live import Live
@@ -134,7 +140,7 @@ class LiveDisplay:
         self._live.stop()
 
     def __call__(self, progress: Progress) -> None:
-        """Take up `progress`; it is drawn at the next refresh."""
+        """Store `progress`; the next refresh draws it."""
         self._progress, self._since = progress, time.monotonic()
 
     def _draw(self) -> RenderableType:
@@ -145,22 +151,22 @@ class LiveDisplay:
 
 
 def line(progress: Progress) -> str:
-    """One line of plain text for a log."""
+    """Return one line of plain text for a log."""
     left = f", at most {duration(progress.seconds_left)} left" if progress.seconds_left is not None else ""
-    said = "; ".join(_standing(one) for one in progress.climbed)
+    said = "; ".join(_standing(one) for one in progress.active)
     return (
-        f"{_title(progress)}{':' if progress.beside else ''} {said}, {_now(progress)}, "
+        f"{_title(progress)}{':' if progress.others else ''} {said}, {_now(progress)}, "
         f"{progress.llm_queries:,} LLM queries{_cost(progress)}, {_rate(progress):,.0f} steps/s, "
         f"{duration(progress.seconds_elapsed)}{left}"
     )
 
 
 def _title(progress: Progress) -> str:
-    return f"{len(progress.climbed)} tasks together" if progress.beside else f"rung {progress.rung + 1}/{progress.rungs}"
+    return f"{len(progress.active)} tasks together" if progress.others else f"rung {progress.rung + 1}/{progress.rungs}"
 
 
 def _standing(progress: Progress) -> str:
-    """Where one rung stands."""
+    """Return task, steps and successes of one rung."""
     return (
         f"{printable(progress.task)}: {progress.steps:,}/{progress.total_steps:,} steps, "
         f"student {percent(progress.success_student)}, teacher {percent(progress.success_controlled)}"
@@ -168,17 +174,17 @@ def _standing(progress: Progress) -> str:
 
 
 def _now(progress: Progress) -> str:
-    """What is going on."""
+    """Return the phase with its detail."""
     return f"{progress.phase} ({progress.detail})" if progress.detail else progress.phase
 
 
 def _rate(progress: Progress) -> float:
-    """Environment steps per second, over all rungs that are being climbed."""
-    return sum(one.steps_per_second for one in progress.climbed)
+    """Return environment steps per second, over all rungs trained together."""
+    return sum(one.steps_per_second for one in progress.active)
 
 
 def _cost(progress: Progress) -> str:
-    """What the LLM's answers took, so far as there is something to tell."""
+    """Return tokens, money and failures of the LLM, as far as they are not 0."""
     tokens = f" ({progress.llm_tokens:,} tokens" + (f", ${progress.llm_money:.2f})" if progress.llm_money else ")")
     failed = f", {progress.llm_failures:,} calls failed" if progress.llm_failures else ""
     return (tokens if progress.llm_tokens else "") + failed
@@ -194,12 +200,14 @@ def _panel(progress: Progress) -> Panel:
     grid.add_column(style="dim")
     grid.add_column(min_width=42)
     left = f", at most {duration(progress.seconds_left)} left" if progress.seconds_left is not None else ""
-    for one in progress.climbed:
+    for one in progress.active:
         grid.add_row("task", Text(printable(one.task), style="bold"))
         grid.add_row("", ProgressBar(total=max(one.total_steps, 1), completed=one.steps, width=40))
         grid.add_row("steps", f"{one.steps:,} of {one.total_steps:,} steps at {one.steps_per_second:,.0f}/s")
         grid.add_row("student", f"[green]{percent(one.success_student)}[/green] of its recent episodes succeeded")
-        grid.add_row("teacher", f"[cyan]{percent(one.success_controlled)}[/cyan] of those that it led lately")
+        grid.add_row(
+            "teacher", f"[cyan]{percent(one.success_controlled)}[/cyan] of the recent episodes that it controlled succeeded"
+        )
     grid.add_row("LLM", f"{progress.llm_queries:,} queries{_cost(progress)}")
     grid.add_row("now", _now(progress))
     grid.add_row("time", duration(progress.seconds_elapsed) + left)
@@ -210,7 +218,7 @@ COLUMNS = ("task", "teacher before", "teacher after", "student", "steps to 80 %"
 
 
 def summary_rows(summaries: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
-    """The cells of the final table, one row per rung; `summaries` have the keys of summary.json."""
+    """Return the cells of the final table, one row per rung; `summaries` have the keys of summary.json."""
     return [
         (
             str(summary["task"]),
@@ -227,10 +235,10 @@ def summary_rows(summaries: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> None:
-    """A table on standard output: with rules and colours at a terminal, aligned text in a pipe.
+    """Print a table to standard output: with rules and colours at a terminal, as aligned text in a pipe.
 
-    The first `left` columns are text and left-aligned; the others are figures and right-aligned. What would move the cursor is
-    escaped: some cells are the words of a task or a model.
+    The first `left` columns are text and left-aligned, the others are numbers and right-aligned. Characters that would move
+    the cursor are escaped, because some cells have text of a task or a model.
     """
     rows = [[printable(cell) for cell in row] for row in rows]
     console = _console(sys.stdout)
@@ -251,13 +259,13 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], left: int
             no_wrap=not number,
         )
     for row in rows:
-        # Headings may wrap, figures and their units may not.
+        # Headings may wrap, numbers and their units may not.
         table.add_row(*(Text(cell if number < left else cell.replace(" ", "\u00a0")) for number, cell in enumerate(row)))
     console.print(table)
 
 
 def aligned(columns: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> str:
-    """The same table as plain text."""
+    """Return the table of `print_table` as plain text."""
     lines = [columns, *rows]
     widths = [max(len(row[index]) for row in lines) for index in range(len(columns))]
 
@@ -268,12 +276,12 @@ def aligned(columns: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1
 
 
 def percent(share: float | None) -> str:
-    """0.625 -> "62.5 %"; a dash where there is none."""
+    """Format a share: 0.625 -> "62.5 %"; None -> a dash."""
     return "-" if share is None else f"{100 * share:.1f} %".replace(".0 %", " %")
 
 
 def duration(seconds: float | None) -> str:
-    """75 -> "1m15s"."""
+    """Format a time in seconds: 75 -> "1m15s"; None -> a dash."""
     if seconds is None:
         return "-"
     minutes, rest = divmod(round(seconds), 60)

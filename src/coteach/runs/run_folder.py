@@ -1,9 +1,9 @@
-"""The run directory: everything that a run leaves behind, written so that a crash at any moment costs little.
+"""The run folder: all files of a run, written so that a crash at any moment loses little.
 
-`Run` owns one folder: the resolved configuration, the machine it ran on, metrics (JSON lines and
-TensorBoard), checkpoints that are complete or absent, and small JSON files. Whole files are replaced
-atomically; a disk that fails ends the run with a `RunFailed` that names the path. A folder says in its
-environment.json in which format it is; one of another format is refused, with the version that reads it.
+`Run` owns one folder: the resolved configuration, the machine, metrics (JSON Lines and TensorBoard), checkpoints that
+are complete or absent, and small JSON files. Files are replaced atomically. If the disk fails, the run ends with a
+`RunFailed` that names the path. environment.json has the format of the folder; a folder of another format is refused, and the
+message names the version that reads it.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
 FORMAT = 4
-"""Of run folders: raised when a version no longer reads what an earlier one wrote (checkpoints, metrics, configuration)."""
+"""The format of run folders. It is increased when files of earlier versions can no longer be read."""
 
 _LOCK = ".lock"
 
 
 class Run:
-    """One run directory. Make it with `Run.create` or `Run.open`; use it as a context, or `close` it."""
+    """One run folder. Make it with `Run.create` or `Run.open`, and use it as a context manager, or `close` it."""
 
     def __init__(self, folder: Path, config: Config) -> None:
         self.folder = folder
@@ -46,7 +46,10 @@ class Run:
 
     @classmethod
     def create(cls, folder: Path | str, config: Config) -> Self:
-        """Begin a run in `folder`, which must not exist or be empty; writes config.toml and environment.json."""
+        """Begin a run in `folder`, which must be new or empty; write config.toml and environment.json.
+
+        Raises CoteachError if the folder is not empty or cannot be made.
+        """
         folder = Path(folder)
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise CoteachError(f"{folder} exists and is not empty: choose another --out, or go on with --resume {folder}")
@@ -61,9 +64,9 @@ class Run:
 
     @classmethod
     def open(cls, folder: Path | str) -> Self:
-        """Take up a run that exists, to resume it or to look at it.
+        """Open an existing run, to resume it or to read it.
 
-        Raises `CoteachError` where `folder` is no run, or one of another format than this version writes.
+        Raises CoteachError if `folder` is not a run, or has another format than this version writes.
         """
         folder = Path(folder)
         path = folder / "config.toml"
@@ -85,7 +88,7 @@ class Run:
         self.close()
 
     def close(self) -> None:
-        """Write out what TensorBoard still holds back."""
+        """Write what TensorBoard still has in its buffer."""
         if self._board is not None:
             with disk(self.folder):
                 self._board.close()
@@ -93,7 +96,7 @@ class Run:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Train here and nobody else: CoteachError where another process does. To look at a run needs no leave."""
+        """Hold the run's lock for training. CoteachError if another process holds it. Reading a run needs no lock."""
         if self._held:
             yield
             return
@@ -112,9 +115,9 @@ class Run:
     # Metrics
 
     def log(self, metrics: Mapping[str, Any]) -> None:
-        """Append one round to metrics.jsonl and, its numbers, to TensorBoard, a group per rung over `steps`.
+        """Append one round to metrics.jsonl, and its numbers to TensorBoard, in a group per rung over `steps`.
 
-        `metrics` has at least `rung` and `steps`. What is not finite is written as null.
+        metrics: has at least `rung` and `steps`. Numbers that are not finite are written as null.
         """
         path = self.folder / "metrics.jsonl"
         with disk(path), path.open("a", encoding="utf-8", errors=ESCAPE) as file:
@@ -126,9 +129,9 @@ class Run:
                     board.add_scalar(f"rung{metrics['rung']}/{name}", value, metrics["steps"])
 
     def log_calls(self, rung: int, round: int, calls: Iterable[Mapping[str, Any]]) -> None:
-        """Append calls of the LLM to calls.jsonl. Those of rounds that a crash undid stay there: they were paid for.
+        """Append calls of the LLM to calls.jsonl. Calls of rounds that a crash undid are kept: they were paid for.
 
-        rung: of rungs climbed side by side, which have one teacher, the first that had not ended.
+        rung: the current rung; of rungs trained together, which share the teacher, the first that is not over.
         """
         rows = [_json({"rung": rung, "round": round, **call}) + "\n" for call in calls]
         path = self.folder / "calls.jsonl"
@@ -137,13 +140,13 @@ class Run:
                 file.writelines(rows)
 
     def metrics(self) -> list[dict[str, Any]]:
-        """Every round logged so far; a last line torn by a crash is left out."""
+        """Return every round logged so far; an incomplete last line is left out."""
         return list(jsonl.read(self.folder / "metrics.jsonl"))
 
     def rewind(self, rounds: Mapping[int, int]) -> None:
-        """Drop the rounds logged after a checkpoint's: a run that is resumed from it does them again.
+        """Delete the rounds logged after a checkpoint: a run that is resumed from it does them again.
 
-        rounds: so many rounds the checkpoint has of each rung under way; those before them were over, others had not begun.
+        rounds: number of rounds in the checkpoint, for each rung that has begun and is not over. Earlier rungs are over.
         """
         if (self.folder / "metrics.jsonl").exists():
             first = min(rounds, default=0)
@@ -160,7 +163,7 @@ class Run:
     # Whole files
 
     def write_text(self, name: str, text: str) -> Path:
-        """Write the file `name` of this run so that it is there whole or not at all."""
+        """Write the file `name` of this run atomically; return its path. RunFailed if the disk fails."""
         path = self.folder / name
         with disk(path):
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -168,19 +171,19 @@ class Run:
         return path
 
     def write_json(self, name: str, value: Any) -> Path:
-        """`write_text` for one JSON value, indented for people."""
+        """Write one JSON value as `write_text` does, indented."""
         return self.write_text(name, _json(value, indent=2) + "\n")
 
     def write_jsonl(self, name: str, rows: Iterable[Mapping[str, Any]]) -> Path:
-        """`write_text` for one JSON object a line."""
+        """Write one JSON object per line as `write_text` does."""
         return self.write_text(name, "".join(_json(row) + "\n" for row in rows))
 
     # Checkpoints
 
     def save_checkpoint(self, step: int, write: Callable[[Path], None], best: bool = False) -> Path:
-        """Keep what `write` puts into the folder it is given, under `step`; returns the checkpoint's folder.
+        """Save a checkpoint with the files that `write` writes into the folder it is given; return the checkpoint's folder.
 
-        It is there whole or not at all. The last three are kept, and the one last saved with `best`.
+        See `Checkpoints.save`.
         """
         metrics = self.folder / "metrics.jsonl"
         if metrics.exists():  # a checkpoint's rounds must not be lost when the machine fails right after it
@@ -190,20 +193,20 @@ class Run:
 
     @property
     def begun(self) -> bool:
-        """Whether there is any checkpoint, whole or not."""
+        """Return whether there is any checkpoint, complete or damaged."""
         return bool(self._checkpoints.all())
 
     def latest_checkpoint(self) -> Path | None:
-        """The newest checkpoint that is whole; None where there never was any, CoteachError where all are damaged."""
+        """Return the newest complete checkpoint; None if there is no checkpoint. CoteachError if all are damaged."""
         return self._checkpoints.latest()
 
     def best_checkpoint(self) -> Path | None:
-        """The checkpoint last saved as the best, or else the latest."""
+        """Return the checkpoint last saved as the best; if it is missing or damaged, the latest one."""
         return self._checkpoints.best()
 
 
 def _require_format(folder: Path, made: Mapping[str, Any]) -> None:
-    """Refuse a run that this version cannot go on with or look at. made: what its environment.json says."""
+    """Raise CoteachError for a run that this version cannot read. made: its environment.json."""
     reads = f"this is coteach {__version__} and reads format {FORMAT}"
     version = _version_of(made)
     if version is None:
@@ -211,7 +214,7 @@ def _require_format(folder: Path, made: Mapping[str, Any]) -> None:
             f"{folder}: its environment.json is missing or damaged, and nothing else says which version made this run; "
             f"{reads}: begin anew with another --out"
         )
-    # Up to 0.1.0 only checkpoints had a format, 3 being their last.
+    # Up to version 0.1.0 only checkpoints had a format; the last one was 3.
     if made.get("format") != FORMAT:
         revision = f" (revision {made['revision']})" if made.get("revision") else ""
         raise CoteachError(
@@ -221,7 +224,7 @@ def _require_format(folder: Path, made: Mapping[str, Any]) -> None:
 
 
 def _made(folder: Path) -> dict[str, Any]:
-    """The run's environment.json; empty where there is none, or it is damaged."""
+    """Return the run's environment.json; empty if it is missing or damaged."""
     try:
         made = json.loads((folder / "environment.json").read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
@@ -230,7 +233,7 @@ def _made(folder: Path) -> dict[str, Any]:
 
 
 def _version_of(made: Mapping[str, Any]) -> str | None:
-    """The version of coteach that made a run; up to 0.1.0 it stood among the packages."""
+    """Return the version of coteach that made a run, or None. Up to 0.1.0 it was listed with the packages."""
     packages = made.get("packages")
     version = made.get("coteach") or (packages.get("coteach") if isinstance(packages, dict) else None)
     return version if isinstance(version, str) else None
@@ -245,7 +248,7 @@ def _json(value: Any, indent: int | None = None) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """`value` as JSON knows it: arrays as lists, NumPy's numbers as Python's, what is not finite as null."""
+    """Return `value` as JSON types: arrays as lists, NumPy's numbers as Python's, numbers that are not finite as None."""
     if isinstance(value, Mapping):
         return {str(key): _plain(entry) for key, entry in value.items()}
     if isinstance(value, (list, tuple)):

@@ -1,7 +1,7 @@
-"""Ctrl-C and SIGTERM during a round: the round is finished first, so that what is saved is whole.
+"""Handle Ctrl-C and SIGTERM during a round: the round is finished first, so that a complete state is saved.
 
-Outside `deferred()` a signal acts at once. A second Ctrl-C always does; so does the first where the round does not end in
-time: then what the round has changed is of no use, and the last checkpoint stands.
+Outside `deferred()` a signal acts at once. A second Ctrl-C always acts at once, and so does the first if the round does not
+end in time: then the round is lost, and the run can be resumed from the last checkpoint.
 """
 
 from __future__ import annotations
@@ -17,28 +17,30 @@ from types import FrameType
 TERMINATED = 143
 """Exit code after SIGTERM (128 + 15)."""
 INTERRUPTED = 130
+"""Exit code after SIGINT (128 + 2)."""
 
 GRACE = 4.0
-"""Seconds that a round may take to end."""
+"""Grace period: seconds that a round may take to end after the first signal."""
 TEARDOWN, LAST_TEARDOWN = 3.0, 0.4
-"""Seconds in which the loop must be left after that, and after a second signal, whatever it hangs on (a server, a full disk)."""
+"""Seconds that the loop then has to return, and that it has after a second signal; else the process is ended."""
 
 
 class Signals:
-    """Turns SIGINT into KeyboardInterrupt and SIGTERM into SystemExit(143), at the end of the deferred block under way.
+    """Turn SIGINT into KeyboardInterrupt and SIGTERM into SystemExit(143), at the end of the current deferred block.
 
-    hurry: the block has `GRACE` seconds to end; where even the way out hangs then, or after a second signal, the process ends.
+    time_limit: whether the block has only `GRACE` seconds to end. If the program then hangs while it stops (on a server, on a
+    full disk), the process is ended after `TEARDOWN` seconds; after a second signal, after `LAST_TEARDOWN`.
     """
 
-    def __init__(self, hurry: bool = False) -> None:
-        self.hurry = hurry
+    def __init__(self, time_limit: bool = False) -> None:
+        self.time_limit = time_limit
         self._waiting: int | None = None
-        self._deferring = self._acted = self._late = False
+        self._deferring = self._acted = self._sent_again = False
         self._timer: threading.Timer | None = None
 
     @contextmanager
     def handled(self) -> Iterator[None]:
-        """Handle signals here; only the main thread can, elsewhere this does nothing."""
+        """Handle signals within this context. Only the main thread can; in another one this does nothing."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
@@ -52,7 +54,7 @@ class Signals:
 
     @contextmanager
     def deferred(self) -> Iterator[None]:
-        """A block that the first signal does not tear; it acts when the block has ended."""
+        """Defer the first signal to the end of this context."""
         self._deferring = True
         try:
             yield
@@ -66,22 +68,22 @@ class Signals:
     def _arrived(self, number: int, frame: FrameType | None) -> None:
         if self._deferring and self._waiting is None:
             self._waiting = number
-            self._later(GRACE, lambda: self._insist(number))
+            self._schedule(GRACE, lambda: self._send_again(number))
             return
         first = not self._acted and self._waiting is None
-        self._later(GRACE + TEARDOWN if first else TEARDOWN if self._late else LAST_TEARDOWN, lambda: _end(number))
-        self._late = False
+        self._schedule(GRACE + TEARDOWN if first else TEARDOWN if self._sent_again else LAST_TEARDOWN, lambda: _end(number))
+        self._sent_again = False
         self._act(number)
 
-    def _insist(self, number: int) -> None:
-        """The same signal once more, to the main thread: that wakes it even where it waits for a lock or a socket."""
-        self._late = True
+    def _send_again(self, number: int) -> None:
+        """Send the same signal again, to the main thread: that wakes it even if it waits for a lock or a socket."""
+        self._sent_again = True
         signal.pthread_kill(threading.main_thread().ident or 0, number)
 
-    def _later(self, seconds: float, do: Callable[[], None]) -> None:
-        """Do this then, in place of what was to be done before; nothing where there is no hurry."""
+    def _schedule(self, seconds: float, do: Callable[[], None]) -> None:
+        """Call `do` after some seconds, in place of what was scheduled before; nothing without a time limit."""
         self._stop_timer()
-        if self.hurry:
+        if self.time_limit:
             self._timer = threading.Timer(seconds, do)
             self._timer.daemon = True
             self._timer.start()
@@ -98,7 +100,7 @@ class Signals:
 
 
 def _end(number: int) -> None:
-    """End the process here and now."""
+    """End the process at once."""
     with contextlib.suppress(OSError):
         os.write(2, b"coteach: ended in the middle of a call; --resume goes on from the last checkpoint\n")
     os._exit(TERMINATED if number == signal.SIGTERM else INTERRUPTED)

@@ -1,7 +1,7 @@
-"""Named arrays on the disk, as safetensors: the only binary format that is written or read here, and it cannot hold code.
+"""Write and read named arrays as safetensors files, the only binary format of coteach. Such a file cannot contain code.
 
-Weights, optimisers' moments, replayed rows and advice all pass through `write` and `read`. A file that cannot be
-written is an `OSError`, as from any other file; one that cannot be understood is a `CoteachError`.
+Weights, optimisers' moments, replayed rows and advice are all written and read here. A file that cannot be written raises
+OSError; one that is no safetensors file raises CoteachError.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from coteach.errors import CoteachError
 
 
 def write(path: Path, tensors: Mapping[str, Tensor | NDArray[Any]]) -> None:
-    """Write tensors (on any device) and arrays under their names; the folder is made where it is missing."""
+    """Write tensors (on any device) and arrays under their names; make the folder if it is missing."""
     path.parent.mkdir(parents=True, exist_ok=True)
     plain = {name: _tensor(value).detach().cpu().contiguous() for name, value in tensors.items()}
-    # Not `save_file`, which reports a full disk as an error of its own kind.
+    # Not `save_file`, which does not raise OSError if the disk is full.
     path.write_bytes(safetensors.torch.save(plain))
 
 
 def read(path: Path) -> dict[str, Tensor]:
-    """What `write` wrote; CoteachError where the file is missing or no safetensors file."""
+    """Read what `write` wrote. CoteachError if the file is missing or no safetensors file."""
     try:
         return safetensors.torch.load(path.read_bytes())
     except (OSError, safetensors.SafetensorError) as error:
@@ -36,13 +36,13 @@ def read(path: Path) -> dict[str, Tensor]:
 
 
 def moments(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """What an optimiser remembers of each parameter, named `<parameter's index>.<moment>`; nothing before its first step."""
+    """Return an optimiser's moments of each parameter, named `<parameter's index>.<moment>`; none before its first step."""
     state = optimizer.state_dict()["state"]
     return {f"{index}.{name}": value for index, kept in state.items() for name, value in kept.items()}
 
 
 def restore_moments(optimizer: torch.optim.Optimizer, named: Mapping[str, Tensor]) -> None:
-    """Take up what `moments` gave."""
+    """Load what `moments` returned into an optimiser."""
     state: dict[int, dict[str, Tensor]] = {}
     for name, value in named.items():
         index, _, moment = name.partition(".")
@@ -50,13 +50,13 @@ def restore_moments(optimizer: torch.optim.Optimizer, named: Mapping[str, Tensor
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
-def prefixed(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The same tensors, their names after `prefix`."""
+def add_prefix(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the same tensors with `prefix` before their names."""
     return {prefix + name: value for name, value in tensors.items()}
 
 
-def under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The entries whose name begins with `prefix`, without it."""
+def select_prefix(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors whose name begins with `prefix`, without the prefix."""
     return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
 
 

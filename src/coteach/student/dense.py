@@ -1,7 +1,7 @@
-"""The student's eyes for numbers and pictures: a dense layer over what `Layout` describes.
+"""The student's first layer for numbers and pictures: a dense layer over the columns that `Layout` describes.
 
-Numbers are normalised by a running mean and variance of what the student saw (as in Stable-Baselines3's `VecNormalize`), flags
-enter as they are, pictures through convolutions (those of Mnih et al. 2015, with strides, where a picture is large).
+Numbers are normalised by the running mean and variance of the observations (as in Stable-Baselines3's `VecNormalize`). Flags are
+used as they are. Pictures pass through convolutions (for large pictures those of Mnih et al. 2015, with strides).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from coteach.grounding.base import Layout
 
 @dataclass(frozen=True)
 class DenseFeatures:
-    """B rows of F features as they are: values (B, F), uint8 or float32."""
+    """B rows of features as an array: values (B, F), uint8 or float32."""
 
     values: NDArray[Any]
 
@@ -31,21 +31,21 @@ class DenseFeatures:
 
     @classmethod
     def of(cls, features: NDArray[Any]) -> DenseFeatures:
-        """The rows of features (B, F)."""
+        """Return the rows of features (B, F)."""
         return cls(features)
 
     @classmethod
     def joined(cls, parts: Sequence[DenseFeatures]) -> DenseFeatures:
-        """The rows of all parts, one after the other."""
+        """Return the rows of all parts, one after the other."""
         return cls(np.concatenate([part.values for part in parts]))
 
     def rows(self, at: NDArray[np.int64]) -> DenseFeatures:
-        """The rows at (M,) indices."""
+        """Return the rows at these indices (M,)."""
         return DenseFeatures(self.values[at])
 
 
-class DenseEyes(nn.Module):
-    """DenseFeatures of B rows, laid out as `layout` says -> (B, H) float32."""
+class DenseEncoder(nn.Module):
+    """Encodes B rows with the columns of `layout` as (B, H) float32, H = `config.hidden`; without an activation function."""
 
     def __init__(self, layout: Layout, config: StudentConfig, generator: torch.Generator | None = None) -> None:
         super().__init__()
@@ -57,11 +57,11 @@ class DenseEyes(nn.Module):
         initialise(self.mix, 2**0.5, generator)
 
     def forward(self, features: DenseFeatures) -> Tensor:
-        """One linear layer over numbers, flags and what the convolutions make of the pictures."""
+        """Apply the layer to numbers, flags and the convolved pictures: (B, H) float32."""
         return self.see(torch.from_numpy(features.values).to(self.mix.weight.device))
 
     def see(self, values: Tensor) -> Tensor:
-        """The same for rows (B, F) in a tensor."""
+        """Apply the layer to rows (B, F) in a tensor."""
         numbers, flags = self.layout.numbers, self.layout.flags
         sizes = [numbers, flags, *map(prod, self.layout.pictures)]
         parts = torch.split(values, sizes, dim=1)
@@ -72,21 +72,21 @@ class DenseEyes(nn.Module):
         return mixed
 
     def settle(self, at: int, flags: Tensor) -> None:
-        """As `ActorCritic.settle`."""
+        """Replace flags by constants: see `ActorCritic.settle`."""
         columns = self.mix.weight.T
         self.mix.bias.add_(flags @ columns[at : at + len(flags)])
         self.mix.weight = nn.Parameter(without(columns, at, len(flags)).T.contiguous())
         self.layout = self.layout.widened(-len(flags))
 
     def adapt(self, features: NDArray[Any]) -> None:
-        """Take the numbers of these rows (B, F) into the running mean and variance."""
+        """Update the running mean and variance with the numbers of rows (B, F)."""
         self.scale.add(torch.from_numpy(features[:, : self.layout.numbers]).double())
 
 
 class RunningScale(nn.Module):
-    """Numbers (B, n) -> (number - mean) / deviation of what was added so far, within +- `limit`.
+    """Normalises numbers (B, n) by the mean and standard deviation of the numbers added so far, and clips them to +- `limit`.
 
-    The layout's guess at mean and deviation weighs as much as one row.
+    The mean and deviation that the layout expects count as one row.
     """
 
     mean: Tensor
@@ -101,7 +101,7 @@ class RunningScale(nn.Module):
         self.register_buffer("count", torch.ones((), dtype=torch.float64))
 
     def forward(self, numbers: Tensor) -> Tensor:
-        """Normalised and clipped, float32."""
+        """Return the numbers (B, n) normalised and clipped, float32."""
         scaled = (numbers.double() - self.mean) / (self.variance + 1e-8).sqrt()
         return scaled.clamp(-self.limit, self.limit).float()
 
@@ -119,18 +119,18 @@ class RunningScale(nn.Module):
 
 
 def initialise(layer: nn.Module, gain: float, generator: torch.Generator | None) -> None:
-    """Orthogonal weights, no bias (as PPO's implementations do it)."""
+    """Set orthogonal weights with this gain, and a bias of 0, as implementations of PPO do."""
     nn.init.orthogonal_(layer.weight, gain, generator=generator)  # type: ignore[arg-type]
     nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
 
 
 def without(rows: Tensor, at: int, count: int) -> Tensor:
-    """`rows` (R, ...) but for `count` of them, from `at` on."""
+    """Return `rows` (R, ...) without the `count` rows from index `at` on."""
     return torch.cat([rows[:at], rows[at + count :]])
 
 
 def _view(shape: tuple[int, int, int], large: int, generator: torch.Generator | None) -> nn.Sequential:
-    """Convolutions over pictures of this shape (C, H, W), flattened; from `large` pixels a side on strides throw detail away."""
+    """Return flattened convolutions over pictures (C, H, W), with strides if both sides have at least `large` pixels."""
     channels, *sides = shape
     if min(sides) >= large:
         convolutions = [nn.Conv2d(channels, 32, 8, 4), nn.Conv2d(32, 64, 4, 2), nn.Conv2d(64, 64, 3, 1)]
@@ -143,5 +143,5 @@ def _view(shape: tuple[int, int, int], large: int, generator: torch.Generator | 
 
 @torch.no_grad()
 def _width(view: nn.Module, shape: tuple[int, int, int]) -> int:
-    """How many numbers a view makes of one picture."""
+    """Return the number of outputs of a view for one picture."""
     return int(view(torch.zeros(1, *shape)).shape[1])

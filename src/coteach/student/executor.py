@@ -1,8 +1,8 @@
-"""Options without a controller: the student itself learns to carry them out, from their words and the events that complete them.
+"""Learned controllers: the student learns to carry out options without a controller, from their names and completing events.
 
-All options that were on offer learn from every step, whoever took it and whatever for: it completed them, or led to where they
-are worth something (all-goals Q-learning: Kaelbling 1993; hindsight relabelling: Andrychowicz et al. 2017, arXiv 1707.01495).
-`LearnedControllers` puts what was learned in the place of the missing controllers, so that nothing else needs to know.
+Every step trains all options that were available, whoever chose the action and for what purpose: the step completed the option,
+or led to a state in which the option has a value (all-goals Q-learning: Kaelbling 1993; hindsight relabelling: Andrychowicz et
+al. 2017, arXiv 1707.01495). `LearnedControllers` puts the learned controllers in the place of the missing ones.
 """
 
 from __future__ import annotations
@@ -28,49 +28,58 @@ FILE = "executor.safetensors"
 
 
 class Executor:
-    """What an action brings an option closer to its event by: Q(x, option's words, a) in [0, 1]. One for all environments.
+    """Learns Q(x, words of the option, a) in [0, 1], the discounted chance to complete the option; chooses actions by it.
 
-    Options whose names begin as `student.learned_options` says are carried out by it even where the grounding has controllers.
+    It also carries out the options whose names begin as `student.learned_options` says, although the grounding has controllers
+    for them. One executor serves all environments of a student.
+
+    met: (S, K) bool, the options that it had to carry out so far. steps: the replay buffer, None before the first step.
     """
 
     def __init__(self, layout: Layout, num_actions: int, config: Config, seed: int, situations: Situations) -> None:
         self.settings, self.seen, self.layout = config.executor, layout, layout.widened(config.executor.words)
-        self.situations, self.beginnings = situations, tuple(config.student.learned_options)
+        self.situations, self.prefixes = situations, tuple(config.student.learned_options)
         self._generator, self.rng = torch.Generator().manual_seed(seed), np.random.default_rng(seed)
         self.network = ActorCritic(self.layout, num_actions, config.student, self._generator)
         self.target: nn.Module = copy.deepcopy(self.network)
         self.optimizer = torch.optim.Adam(self.network.parameters(), lr=self.settings.learning_rate, fused=True)
-        self.steps: Steps | None = None
+        self.steps: StepBuffer | None = None
         self.met = np.zeros((0, 0), dtype=np.bool_)
-        """(S, K) the options that it had to carry out so far."""
         self._flags: dict[str, NDArray[np.int64]] = {}
         self._named: dict[int, list[int]] = {}
 
     def missing(self, situation: NDArray[np.int64], without: NDArray[np.bool_] | None, slots: int) -> NDArray[np.bool_]:
-        """(N, K) the options it has to carry out in these situations (N,); without: (N, K) those without a controller."""
+        """Return a mask (N, K) of the options that it has to carry out in situations (N,).
+
+        without: (N, K) bool, the options without a controller; None: all have one. slots: K.
+        """
         mask = np.zeros((len(situation), slots), dtype=np.bool_) if without is None else without.copy()
-        for row, number in enumerate(situation.tolist() if self.beginnings else ()):
+        for row, number in enumerate(situation.tolist() if self.prefixes else ()):
             mask[row, self._slots(number)] = True
         return mask
 
     def _slots(self, number: int) -> list[int]:
-        """The slots of a situation whose options it carries out by name."""
+        """Return the slots of a situation whose options it carries out because of their names."""
         if number not in self._named:
             options = self.situations[number].options
-            self._named[number] = [slot for slot, name in enumerate(options) if name.startswith(self.beginnings)]
+            self._named[number] = [slot for slot, name in enumerate(options) if name.startswith(self.prefixes)]
         return self._named[number]
 
     def act(self, features: NDArray[Any], names: Sequence[str]) -> NDArray[np.int64]:
-        """(B,) actions that carry on the options called `names` where features (B, F) are seen."""
-        value = self._values(self.network, self._asked(features, names)).numpy()
+        """Return actions (B,) int64 that carry out the B options called `names`, given features (B, F)."""
+        value = self._values(self.network, self._with_words(features, names)).numpy()
         value = value + self.rng.gumbel(size=value.shape) * self.settings.indifference
         chosen: NDArray[np.int64] = value.argmax(axis=1)
         return chosen
 
     def remember(self, before: Grounded, missing: NDArray[np.bool_], actions: NDArray[np.int64], now: Grounded) -> None:
-        """Keep one step of N environments; rows of `missing` (N, K) without an option are not learned from."""
+        """Add one step of N environments to the replay buffer.
+
+        before, now: the step's observations, grounded; actions: (N,). missing: (N, K) bool, the options that it had to carry out;
+        rows without such an option are left out.
+        """
         if self.steps is None:
-            self.steps = Steps(self.settings, before.features)
+            self.steps = StepBuffer(self.settings, before.features)
         if len(self.met) < len(self.situations):
             grown = np.zeros((len(self.situations), missing.shape[1]), dtype=np.bool_)
             grown[: self.met.shape[0], : self.met.shape[1]] = self.met
@@ -79,7 +88,7 @@ class Executor:
         self.steps.add(before, missing, actions, now, self.situations)
 
     def learn(self) -> dict[str, float]:
-        """The optimiser steps of a round; the loss and the share of its rows that completed an option."""
+        """Take the optimiser steps of a round; return the mean loss and the share of rows that completed an option."""
         if self.steps is None or not self.steps.filled:
             return {}
         losses, completed = [], []
@@ -90,27 +99,30 @@ class Executor:
         return {"executor_loss": float(np.mean(losses)), "executor_completed": float(np.mean(completed))}
 
     def save(self, folder: Path) -> None:
-        """Write the networks into `folder`; the steps remembered are not kept."""
-        state = tensors.prefixed("network.", self.network.state_dict())
-        tensors.write(folder / FILE, state | tensors.prefixed("target.", self.target.state_dict()))
+        """Write the networks into `folder`, without the replay buffer."""
+        state = tensors.add_prefix("network.", self.network.state_dict())
+        tensors.write(folder / FILE, state | tensors.add_prefix("target.", self.target.state_dict()))
 
     def load(self, folder: Path) -> None:
-        """Take up what `save` wrote."""
+        """Read what `save` wrote."""
         state = tensors.read(folder / FILE)
         for prefix, network in (("network.", self.network), ("target.", self.target)):
-            network.load_state_dict(tensors.under(prefix, state))
+            network.load_state_dict(tensors.select_prefix(prefix, state))
 
     def _step(self, at: NDArray[np.int64], names: Sequence[str]) -> tuple[float, float]:
-        """An optimiser step on the rows `at` (B,), each for an option on offer there; its loss, the share that completed it."""
+        """Take one optimiser step of double Q-learning on the rows `at` (B,), each for the option of its name.
+
+        Returns the loss and the share of rows that completed their option.
+        """
         steps = self.steps
         assert steps is not None
         done = np.array([name in steps.completed[row] for row, name in zip(at.tolist(), names, strict=True)])
         later = np.array([n in self.situations[int(c)].options for n, c in zip(names, steps.following[at], strict=True)])
-        after = self._asked(steps.after[at], names)
+        after = self._with_words(steps.after[at], names)
         best = self._values(self.network, after).argmax(dim=1, keepdim=True)
         onward = self.settings.discount * self._values(self.target, after).gather(1, best)[:, 0].numpy() * later
         wanted = torch.from_numpy(np.where(done, 1.0, onward).astype(np.float32))
-        logits = self.network(read(self.layout, self._asked(steps.before[at], names)))[0]
+        logits = self.network(read(self.layout, self._with_words(steps.before[at], names)))[0]
         loss = F.binary_cross_entropy_with_logits(logits.gather(1, torch.from_numpy(steps.action[at])[:, None])[:, 0], wanted)
         self.optimizer.zero_grad()
         torch.autograd.backward(loss)
@@ -122,26 +134,31 @@ class Executor:
 
     @torch.no_grad()
     def _values(self, network: nn.Module, asked: NDArray[Any]) -> Tensor:
-        """(B, A) in [0, 1]."""
+        """Return Q (B, A) in [0, 1] for rows that already have the words of an option."""
         value: Tensor = network(read(self.layout, asked))[0].sigmoid()
         return value
 
-    def _asked(self, features: NDArray[Any], names: Sequence[str]) -> NDArray[Any]:
-        """Rows (B, F) with the words of an option each, (B, F + words)."""
+    def _with_words(self, features: NDArray[Any], names: Sequence[str]) -> NDArray[Any]:
+        """Add the hashed words of one option to each row of features (B, F): rows (B, F + words)."""
         words = np.zeros((len(features), self.settings.words), dtype=np.bool_)
         for row, name in enumerate(names):
             words[row, self._hashed(name)] = True
         return self.seen.inserted(features, words)
 
     def _hashed(self, name: str) -> NDArray[np.int64]:
+        """Return the columns of an option's name and of each of its words."""
         if name not in self._flags:
             columns = self.settings.words
             self._flags[name] = np.array([zlib.crc32(text.encode()) % columns for text in (name, *name.split())])
         return self._flags[name]
 
 
-class Steps:
-    """A ring of R steps in which an option had to be carried out: before, after (R, F); which options, which it completed."""
+class StepBuffer:
+    """A ring buffer of R steps in which an option without a controller was available.
+
+    before, after: (R, F) features; following: (R,) situation after the step; action: (R,).
+    missing:       names of the available options without a controller, by row; completed: those that the step completed.
+    """
 
     def __init__(self, settings: ExecutorConfig, features: NDArray[Any]) -> None:
         self.settings, rows = settings, settings.rows
@@ -152,7 +169,7 @@ class Steps:
         self.missing: list[tuple[str, ...]] = [()] * rows
         self.completed: list[tuple[str, ...]] = [()] * rows
         self._events: dict[str, set[int]] = {}
-        """Rows by the option that they completed."""
+        """The rows that completed an option, by its name."""
         self._env = np.zeros(rows, dtype=np.int64)
 
     def add(
@@ -163,7 +180,7 @@ class Steps:
         now: Grounded,
         situations: Situations,
     ) -> None:
-        """Keep a step of the environments in which an option of `missing` (N, K) was on offer, the oldest making room."""
+        """Add a step of the environments with an option in `missing` (N, K); it replaces the oldest steps."""
         for env in np.flatnonzero(missing.any(axis=1)).tolist():
             row = self._next
             for name in self.completed[row]:
@@ -180,7 +197,10 @@ class Steps:
             self.filled = min(self.rows, self.filled + 1)
 
     def sample(self, count: int, rng: np.random.Generator) -> tuple[NDArray[np.int64], list[str]]:
-        """`count` rows, and an option on offer in each: a share of them from the run-up to events, all options alike."""
+        """Draw `count` rows and an available option for each; return the rows and the options' names.
+
+        A share of them, `event_share`, is drawn from the steps before an option was completed, with all options equally likely.
+        """
         rows = rng.integers(0, self.filled, count)
         names = [self.missing[row][rng.integers(len(self.missing[row]))] for row in rows.tolist()]
         happened = [name for name, events in self._events.items() if events]
@@ -193,7 +213,7 @@ class Steps:
         return rows, names
 
     def _run_up(self, event: int, rng: np.random.Generator) -> int:
-        """A row of the same environment, up to `run_up` of its steps before the event."""
+        """Draw a row of the same environment that is less than `run_up` of its steps before the row `event`."""
         wanted, row = int(rng.integers(self.settings.run_up)), event
         earlier = event
         while wanted and earlier != self._next:
@@ -206,7 +226,10 @@ class Steps:
 
 
 class LearnedControllers:
-    """A grounding whose missing controllers are what the executor has learned; it learns from what is seen where `learn`."""
+    """A grounding whose missing controllers are learned ones.
+
+    learn: the executor also learns from the observed steps (not in evaluations).
+    """
 
     def __init__(self, grounding: Grounding, executor: Executor, learn: bool) -> None:
         self.grounding, self.executor, self.learn = grounding, executor, learn
@@ -215,7 +238,7 @@ class LearnedControllers:
         self._before: tuple[Grounded, NDArray[np.bool_]] | None = None
 
     def observe(self, observation: Any, actions: NDArray[np.int64] | None, restarted: NDArray[np.bool_]) -> Grounded:
-        """Take in one step of all environments (see `base.Grounding.observe`)."""
+        """Process one step of all environments (see `base.Grounding.observe`)."""
         now = self.grounding.observe(observation, actions, restarted)
         if self.learn and self._before is not None and actions is not None:
             before, missing = self._before

@@ -19,9 +19,8 @@ from coteach.grounding.base import Layout
 from coteach.runs import tensors
 from coteach.runs.machine import one_thread, torch_device
 from coteach.student.batch import Batch, Imitation, Rows
-from coteach.student.kernels import optimizer_steps
 from coteach.student.network import ActorCritic, read
-from coteach.student.optimizer_step import MEASURES
+from coteach.student.optimizer_step import MEASURES, OptimizerStep
 from coteach.student.ppo import explained_variance
 
 WEIGHTS_FILE = "student.safetensors"
@@ -85,23 +84,23 @@ class Learner:
         """
         imitation = replay(self.config.epochs * len(batch.actions)) if replay else None
         rows = Rows(batch, imitation, self.layout, self.device)
-        with optimizer_steps(self.network, self.optimizer, self.config, rows) as step:
-            seen = [_finite(step(*minibatch)) for minibatch in self._minibatches(rows)]
+        step = OptimizerStep(self.network, self.optimizer, self.config, rows)
+        seen = [_finite(step(*minibatch)) for minibatch in self._minibatches(rows)]
         self.network.adapt(batch.features)  # only now: the ratio is to the policy that took the actions
         means = dict(zip(MEASURES, np.mean(seen, axis=0).tolist(), strict=True))
         return {**means, "explained_variance": explained_variance(batch.values, batch.returns)}
 
     def state_dict(self) -> dict[str, Tensor]:
         """Weights, optimiser and generator as named tensors; none of them is shared with the learner."""
-        state = tensors.prefixed("network.", self.network.state_dict())
-        state |= tensors.prefixed("optimizer.", tensors.moments(self.optimizer))
+        state = tensors.add_prefix("network.", self.network.state_dict())
+        state |= tensors.add_prefix("optimizer.", tensors.moments(self.optimizer))
         state["generator"] = self._generator.get_state()
         return {name: value.detach().cpu().clone() for name, value in state.items()}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Take up what `state_dict` gave: the learner then goes on as that one would have."""
-        self.network.load_state_dict(tensors.under("network.", state))
-        tensors.restore_moments(self.optimizer, tensors.under("optimizer.", state))
+        self.network.load_state_dict(tensors.select_prefix("network.", state))
+        tensors.restore_moments(self.optimizer, tensors.select_prefix("optimizer.", state))
         self._generator.set_state(state["generator"])
 
     def save(self, folder: Path) -> None:

@@ -22,7 +22,7 @@ from torch.nn import functional as F
 
 from coteach.config import StudentConfig
 from coteach.grounding.base import Layout
-from coteach.student.dense import DenseEyes, DenseFeatures, initialise, without
+from coteach.student.dense import DenseEncoder, DenseFeatures, initialise, without
 
 ALL = slice(None)
 
@@ -58,12 +58,6 @@ class SetFeatures:
         """The rows at (M,) indices."""
         ones, starts = _picked(self.ones, self.starts, at)
         return SetFeatures(ones, starts, self.size)
-
-    def met(self) -> NDArray[np.bool_]:
-        """(F,) whether a feature is set in any row."""
-        met = np.zeros(self.size, dtype=np.bool_)
-        met[self.ones] = True
-        return met
 
     def transposed(self) -> SetFeatures:
         """By feature: the rows in which it is set."""
@@ -104,8 +98,8 @@ class ActorCritic(nn.Module):
     ) -> None:
         super().__init__()
         hidden = config.hidden
-        self.shared: ColumnSum | DenseEyes = (
-            ColumnSum(layout.size, hidden, generator) if layout.binary else DenseEyes(layout, config, generator)
+        self.shared: ColumnSum | DenseEncoder = (
+            ColumnSum(layout.size, hidden, generator) if layout.binary else DenseEncoder(layout, config, generator)
         )
         self.actor = nn.Linear(hidden, hidden)
         self.critic = nn.Linear(hidden, hidden)
@@ -147,7 +141,7 @@ class ActorCritic(nn.Module):
 
     def adapt(self, features: NDArray[Any]) -> None:
         """Get used to the range of the numbers in features (B, F); changes nothing where there are none."""
-        if isinstance(self.shared, DenseEyes):
+        if isinstance(self.shared, DenseEncoder):
             self.shared.adapt(features)
 
 

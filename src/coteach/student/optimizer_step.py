@@ -1,12 +1,11 @@
-"""One step of the student's optimiser on one minibatch, in plain PyTorch: the losses, the gradient, clipping, Adam.
+"""One step of the student's optimiser on one minibatch: the losses, their gradient, clipping, Adam.
 
-`PlainStep` is what the method says, for whatever the student sees and whatever it runs on. Anything faster (`kernels/`) is a
-`Step` too, and has to give the same numbers.
+The loss is PPO's on the student's own rows, the critic's error on own and led rows, and the guidance and imitation losses
+`weight * KL(q || pi)` on own and replayed rows.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -25,12 +24,6 @@ MEASURES = (
     "grad_norm",
 )  # fmt: skip
 """What a step measures, in this order."""
-
-Step = Callable[[Tensor, Tensor, Tensor], NDArray[np.float64]]
-"""Takes one step on the rows at these indices (int64, among the led, own and replayed ones) of an update's `Rows`.
-
-Returns the `MEASURES`, (9,) float64. Where one of them is not finite the weights stay as they were.
-"""
 
 
 class Minibatch(NamedTuple):
@@ -77,14 +70,17 @@ def minibatch_loss(logits: Tensor, values: Tensor, rows: Minibatch, config: Stud
     return policy_loss + config.value_weight * value_loss - config.entropy * entropy + advised, losses
 
 
-class PlainStep:
-    """A `Step` by autograd."""
+class OptimizerStep:
+    """Takes the optimiser steps of one update on `rows`, whatever the student sees and whatever it runs on."""
 
     def __init__(self, network: ActorCritic, optimizer: torch.optim.Adam, config: StudentConfig, rows: Rows) -> None:
         self.network, self.optimizer, self.config, self.rows = network, optimizer, config, rows
 
     def __call__(self, led: Tensor, own: Tensor, replayed: Tensor) -> NDArray[np.float64]:
-        """Take one step on these rows and return the `MEASURES` (see `Step`)."""
+        """Take one step on the rows at these indices, int64, among the led, own and replayed ones; return the `MEASURES`.
+
+        Where one of these, (9,) float64, is not finite the weights stay as they were.
+        """
         loss, losses = self.loss(led, own, replayed)
         self.optimizer.zero_grad()
         torch.autograd.backward(loss)

@@ -1,6 +1,6 @@
-"""Rows kept for distillation: what was seen, and what every controller would have done there.
+"""The replay buffer for distillation: features, situations, and the controllers' actions.
 
-The advice is not stored: it is looked up when a row is replayed, so that old rows teach today's advice.
+It does not store the advice. The advice is looked up when a row is sampled, so old rows teach the present advice.
 """
 
 from __future__ import annotations
@@ -16,7 +16,11 @@ from coteach.student.rollout import Rollout
 
 
 class Replay:
-    """A ring of rows: features (R, F), situation (R,) int64, controls (R, K) int8."""
+    """A ring buffer of R rows.
+
+    features: (R, F); situation: (R,) int64; controls: (R, K) int8, the controllers' actions, -1 for none.
+    filled:   number of rows in use, the first ones.
+    """
 
     def __init__(self, rows: int, layout: Layout, slots: int) -> None:
         self.rows, self.filled, self._next = rows, 0, 0
@@ -25,7 +29,7 @@ class Replay:
         self.controls = np.full((rows, slots), -1, dtype=np.int8)
 
     def add(self, rollout: Rollout) -> None:
-        """Keep the rollout's rows in which some option can be followed, the oldest making room."""
+        """Add the rollout's rows in which some option can be followed; they replace the oldest rows."""
         kept = np.argwhere(rollout.valid & (rollout.controls[:-1] >= 0).any(axis=2))
         kept = kept[max(len(kept) - self.rows, 0) :]
         t, n = kept[:, 0], kept[:, 1]
@@ -39,7 +43,7 @@ class Replay:
         self.filled = min(self.rows, self.filled + len(kept))
 
     def save(self, path: Path) -> None:
-        """Write the rows kept; features that are all 0 or 1 take a bit each."""
+        """Write the rows to `path`; features that are all 0 or 1 take one bit each."""
         kept = slice(0, self.filled)
         features = self.features[kept]
         flags = features.dtype == np.uint8 and features.max(initial=0) <= 1
@@ -48,7 +52,7 @@ class Replay:
         tensors.write(path, packed | place | {"situation": self.situation[kept], "controls": self.controls[kept]})
 
     def load(self, path: Path) -> None:
-        """Take up what `save` wrote."""
+        """Read what `save` wrote."""
         state = {name: value.numpy() for name, value in tensors.read(path).items()}
         bits = state.get("bits")
         features = state["features"] if bits is None else np.unpackbits(bits, axis=1, count=self.features.shape[1])
@@ -57,5 +61,5 @@ class Replay:
         self.controls[: self.filled] = state["controls"]
 
     def sample(self, count: int, rng: np.random.Generator) -> NDArray[np.int64]:
-        """Indices of `count` rows, drawn uniformly with replacement."""
+        """Return the indices of `count` rows, drawn uniformly with replacement."""
         return rng.integers(0, self.filled, count)

@@ -1,8 +1,8 @@
-"""Collecting: N environments for T steps, some led by the student, some by the teacher.
+"""Collects rollouts: T steps of N environments, some controlled by the student, the others by the teacher.
 
-Student-led rows are on-policy and feed PPO; teacher-led rows feed evidence, the value function and
-distillation. Besides the rows a `Rollout` carries the outcomes of options (followed to their end by the
-teacher, or completed on the way by whoever acted) and the episodes that ended.
+Student-controlled rows are on-policy and are used by PPO. Teacher-controlled rows are used by the evidence, the value function
+and distillation. A `Rollout` also has the episodes that ended and the outcomes of options: of those that the teacher followed
+to their end, and of those that were completed or failed by other actions.
 """
 
 from __future__ import annotations
@@ -21,20 +21,28 @@ from coteach.grounding.base import Grounded, Grounding, Layout
 from coteach.grounding.follower import Ending, OptionFollower
 from coteach.grounding.outcomes import TERMINAL, Outcome
 
-Advise = Callable[[NDArray[np.int64], NDArray[np.bool_]], NDArray[np.float64]]
+OptionPolicy = Callable[[NDArray[np.int64], NDArray[np.bool_]], NDArray[np.float64]]
+"""(situations (M,), whether the episode is optimistic (M,)) -> probabilities of the options (M, K)."""
 
 
 class Actor(Protocol):
-    """What collecting needs of the student."""
+    """The part of the student that collecting needs."""
 
     def act(self, features: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.float32]]:
-        """Sampled actions (N,), their log-probabilities (N,) and the values (N,) of features (N, F)."""
+        """Return sampled actions (N,), their log-probabilities (N,) and the values (N,) for features (N, F)."""
         ...
 
 
 @dataclass(frozen=True)
 class Episode:
-    """A finished episode; `reward` is its undiscounted return. `bold`: led by what may turn out best (see `Collector`)."""
+    """An episode that has ended.
+
+    controlled: whether the teacher controlled it.
+    reward:     its undiscounted return.
+    length:     in environment steps.
+    optimistic: whether the teacher followed the exploration policy (see `Collector`).
+    solved_at:  the episode is a success if its return is above this.
+    """
 
     controlled: bool
     reward: float
@@ -44,7 +52,7 @@ class Episode:
 
     @property
     def success(self) -> bool:
-        """Whether it counts as solved: its return was above the task's threshold."""
+        """Whether its return is above the task's threshold."""
         return self.reward > self.solved_at
 
 
@@ -52,10 +60,17 @@ class Episode:
 class Rollout:
     """T steps of N environments. Row (t, n) is the transition from observation t to t + 1.
 
-    features (T+1, N, F); situation (T+1, N) int64; controls (T+1, N, K) int8; values (T+1, N) float32: the
-    last row is the observation after the last transition. actions (T, N) int64; logprobs, rewards (T, N) float32 (as the
-    student learns from them: see `tasks.Scoring`);
-    terminated, truncated, led (T, N) bool; valid (T, N) bool: False where the step only began a new episode.
+    features:   (T + 1, N, F) the student's input; the last row is the observation after the last transition, here and below.
+    situation:  (T + 1, N) int64, number of the situation.
+    controls:   (T + 1, N, K) int8, the actions of the options' controllers; -1 for none.
+    values:     (T + 1, N) float32, the student's.
+    actions:    (T, N) int64, the primitive actions taken.
+    logprobs:   (T, N) float32, of the student's sampled actions (the teacher may have replaced them).
+    rewards:    (T, N) float32, divided by the task's scale (see `tasks.Scoring`).
+    terminated, truncated: (T, N) bool.
+    valid:      (T, N) bool, False where the step only began a new episode.
+    controlled: (T, N) bool, whether the teacher controlled the environment.
+    outcomes:   of options. episodes: those that ended.
     """
 
     features: NDArray[Any]
@@ -74,35 +89,37 @@ class Rollout:
 
     @classmethod
     def empty(cls, steps: int, envs: int, layout: Layout, slots: int) -> Rollout:
-        """Room for `steps` steps of `envs` environments with K = `slots`."""
+        """Return a rollout of zeros for `steps` steps of `envs` environments with K = `slots`, and no controllers' actions."""
 
-        def room(rows: int, kind: type[np.generic]) -> Any:
+        def zeros(rows: int, kind: type[np.generic]) -> Any:
             return np.zeros((rows, envs), dtype=kind)
 
         return cls(
             features=np.zeros((steps + 1, envs, layout.size), dtype=layout.dtype),
-            situation=room(steps + 1, np.int64),
+            situation=zeros(steps + 1, np.int64),
             controls=np.full((steps + 1, envs, slots), -1, dtype=np.int8),
-            values=room(steps + 1, np.float32),
-            actions=room(steps, np.int64),
-            logprobs=room(steps, np.float32),
-            rewards=room(steps, np.float32),
-            terminated=room(steps, np.bool_),
-            truncated=room(steps, np.bool_),
-            valid=room(steps, np.bool_),
-            controlled=room(steps, np.bool_),
+            values=zeros(steps + 1, np.float32),
+            actions=zeros(steps, np.int64),
+            logprobs=zeros(steps, np.float32),
+            rewards=zeros(steps, np.float32),
+            terminated=zeros(steps, np.bool_),
+            truncated=zeros(steps, np.bool_),
+            valid=zeros(steps, np.bool_),
+            controlled=zeros(steps, np.bool_),
         )
 
 
 _UNDER_WAY = ("controlled", "optimistic", "_done", "_terminal", "_reward", "_length", "_option_reward")
-"""What a collector knows of each environment's episode, (N,) each."""
+"""The attributes of a collector that describe the episode of each environment, (N,) each."""
 
 
 class Collector:
-    """Steps one task's environments from round to round; episodes go on across rounds.
+    """Collects rollouts from the environments of one task; episodes continue from one rollout to the next.
 
-    A share of the led episodes is `bold`: the teacher tries what may turn out best. In the others it does what it would show the
-    student, so that their success says what that is worth.
+    A share of the teacher-controlled episodes is optimistic: the teacher follows the exploration policy. In the others it follows
+    the imitation policy, so that their success measures what the student imitates.
+
+    controlled: (N,) bool, whether the teacher controls the environment's episode; optimistic: (N,) whether that is optimistic.
     """
 
     def __init__(
@@ -113,41 +130,41 @@ class Collector:
         rng: np.random.Generator,
         state: dict[str, Any] | None = None,
     ) -> None:
-        """state: what `state` gave of a collector on the same task, whose episodes go on where they were."""
+        """state: what `state` returned for a collector on the same task, whose episodes are continued."""
         self.task, self.grounding, self.config, self.rng = task, grounding, config, rng
         n = task.num_envs
         self.follower = OptionFollower(n, grounding.max_options, config.option_patience)
         self.controlled, self.optimistic = np.zeros(n, dtype=np.bool_), np.zeros(n, dtype=np.bool_)
         self.steps = 0
-        """Environment steps taken over all environments, restarts not counted."""
+        """Environment steps over all environments, without restarts."""
         self._done, self._terminal = np.zeros(n, dtype=np.bool_), np.zeros(n, dtype=np.bool_)
         self._reward, self._length = np.zeros(n), np.zeros(n, dtype=np.int64)
         self._option_reward = np.zeros(n)
         self.resumed = state is not None and self._resume(state)
-        """The episodes of `state` go on; False also where the task, seeded alike, did not do the same again."""
+        """Whether the episodes of `state` are continued; False also if replaying their actions led to other situations."""
         if not self.resumed:
             self._now = grounding.observe(task.reset(), None, np.ones(n, dtype=np.bool_))
 
-    def collect(self, steps: int, student: Actor, advise: Advise, led_share: float) -> Rollout:
-        """Take `steps` steps in every environment.
+    def collect(self, steps: int, student: Actor, option_policy: OptionPolicy, controlled_share: float) -> Rollout:
+        """Take `steps` steps in every environment and return them.
 
-        advise: gives (M, K) probabilities by which the teacher leads in situations (M,), boldly or not (M,).
-        led_share: share of the environments that the teacher should lead.
+        option_policy:    the policy that the teacher follows.
+        controlled_share: share of the environments that the teacher should control, in [0, 1]; only new episodes change hands.
 
-        Raises `NotFinite` where an observation, a reward or the student's answer is not finite.
+        NotFinite if an observation, a reward, or a value or log-probability of the student is not finite.
         """
         rollout = Rollout.empty(steps, self.task.num_envs, self.grounding.layout, self.grounding.max_options)
         for t in range(steps):
-            self._record(rollout, t, self._now)
+            self._record_observation(rollout, t, self._now)
             actions, rollout.logprobs[t], rollout.values[t] = student.act(self._now.features)
-            teacher_actions = self._control(rollout, advise)
+            teacher_actions = self._control(rollout, option_policy)
             rollout.controlled[t] = self.controlled
             rollout.actions[t] = actions = np.where(teacher_actions >= 0, teacher_actions, actions)
             step = self.task.step(actions)
-            self._assign(step.restarted, led_share)
+            self._assign(step.restarted, controlled_share)
             before, self._now = self._now, self.grounding.observe(step.observation, actions, step.restarted)
-            self._account(rollout, t, step, before)
-        self._record(rollout, steps, self._now)
+            self._record_step(rollout, t, step, before)
+        self._record_observation(rollout, steps, self._now)
         rollout.values[steps] = student.act(self._now.features)[2]
         require_finite(
             observations=rollout.features, rewards=rollout.rewards, values=rollout.values, log_probabilities=rollout.logprobs
@@ -156,19 +173,19 @@ class Collector:
 
     @property
     def under_way(self) -> NDArray[np.int64]:
-        """Lengths so far of the student-led episodes that have not ended."""
+        """(M,) lengths so far of the student-controlled episodes that have not ended."""
         return self._length[~self.controlled & ~self._done]
 
     def go_on(self, steps: int) -> None:
         """Count the steps of a run that was interrupted."""
         self.steps = steps
 
-    def assign_all(self, led_share: float) -> None:
-        """Who leads the episodes under way, before the first step."""
-        self._assign(np.ones(self.task.num_envs, dtype=np.bool_), led_share)
+    def assign_all(self, controlled_share: float) -> None:
+        """Decide who controls all present episodes; call it before the first step."""
+        self._assign(np.ones(self.task.num_envs, dtype=np.bool_), controlled_share)
 
     def state(self) -> dict[str, Any] | None:
-        """The episodes under way and who leads them, as plain JSON; None where the engine cannot bring them back."""
+        """Return the episodes under way and who controls them, as plain JSON; None if the engine cannot restore episodes."""
         episodes = self.task.state()
         if episodes is None:
             return None
@@ -177,7 +194,7 @@ class Collector:
         return {"episodes": episodes, "follower": self.follower.state(), "mine": mine, "situation": now}
 
     def _resume(self, state: dict[str, Any]) -> bool:
-        """Take up what `state` gave; the grounding sees each episode again, and believes what it did."""
+        """Restore what `state` returned by replaying the episodes, with the grounding; return whether that succeeded."""
         for observation, actions, restarted in self.task.replay(state["episodes"]):
             self._now = self.grounding.observe(observation, actions, restarted)
         if self._now.situation.tolist() != state["situation"]:
@@ -187,20 +204,21 @@ class Collector:
             setattr(self, name, np.array(values, dtype=getattr(self, name).dtype))
         return True
 
-    def _record(self, rollout: Rollout, t: int, now: Grounded) -> None:
+    def _record_observation(self, rollout: Rollout, t: int, now: Grounded) -> None:
+        """Store observation t."""
         rollout.features[t], rollout.situation[t], rollout.controls[t] = now.features, now.situation, now.actions
 
-    def _control(self, rollout: Rollout, advise: Advise) -> NDArray[np.int64]:
-        """The controllers' actions in teacher-led environments (-1 elsewhere); what ended on this step is counted."""
+    def _control(self, rollout: Rollout, option_policy: OptionPolicy) -> NDArray[np.int64]:
+        """Return the controllers' actions (N,), -1 where the student controls; add the outcomes of the options that ended."""
         probabilities = np.zeros((self.task.num_envs, self.grounding.max_options))
         if self.controlled.any():
-            probabilities[self.controlled] = advise(self._now.situation[self.controlled], self.optimistic[self.controlled])
+            probabilities[self.controlled] = option_policy(self._now.situation[self.controlled], self.optimistic[self.controlled])
         actions = self.follower.choose(self._now, probabilities, self.controlled, self._done, self.rng)
         ended = self.follower.ended
         for i in range(len(ended)):
-            env, end = int(ended.env[i]), Ending(int(ended.outcome[i]))
+            env, end = int(ended.env[i]), Ending(int(ended.ending[i]))
             if end is Ending.EPISODE_END and not self._terminal[env]:
-                continue  # time ran out on the way: that says nothing about the option
+                continue  # the time limit says nothing about the option
             following = TERMINAL if self._terminal[env] else int(ended.next_situation[i])
             option, duration = (int(ended.situation[i]), int(ended.slot[i])), int(ended.duration[i])
             failed = end in (Ending.FAILED, Ending.STUCK, Ending.TIMEOUT)
@@ -209,9 +227,9 @@ class Collector:
         self._option_reward[began] = 0.0
         return actions
 
-    def _assign(self, restarted: NDArray[np.bool_], led_share: float) -> None:
-        """Decide who leads the episodes that begin now, so that the share is kept."""
-        wanted = round(led_share * self.task.num_envs)
+    def _assign(self, restarted: NDArray[np.bool_], controlled_share: float) -> None:
+        """Decide who controls the episodes that begin now, so that the share is kept."""
+        wanted = round(controlled_share * self.task.num_envs)
         for env in np.flatnonzero(restarted):
             self.controlled[env] = self.optimistic[env] = False
             self.controlled[env] = self.controlled.sum() < wanted
@@ -219,7 +237,8 @@ class Collector:
                 self.controlled[env] and self.optimistic.sum() < self.config.optimistic_share * self.controlled.sum()
             )
 
-    def _account(self, rollout: Rollout, t: int, step: Step, before: Grounded) -> None:
+    def _record_step(self, rollout: Rollout, t: int, step: Step, before: Grounded) -> None:
+        """Store the transition t, its outcomes and the episodes that it ended. before: observation t, grounded."""
         scoring = self.task.scoring
         rollout.rewards[t] = step.reward / scoring.scale
         rollout.terminated[t], rollout.truncated[t] = step.terminated, step.truncated
@@ -231,7 +250,7 @@ class Collector:
         self._length += valid
         self._done = (step.terminated | step.truncated) & valid
         self._terminal = step.terminated & valid
-        self._hindsight(rollout, worth, before)
+        self._record_events(rollout, worth, before)
         for env in np.flatnonzero(self._done):
             controlled, optimistic = bool(rollout.controlled[t, env]), bool(self.optimistic[env])
             rollout.episodes.append(
@@ -239,8 +258,8 @@ class Collector:
             )
             self._reward[env], self._length[env] = 0.0, 0
 
-    def _hindsight(self, rollout: Rollout, worth: NDArray[np.float32], before: Grounded) -> None:
-        """An option has an event: what the student (or another option) brought about is evidence too."""
+    def _record_events(self, rollout: Rollout, worth: NDArray[np.float32], before: Grounded) -> None:
+        """Add the outcomes of options that were not being followed, but were completed or failed by the last step."""
         for failed, bits in ((False, self._now.completed), (True, self._now.failed)):
             for env in np.flatnonzero(bits):
                 following = TERMINAL if self._terminal[env] else int(self._now.situation[env])

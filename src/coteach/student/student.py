@@ -1,7 +1,6 @@
-"""The student's side of the game: all that belongs to one student and that it shares with no other.
+"""One student: the learner, the executor, the replay buffer, and the mean return of its own rows in each situation.
 
-Its network with the optimiser, the options that it carries out itself, the rows kept for distillation, and what its own steps
-returned in each situation. A run has one of them, or one for each task where these are trained on together.
+A run has one student, or one for each task if the tasks are trained on together. Students share nothing with each other.
 """
 
 from __future__ import annotations
@@ -23,7 +22,13 @@ RETURNS = "returns.safetensors"
 
 
 class Student:
-    """One student. `learner` acts and learns, `executor` carries out options without a controller (None: there are none)."""
+    """All that belongs to one student.
+
+    learner:   the network with its optimiser; it acts and learns.
+    executor:  carries out options without a controller; None if there are none.
+    replay:    rows kept for distillation.
+    own_value: (S,) sum of the returns of its own rows in each situation; own_rows: (S,) their number. Older rounds fade.
+    """
 
     def __init__(self, config: Config, family: Family, situations: Situations, seed: int) -> None:
         self.guidance = config.guidance
@@ -39,24 +44,26 @@ class Student:
             self.executor = Executor(family.layout, actions, config, seed, situations)
         self.replay = Replay(config.guidance.replay_rows, layout, family.max_options)
         self.own_value, self.own_rows = np.zeros(0), np.zeros(0)
-        """(S,) sum of what its own rows returned in each situation, and their number; older rounds have faded."""
 
     def observe_returns(self, situation: NDArray[np.int64], returns: NDArray[np.floating], situations: int) -> None:
-        """Keep what its own rows (B,) returned in each of so many situations, older rounds fading."""
+        """Add the returns (B,) of its own rows in situations (B,), of which there are `situations`; older ones fade."""
         grown = np.zeros(situations - len(self.own_value))
         kept = self.guidance.surpass_decay
         self.own_value = kept * np.append(self.own_value, grown) + np.bincount(situation, returns, situations)
         self.own_rows = kept * np.append(self.own_rows, grown) + np.bincount(situation, minlength=situations)
 
     def surpasses(self, situation: NDArray[np.int64], value: NDArray[np.float64]) -> NDArray[np.bool_]:
-        """(B,) where its own value in these situations beats `value` (B,), the advice's; not where either is unknown."""
+        """Return a mask (B,): where its own value in the situation clearly exceeds `value` (B,), the advice's.
+
+        False where the student has too few rows or no way to a reward is known to the advice (value 0).
+        """
         known = self.own_rows[situation] >= self.guidance.surpass_rows
         own = self.own_value[situation] / np.maximum(self.own_rows[situation], 1.0)
         better: NDArray[np.bool_] = known & (value > 0) & (own > value + self.guidance.surpass_margin)
         return better
 
     def save(self, folder: Path) -> None:
-        """Write network, optimiser, replayed rows and what its own rows returned into `folder`."""
+        """Write network, optimiser, executor, replay buffer and the returns of its own rows into `folder`."""
         self.learner.save(folder)
         tensors.write(folder / RETURNS, {"own_value": self.own_value, "own_rows": self.own_rows})
         self.replay.save(folder / "replay.safetensors")
@@ -64,7 +71,7 @@ class Student:
             self.executor.save(folder)
 
     def load(self, folder: Path) -> None:
-        """Take up what `save` wrote."""
+        """Read what `save` wrote."""
         self.learner.load(folder)
         returns = tensors.read(folder / RETURNS)
         self.own_value, self.own_rows = returns["own_value"].numpy().copy(), returns["own_rows"].numpy().copy()

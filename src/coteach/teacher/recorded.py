@@ -34,23 +34,23 @@ Answers = Sequence[NDArray[np.float64] | None]
 
 
 class Record:
-    """The file. `said` is the number of lines that belong to the run so far."""
+    """The file. `lines` is the number of lines that belong to the run so far."""
 
     def __init__(self, path: Path) -> None:
-        self.path, self.said = path, 0
+        self.path, self.lines = path, 0
 
     def append(self, rows: Sequence[dict[str, Any]]) -> None:
         """Append lines; the first call of a run overwrites an older file."""
-        with disk(self.path), self.path.open("a" if self.said else "w", encoding="utf-8") as file:
+        with disk(self.path), self.path.open("a" if self.lines else "w", encoding="utf-8") as file:
             file.writelines(json.dumps(row) + "\n" for row in rows)
-        self.said += len(rows)
+        self.lines += len(rows)
 
-    def cut(self, said: int) -> None:
-        """Keep the first `said` lines and delete the rest."""
-        self.said = said
+    def cut(self, lines: int) -> None:
+        """Keep the first `lines` lines and delete the rest."""
+        self.lines = lines
         if self.path.exists():
             with disk(self.path):
-                replace_text(self.path, "".join(json.dumps(row) + "\n" for row in itertools.islice(jsonl.read(self.path), said)))
+                replace_text(self.path, "".join(json.dumps(row) + "\n" for row in itertools.islice(jsonl.read(self.path), lines)))
 
 
 class Recorder:
@@ -60,7 +60,7 @@ class Recorder:
         self.teacher, self.record = teacher, record
         self.name, self.tunable = teacher.name, teacher.tunable
         if isinstance(teacher, RecordedTeacher):
-            teacher.said = record.said
+            teacher.line = record.lines
 
     @property
     def usage(self) -> Usage:
@@ -71,11 +71,11 @@ class Recorder:
     def usage(self, usage: Usage) -> None:
         self.teacher.usage = usage
 
-    def go_on(self, said: int) -> None:
-        """Continue the record after its first `said` lines; later answers are given again."""
-        self.record.cut(said)
+    def resume(self, lines: int) -> None:
+        """Continue the record after its first `lines` lines; later answers are given again."""
+        self.record.cut(lines)
         if isinstance(self.teacher, RecordedTeacher):
-            self.teacher.said = said
+            self.teacher.line = lines
 
     def advise(self, situations: Sequence[Situation]) -> Answers:
         """Return the teacher's answers."""
@@ -130,7 +130,7 @@ class RecordedTeacher:
     tunable = True
 
     def __init__(self, run: Path) -> None:
-        self.name, self.usage, self.said = f"recorded:{run}", Usage(), 0
+        self.name, self.usage, self.line = f"recorded:{run}", Usage(), 0
         self._lines = list(jsonl.read(run / RECORD))
         if not self._lines:
             raise CoteachError(
@@ -148,7 +148,7 @@ class RecordedTeacher:
     @property
     def feedback(self) -> Feedback:
         """The feedback at this line of the record."""
-        lines = (line["feedback"] for line in reversed(self._lines[: self.said]) if "feedback" in line)
+        lines = (line["feedback"] for line in reversed(self._lines[: self.line]) if "feedback" in line)
         return next(map(Feedback.parse, lines), NOTHING)
 
     def give_feedback(self, feedback: Feedback) -> bool:
@@ -160,10 +160,10 @@ class RecordedTeacher:
 
     def tune(self, lessons: Sequence[Lesson], seed: int) -> TuneReport:
         """Return the recorded report. Raises `RunFailed` if the record continues otherwise."""
-        said = self._next()
-        if "tuned" not in said:
+        recorded = self._next()
+        if "tuned" not in recorded:
             raise self._differs("a tuning")
-        return TuneReport(**said["tuned"])
+        return TuneReport(**recorded["tuned"])
 
     def snapshot(self) -> Mapping[str, Tensor]:
         """Return nothing: there are no weights."""
@@ -179,20 +179,20 @@ class RecordedTeacher:
         """Do nothing: there are no weights."""
 
     def _answer(self, situation: Situation) -> NDArray[np.float64] | None:
-        said = self._next()
-        if said.get("situation") != situation.text or said.get("options") != list(situation.options):
+        recorded = self._next()
+        if recorded.get("situation") != situation.text or recorded.get("options") != list(situation.options):
             raise self._differs(f"the situation {printable(situation.text[:60])!r}")
-        return None if said["p"] is None else np.array(said["p"])
+        return None if recorded["p"] is None else np.array(recorded["p"])
 
     def _differs(self, asked: str) -> RunFailed:
         return RunFailed(
-            f"teacher {self.name!r}: line {self.said} of its record is not {asked}: this run is not the recorded one; "
+            f"teacher {self.name!r}: line {self.line} of its record is not {asked}: this run is not the recorded one; "
             "use that run's config.toml, version, engine and number of threads"
         )
 
     def _next(self) -> dict[str, Any]:
-        self.said += 1
-        return self._lines[self.said - 1] if self.said <= len(self._lines) else {}
+        self.line += 1
+        return self._lines[self.line - 1] if self.line <= len(self._lines) else {}
 
 
 def _digits(answer: NDArray[np.float64] | None) -> list[float] | None:

@@ -1,4 +1,4 @@
-"""Grounding for MiniGrid and BabyAI levels: belief map, planner, situations, features."""
+"""The grounding of MiniGrid and BabyAI levels: belief map, planner, situations, options and features."""
 
 from coteach.grounding.minigrid.grounding import MiniGridGrounding
 

@@ -1,8 +1,8 @@
-"""The belief map of N environments, kept from egocentric images and the agent's own actions only.
+"""The belief maps of N environments, computed from egocentric images and the agent's own actions only.
 
-Frame: the start cell is the middle of the map and the heading at the start is up. The pose is dead-reckoned: a step
-forward succeeds if and only if the believed cell in front could be stepped on. What is carried is what the view
-shows at the agent's own cell. What happened in a step (`Belief.event`) is read off the map before and after.
+Frame: the start cell is the middle of the map, and the heading at the start is up. The pose is dead-reckoned: a step
+forward succeeds if and only if the map's cell in front can be stepped on. The view shows what the agent carries at the
+agent's own cell. The events of a step (`Belief.event`) follow from the map before and after it.
 """
 
 from __future__ import annotations
@@ -58,30 +58,32 @@ from coteach.grounding.minigrid.encoding import (
     passable,
 )  # fmt: skip
 
-# Columns of Belief.pose and Belief.event; codes are cell codes, masks are location bits.
+# Columns of Belief.pose and Belief.event. Codes are cell codes; masks are location bits.
 X, Y, HEADING = range(3)
 ACTED, FRONT_BEFORE, MASK_BEFORE, FRONT, MASK, HELD_BEFORE, HELD, BESIDE = range(8)
 EVENTS = BESIDE + 8
 
-TRIED_MOST = 32
+MOST_TRIES = 32
+"""Counts in `Belief.tried` stop here."""
 
 
 class Belief(NamedTuple):
     """Arrays over N environments, changed in place by `update`.
 
-    cells: (N, 64, 64) uint8 [row, column], cell codes.
-    moved: (N, 64, 64) uint8, 16 | location bits of a thing put down there.
-    pose:  (N, 3) int64, column, row, heading.
-    bounds: (N, 4) int64, known columns and rows: left, right, top, bottom.
-    held:  (N, 2) int64, code of what is carried (0: nothing) and its location bits.
-    room:  (N, 4) int64, the start room's left, right, top, bottom wall, as far as known.
-    done:  (N,) int64, bit k: part k of the mission is done.
-    seen:  (N,) int64, bit kind * 6 + colour: such a thing was ever known.
-    part:  (N,) int64, the mission part at hand; `part_before`: the one at the step before.
-    tried: (N, 2, 64, 64, 4, 7) uint8 [hands full, row, column, heading, action]: how often, up to `TRIED_MOST`, it was done
-           there since something new was learned or a door was opened.
-    event: (N, 16) int64: the last action (-1: none), the cell in front before and now with location bits, what was held
-           before and now, and, if something was put down, codes and location bits of the four cells beside it.
+    cells:  (N, 64, 64) uint8 [row, column], cell codes.
+    moved:  (N, 64, 64) uint8, 16 | location bits of a thing that was put down there.
+    pose:   (N, 3) int64, column, row, heading.
+    bounds: (N, 4) int64, smallest and largest known column, smallest and largest known row.
+    held:   (N, 2) int64, code of the carried thing (0: nothing) and its location bits.
+    room:   (N, 4) int64, the start room's left, right, top, bottom wall, as far as known.
+    done:   (N,) int64, bit k: part k of the mission is done.
+    seen:   (N,) int64, bit kind * 6 + colour: such a thing has been known in this episode.
+    part:   (N,) int64, the current mission part; `part_before`: the current part one step earlier.
+    tried:  (N, 2, 64, 64, 4, 7) uint8 [hands full, row, column, heading, action]: how often the action was taken in this
+            place, up to `MOST_TRIES`, since the agent last learned something new or opened a door.
+    event:  (N, 16) int64: the last action (-1: none); code and location bits of the cell in front, before and after it;
+            code of the carried thing before and after it; and, if something was put down, codes and location bits of
+            the four cells next to it.
     """
 
     cells: NDArray[np.uint8]
@@ -103,7 +105,7 @@ def _zeros(*shape: int) -> NDArray[np.int64]:
 
 
 def empty_belief(num_envs: int) -> Belief:
-    """A belief about nothing; every environment's first row must be `restarted`."""
+    """Return arrays for N environments. The first `update` of each environment must have `restarted` set."""
     grid = (num_envs, SIDE, SIDE)
     cells, moved = np.zeros(grid, dtype=np.uint8), np.zeros(grid, dtype=np.uint8)
     pose, bounds, held, room = _zeros(num_envs, 3), _zeros(num_envs, 4), _zeros(num_envs, 2), _zeros(num_envs, 4)
@@ -114,7 +116,7 @@ def empty_belief(num_envs: int) -> Belief:
 
 @compiled
 def location_bits(b: Belief, n: int, x: int, y: int) -> int:
-    """Where the thing at (x, y) was at the start, seen from the start pose; 0 outside the start room."""
+    """Return where the thing at (x, y) was at the start, seen from the start pose, as bits; 0 outside the start room."""
     moved = b.moved[n, y, x]
     if moved != 0:
         return int(moved & 15)
@@ -126,7 +128,7 @@ def location_bits(b: Belief, n: int, x: int, y: int) -> int:
 
 @compiled
 def fits(part: NDArray[np.int8], first: int, code: int, bits: int) -> bool:
-    """Whether a thing (code, location bits) satisfies the description in columns first.. of a mission part."""
+    """Return whether a thing (code, location bits) satisfies the description that begins at column `first` of a mission part."""
     kind, colour, location = part[first], part[first + 1], part[first + 2]
     if kind == NOTHING or code < GOAL:
         return False
@@ -159,14 +161,14 @@ def _reset(b: Belief, n: int) -> None:
 
 
 @compiled
-def forget_tried(b: Belief, n: int) -> None:
-    """What was tried so far says little any more."""
+def clear_tried(b: Belief, n: int) -> None:
+    """Set the counts of tried actions to 0: after a change, earlier tries say little."""
     b.tried[n, :, b.bounds[n, 2] : b.bounds[n, 3] + 1, b.bounds[n, 0] : b.bounds[n, 1] + 1] = 0
 
 
 @compiled
 def _mismatch(b: Belief, n: int, image: NDArray[np.uint8], x: int, y: int) -> int:
-    """How many walls and goals of the image contradict the map if the agent is at (x, y)."""
+    """Count the walls and goals of the image that contradict the map if the agent is at (x, y)."""
     h = b.pose[n, HEADING]
     fx, fy, rx, ry = DX[h], DY[h], DX[(h + 1) & 3], DY[(h + 1) & 3]
     wrong = 0
@@ -180,12 +182,12 @@ def _mismatch(b: Belief, n: int, image: NDArray[np.uint8], x: int, y: int) -> in
 
 
 @compiled
-def _step_forward(b: Belief, n: int, image: NDArray[np.uint8], crowded: bool) -> None:
+def _step_forward(b: Belief, n: int, image: NDArray[np.uint8], moving_obstacles: bool) -> None:
     h = b.pose[n, HEADING]
     x, y = b.pose[n, X] + DX[h], b.pose[n, Y] + DY[h]
     if not passable(b.cells[n, y, x]):
         return
-    if crowded:  # an obstacle may have stepped in between: believe what the walls in view say
+    if moving_obstacles:  # an obstacle may have blocked the step: take the place that agrees better with the walls in view
         stay, go = _mismatch(b, n, image, b.pose[n, X], b.pose[n, Y]), _mismatch(b, n, image, x, y)
         if stay < go or (stay == go and image[3, 5, 0] == 6):
             return
@@ -193,18 +195,18 @@ def _step_forward(b: Belief, n: int, image: NDArray[np.uint8], crowded: bool) ->
 
 
 @compiled
-def _move(b: Belief, n: int, action: int, image: NDArray[np.uint8], crowded: bool) -> None:
+def _move(b: Belief, n: int, action: int, image: NDArray[np.uint8], moving_obstacles: bool) -> None:
     if action == LEFT:
         b.pose[n, HEADING] = (b.pose[n, HEADING] + 3) & 3
     elif action == RIGHT:
         b.pose[n, HEADING] = (b.pose[n, HEADING] + 1) & 3
     elif action == FORWARD:
-        _step_forward(b, n, image, crowded)
+        _step_forward(b, n, image, moving_obstacles)
 
 
 @compiled
 def _paint(b: Belief, n: int, image: NDArray[np.uint8]) -> None:
-    """Copy what the view shows onto the map; the agent's own cell shows what is carried, not what lies there."""
+    """Copy the view onto the map, except for the agent's own cell: that one shows the carried thing."""
     x, y, h = b.pose[n, X], b.pose[n, Y], b.pose[n, HEADING]
     fx, fy, rx, ry = DX[h], DY[h], DX[(h + 1) & 3], DY[(h + 1) & 3]
     for i in range(7):
@@ -223,7 +225,7 @@ def _paint(b: Belief, n: int, image: NDArray[np.uint8]) -> None:
 
 @compiled
 def _find_room(b: Belief, n: int) -> None:
-    """The start room's walls: the first wall or door met from the start cell in each direction."""
+    """Set the start room's walls: the first wall or door in each direction from the start cell."""
     for side in range(4):
         h = (3, 1, 0, 2)[side]
         x, y = ORIGIN, ORIGIN
@@ -252,7 +254,7 @@ def _look_ahead(b: Belief, n: int, column: int) -> None:
 
 @compiled
 def _take_or_put(b: Belief, n: int, image: NDArray[np.uint8]) -> None:
-    """Note what is carried now; a thing keeps the location it had at the start of the episode."""
+    """Update the carried thing. A thing keeps the location bits that it had at the start of the episode."""
     h = b.pose[n, HEADING]
     x, y = b.pose[n, X] + DX[h], b.pose[n, Y] + DY[h]
     code = CODE_OF[image[3, 6, 0], image[3, 6, 1], image[3, 6, 2]]
@@ -271,15 +273,15 @@ def _take_or_put(b: Belief, n: int, image: NDArray[np.uint8]) -> None:
 
 @compiled
 def just_opened(event: NDArray[np.int64]) -> bool:
-    """Whether the last step opened the door in front."""
+    """Return whether the last step opened the door in front."""
     now, before = event[FRONT], event[FRONT_BEFORE]
     opened = (now - THING) // COLOURS == OPEN and (before - THING) // COLOURS >= CLOSED
     return bool(opened and event[ACTED] == TOGGLE)
 
 
 @compiled
-def in_vain(event: NDArray[np.int64]) -> bool:
-    """Whether the last action, other than a turn, changed nothing."""
+def without_effect(event: NDArray[np.int64]) -> bool:
+    """Return whether the last action was no turn and changed nothing."""
     action = event[ACTED]
     if action == FORWARD:
         return not passable(event[FRONT_BEFORE])
@@ -305,7 +307,7 @@ def _part_done(part: NDArray[np.int8], event: NDArray[np.int64], held_bits: int)
 
 @compiled
 def _progress(b: Belief, n: int, parts: NDArray[np.int8]) -> None:
-    """Tick off parts of the stage at hand (a finished stage may finish the next with the same step)."""
+    """Mark the parts of the current stage that the last step completed, then those of the next stage if this one is complete."""
     b.part_before[n] = b.part[n]
     for _ in range(2):
         k = b.part[n]
@@ -322,11 +324,13 @@ def _progress(b: Belief, n: int, parts: NDArray[np.int8]) -> None:
 
 @compiled
 def update(
-    b: Belief, n: int, image: NDArray[np.uint8], action: int, restarted: bool, parts: NDArray[np.int8], crowded: bool
+    b: Belief, n: int, image: NDArray[np.uint8], action: int, restarted: bool, parts: NDArray[np.int8], moving_obstacles: bool
 ) -> None:
-    """Take in one row of environment n: image (7, 7, 3), the action that led here, the mission's parts (4, 8).
+    """Update row n of the belief in place.
 
-    crowded: obstacles move by themselves (levels with three actions), so steps may fail and balls are forgotten.
+    image: (7, 7, 3) uint8, the view; action: the one that led here; parts: (4, 8) int8, the mission's.
+    restarted: the view is the first one of an episode: the map is cleared and `action` is ignored.
+    moving_obstacles: balls move by themselves (levels with three actions): steps may fail, and balls out of view are removed.
     """
     if restarted:
         _reset(b, n)
@@ -336,9 +340,9 @@ def update(
         b.event[n, HELD_BEFORE] = b.held[n, 0]
         _look_ahead(b, n, FRONT_BEFORE)
         tried = b.tried[n, int(b.held[n, 0] != 0), b.pose[n, Y], b.pose[n, X], b.pose[n, HEADING]]
-        tried[action] = min(tried[action] + 1, TRIED_MOST)
-        _move(b, n, action, image, crowded)
-    if crowded:
+        tried[action] = min(tried[action] + 1, MOST_TRIES)
+        _move(b, n, action, image, moving_obstacles)
+    if moving_obstacles:
         _forget_obstacles(b, n)
     _paint(b, n, image)
     located = False

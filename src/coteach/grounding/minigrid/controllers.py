@@ -1,6 +1,8 @@
-"""What every option's controller does next, and which options the last step completed or showed to be impossible.
+"""The next action of every option's controller, and the options that the last step completed or showed to be impossible.
 
-Events are judged by what happened, not by who acted: a door that the student opened completes "open the door" as well.
+Events depend on what happened, not on who acted: a door that the student opened completes "open the door" as well.
+In all functions, n is the environment, `slot` (4,) int8 is one row of `SituationTable.slots`, `part` (8,) int8 is a mission
+part, `event` is a row of `Belief.event`, and `real` (6,) int64 gives the real colour of each canonical one.
 """
 
 from __future__ import annotations
@@ -49,12 +51,12 @@ from coteach.grounding.minigrid.words import (
 )  # fmt: skip
 
 ACT, KIND, COLOUR, TAG = range(4)
-"""Columns of a slot: what to do with which sort of thing (colour canonical)."""
+"""Columns of a slot: what to do, and the class, canonical colour and tag of the thing to do it with."""
 
 
 @compiled
 def _nearest_door(plan: Plan, n: int, colour: int, tag: int) -> int:
-    """The sort of door (open, closed or locked) of this colour that is found first."""
+    """Return the sort of the nearest door of this colour and tag, in any state."""
     best = (OPEN * COLOURS + colour) * TAGS + tag
     for kind in range(OPEN + 1, 6):
         sort = (kind * COLOURS + colour) * TAGS + tag
@@ -65,7 +67,7 @@ def _nearest_door(plan: Plan, n: int, colour: int, tag: int) -> int:
 
 @compiled
 def action(plan: Plan, n: int, slot: NDArray[np.int8], real: NDArray[np.int64]) -> int:
-    """The next primitive action of one slot's controller, -1 where it has no way to go on."""
+    """Return the next primitive action of one slot's controller; -1 if it has no way to go on."""
     act = slot[ACT]
     if act == EXPLORE:
         return int(plan.explore[n])
@@ -87,6 +89,7 @@ def action(plan: Plan, n: int, slot: NDArray[np.int8], real: NDArray[np.int64]) 
 
 @compiled
 def _beside_any_state(plan: Plan, n: int, kind: int, colour: int, tag: int) -> int:
+    """Return the next action for putting down what is carried next to such a thing (a door in any state); -1: no way."""
     for k in range(kind, 6 if kind >= OPEN else kind + 1):
         found = plan.beside[n, (k * COLOURS + colour) * TAGS + tag]
         if found >= 0:
@@ -96,7 +99,7 @@ def _beside_any_state(plan: Plan, n: int, kind: int, colour: int, tag: int) -> i
 
 @compiled
 def _is(code: int, slot: NDArray[np.int8], real: NDArray[np.int64]) -> bool:
-    """Whether a cell code is of the slot's kind and colour: a door in any state, but where it is to be opened or closed."""
+    """Return whether a cell code has the slot's class and colour. A door's state counts only if the slot opens or closes it."""
     if code < THING:
         return False
     kind, colour = divmod(code - THING, COLOURS)
@@ -106,7 +109,7 @@ def _is(code: int, slot: NDArray[np.int8], real: NDArray[np.int64]) -> bool:
 
 @compiled
 def _tagged(part: NDArray[np.int8], code: int, bits: int, slot: NDArray[np.int8]) -> bool:
-    """Whether the thing is where the option says; what stood in the way a moment ago may do so no longer."""
+    """Return whether the thing has the slot's tag. `BLOCK` is not checked: the thing may have stopped blocking in this step."""
     return bool(slot[TAG] == BLOCK or tag_of(part, code, bits) == slot[TAG])
 
 
@@ -119,7 +122,10 @@ def completed(
     learned: bool,
     entered: bool,
 ) -> bool:
-    """Whether the last step brought about the event that completes the slot."""
+    """Return whether the last step completed the slot.
+
+    learned: the step showed something new; entered: it ended on the goal.
+    """
     act = slot[ACT]
     if act == EXPLORE:
         return learned
@@ -144,6 +150,7 @@ def completed(
 
 @compiled
 def _put_beside(event: NDArray[np.int64], part: NDArray[np.int8], slot: NDArray[np.int8], real: NDArray[np.int64]) -> bool:
+    """Return whether the thing was put down next to one that the slot names."""
     for k in range(4):
         code, bits = event[BESIDE + 2 * k], event[BESIDE + 2 * k + 1]
         if _is(code, slot, real) and _tagged(part, code, bits, slot):
@@ -153,7 +160,7 @@ def _put_beside(event: NDArray[np.int64], part: NDArray[np.int8], slot: NDArray[
 
 @compiled
 def failed(event: NDArray[np.int64], part: NDArray[np.int8], slot: NDArray[np.int8], real: NDArray[np.int64]) -> bool:
-    """Whether the slot's deciding action was taken before its target and changed nothing."""
+    """Return whether the last step failed the slot: its last action was taken in front of its target and changed nothing."""
     act, before = slot[ACT], event[FRONT_BEFORE]
     decisive = DONE if act == GO else (PICKUP if act == TAKE else TOGGLE)
     if act not in (GO, TAKE, OPEN_UP, CLOSE) or event[ACTED] != decisive:
@@ -165,7 +172,7 @@ def failed(event: NDArray[np.int64], part: NDArray[np.int8], slot: NDArray[np.in
 
 @compiled
 def knowledge(b: Belief, n: int, plan: Plan) -> int:
-    """One bit for each kind and colour of things known (doors whatever their state), and one for the goal."""
+    """Return what is known, as bits: one for each class and colour of things (doors in any state), and one for the goal."""
     known = plan.goal_seen[n] << 24
     for sort in range(SORTS):
         if plan.present[n, sort]:
@@ -179,5 +186,5 @@ def knowledge(b: Belief, n: int, plan: Plan) -> int:
 
 @compiled
 def on_goal(b: Belief, n: int) -> bool:
-    """Whether the agent stands on the goal."""
+    """Return whether the agent stands on the goal."""
     return bool(b.cells[n, b.pose[n, Y], b.pose[n, X]] == GOAL)

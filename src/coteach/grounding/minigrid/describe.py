@@ -1,7 +1,7 @@
 """The egocentric view in words, and a grounding whose options are the named primitive actions.
 
-`describe` says where what is seen stands, as in BabyAI-Text (Carta et al. 2023, arXiv 2302.02662): "You see a red ball 2
-steps left and 3 steps forward." There is no belief map and no controller in it: the reader of the text acts by himself.
+`describe` names each thing in view and its place, as in BabyAI-Text (Carta et al. 2023, arXiv 2302.02662): "You see a red
+ball 2 steps left and 3 steps forward." There is no belief map, and an option is one primitive action.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _AHEAD, _LEFT, _RIGHT = (0, -1), (-1, 0), (1, 0)
 
 
 def describe(view: NDArray[np.uint8]) -> str:
-    """The view (7, 7, 3) uint8 in words: what is carried, things from near to far, then the walls straight ahead and aside."""
+    """Return the view (7, 7, 3) uint8 in words: the carried thing, things from near to far, walls ahead, left and right."""
     things = sorted(
         (abs(column - AGENT[0]) + AGENT[1] - row, column, row)
         for column in range(7)
@@ -37,9 +37,9 @@ def describe(view: NDArray[np.uint8]) -> str:
 
 
 class ViewGrounding:
-    """Grounding of N MiniGrid or BabyAI environments in what is seen now: situation = mission and view, options = actions.
+    """A grounding of N MiniGrid or BabyAI environments without memory: situation = mission and view, options = actions.
 
-    Its controllers are the actions themselves, each completed by being taken. There are no features: (N, 0).
+    An option's controller takes the action of that name, which completes the option. There are no features: (N, 0).
     """
 
     layout = Layout()
@@ -51,7 +51,7 @@ class ViewGrounding:
         self._numbers: dict[tuple[str, bytes], int] = {}
 
     def observe(self, observation: Observation, actions: NDArray[np.int64] | None, restarted: NDArray[np.bool_]) -> Grounded:
-        """Take in one step of all environments (see `base.Grounding.observe`)."""
+        """Ground one step of all environments (see `base.Grounding.observe`)."""
         rows = len(observation.mission)
         situation = [self._number(view, mission) for view, mission in zip(observation.image, observation.mission, strict=True)]
         taken = np.zeros(rows, dtype=np.int64) if actions is None else np.where(restarted, 0, 1 << actions)
@@ -78,7 +78,7 @@ def _kind(view: NDArray[np.uint8], column: int, row: int) -> str:
 
 
 def _name(view: NDArray[np.uint8], column: int, row: int) -> str:
-    """For example "a red ball", "an open green door", "a goal"."""
+    """Return for example "a red ball", "an open green door", "a goal"."""
     kind, colour, state = _kind(view, column, row), IDX_TO_COLOR[int(view[column, row, 1])], int(view[column, row, 2])
     if kind in ("goal", "lava"):
         return "lava" if kind == "lava" else "a goal"
@@ -88,7 +88,7 @@ def _name(view: NDArray[np.uint8], column: int, row: int) -> str:
 
 
 def _place(column: int, row: int) -> str:
-    """For example "2 steps left and 3 steps forward"; the agent's own cell has no place."""
+    """Return for example "2 steps left and 3 steps forward"; an empty text for the agent's own cell."""
     aside, ahead = column - AGENT[0], AGENT[1] - row
     parts = [_steps(abs(aside), "left" if aside < 0 else "right"), _steps(ahead, "forward")]
     return " and ".join(part for part in parts if part)
@@ -99,7 +99,7 @@ def _steps(count: int, direction: str) -> str:
 
 
 def _walls(view: NDArray[np.uint8]) -> list[str]:
-    """The first wall on each of the three straight lines from the agent, where the view reaches that far."""
+    """Return a sentence for the first wall ahead, left and right of the agent, if it is in view."""
     found = []
     for dx, dy in (_AHEAD, _LEFT, _RIGHT):
         column, row = AGENT[0] + dx, AGENT[1] + dy

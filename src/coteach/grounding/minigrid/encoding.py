@@ -1,8 +1,8 @@
-"""How the belief map writes cells and things as small integers, shared by the compiled functions.
+"""The integer codes of cells, things and missions that the compiled functions share, and the compiler.
 
-A cell holds one code: unseen, empty, wall, floor, goal, lava, or a *thing*: one of six classes (key, ball,
-box, open, closed or locked door) in one of six colours. Numbers of objects, colours and door states in images
-are those of `minigrid.core.constants`.
+A cell has one code: unseen, empty, wall, floor, goal, lava, or a *thing* of one of six classes (key, ball,
+box, open, closed or locked door) and one of six colours. Images have the numbers of objects, colours and door states
+that `minigrid.core.constants` defines.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ CODES = THING + 6 * COLOURS
 
 LEFT, RIGHT, FORWARD, PICKUP, DROP, TOGGLE, DONE = range(7)
 FACING = 7
-"""In a plan, in place of an action: the agent already stands before the target."""
+"""In a plan, in place of an action: the agent already faces the target."""
 
 COLOUR_NAMES = ("red", "green", "blue", "purple", "yellow", "grey")
 ACTION_NAMES = ("left", "right", "forward", "pickup", "drop", "toggle", "done")
 
-# Why a thing is told apart from others of its class and colour: it satisfies the location asked for by the first
-# or by the second description of the mission part at hand, or it blocks (is blocked by) a door (a thing).
+# Tags: how a thing differs from others of its class and colour. It satisfies the location that the first or the
+# second description of the current mission part asks for, or it is a thing that blocks a door, or a blocked door.
 PLAIN, AT_FIRST, AT_SECOND, BLOCK = range(4)
 TAGS = 4
 SORTS = 6 * COLOURS * TAGS
@@ -57,7 +57,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def _table() -> NDArray[np.uint8]:
-    """(11, 8, 4) uint8: the cell code for each (object, colour, state) of an image."""
+    """Return the cell code for each (object, colour, state) of an image: (11, 8, 4) uint8."""
     table = np.full((11, 8, 4), EMPTY, dtype=np.uint8)
     for image_object, code in ((0, UNSEEN), (2, WALL), (3, FLOOR), (8, GOAL), (9, LAVA)):
         table[image_object] = code
@@ -73,7 +73,7 @@ CODE_OF = _table()
 
 
 def sources_hash(folder: Path) -> str:
-    """Of all Python files in a folder."""
+    """Return a hash of all Python files in a folder: 16 hexadecimal digits."""
     return hashlib.sha256(b"\0".join(path.read_bytes() for path in sorted(folder.glob("*.py")))).hexdigest()[:16]
 
 
@@ -81,11 +81,13 @@ _CACHE = Path(config.CACHE_DIR or Path(__file__).parent / "__pycache__") / sourc
 
 
 def compiled(function: F) -> F:
-    """Compile with numba, kept on disk. Without reference counts, which took nine tenths of the time: such functions may
-    not allocate arrays, only work on those that Python gives them (and holds on to meanwhile).
+    """Compile a function with numba and cache the code on disk.
 
-    What is kept stands under the hash of all the sources here: numba itself notices changes of a function's own file only,
-    not of the files it calls into, and would go on with the old code after an update.
+    Reference counting is off, because it took nine tenths of the time. Compiled functions must therefore not allocate
+    arrays: they work on arrays that Python owns.
+
+    The cache is named by the hash of all sources of this package. Numba itself checks only the function's own file: after an
+    update of another file that the function calls into, it would run the old code.
     """
     before, config.CACHE_DIR = config.CACHE_DIR, str(_CACHE)
     try:
@@ -96,17 +98,17 @@ def compiled(function: F) -> F:
 
 @compiled
 def passable(code: int) -> bool:
-    """Whether the environment lets the agent step onto such a cell (lava and goal too, though that ends the episode)."""
+    """Return whether the agent can step onto such a cell. Lava and the goal count, though they end the episode."""
     return code in (EMPTY, FLOOR, GOAL, LAVA) or THING + OPEN * COLOURS <= code < THING + CLOSED * COLOURS
 
 
 @compiled
 def is_door(code: int) -> bool:
-    """Whether the code is a door in any state."""
+    """Return whether the code is a door in any state."""
     return code >= THING + OPEN * COLOURS
 
 
 @compiled
 def portable(code: int) -> bool:
-    """Whether the code is a key, ball or box."""
+    """Return whether the code is a key, ball or box."""
     return THING <= code < THING + OPEN * COLOURS

@@ -1,7 +1,8 @@
-"""A scripted expert for the `oracle` arm: from the facts of a situation, the option a sensible person would take.
+"""A scripted expert, for the arms `oracle` and `liar`: it chooses an option from the facts of a situation.
 
-It sees what the teacher sees, no more: means come before ends (a key before its door, free hands before picking up,
-the way cleared before the door), and where nothing is left to do for the mission it explores, then opens doors, then clears ways.
+It knows no more than the teacher is shown. It takes the first step first: the key before its door, free hands before
+picking up, the blocking thing before the blocked door. If it can do nothing for the mission, it explores, then opens doors,
+then moves things out of the way.
 """
 
 from __future__ import annotations
@@ -14,18 +15,21 @@ from coteach.grounding.minigrid.words import Facts, Option, Thing
 
 
 class _Expert:
+    """The rules. Every method returns a slot, or None if it has no option to choose; `first_of` tries several rules in order."""
+
     def __init__(self, facts: Facts, options: list[Option]) -> None:
         self.facts = facts
         self.options = options
 
     def slot(self, act: int, test: Callable[[Thing], bool] | None = None) -> int | None:
-        """The first slot that does `act` to a thing that passes the test."""
+        """Return the first slot that does `act` to a thing that passes the test."""
         for k, option in enumerate(self.options):
             if option.act == act and (test is None or (option.thing is not None and test(option.thing))):
                 return k
         return None
 
     def first_of(self, slots: Iterable[Callable[[], int | None]]) -> int | None:
+        """Return the first slot that one of these rules finds."""
         for slot in slots:
             found = slot()
             if found is not None:
@@ -33,12 +37,15 @@ class _Expert:
         return None
 
     def wanted(self, first: int) -> Callable[[Thing], bool]:
+        """Return a test for the description that begins at column `first` of the current mission part."""
         return lambda thing: w.fits(self.facts.part, first, thing)
 
     def holds(self, test: Callable[[Thing], bool]) -> bool:
+        """Return whether the carried thing passes the test."""
         return self.facts.held is not None and test(self.facts.held)
 
     def choose(self) -> int | None:
+        """Choose an option for the current mission part; if there is none, search."""
         verb = self.facts.part[e.VERB]
         if verb == e.NO_VERB:
             return self.slot(w.EXPLORE)
@@ -46,24 +53,28 @@ class _Expert:
         return self.first_of([act, self.search])
 
     def go(self) -> int | None:
+        """Go to the named thing, or put it down if it is carried."""
         target = self.slot(w.GO, self.wanted(e.KIND))
         if target is None and self.holds(self.wanted(e.KIND)):
             return self.slot(w.PUT_DOWN)
         return target
 
     def reach(self) -> int | None:
+        """Go to the goal."""
         return self.slot(w.ENTER)
 
     def take(self) -> int | None:
+        """Pick up the named thing."""
         return self.pick(self.wanted(e.KIND))
 
     def pick(self, test: Callable[[Thing], bool]) -> int | None:
-        """Pick up a thing in reach, after putting down what is carried."""
+        """Pick up a thing that passes the test and is in reach; with full hands, put down what is carried first."""
         if not any(t.reachable and not t.is_door and test(t) for t in self.facts.things):
             return self.slot(w.PUT_DOWN) if self.holds(test) else None
         return self.slot(w.PUT_DOWN) if self.facts.held is not None else self.slot(w.TAKE, test)
 
     def open(self) -> int | None:
+        """Open the named door; if it is locked, unlock it; if it is open already, close it first."""
         wanted = self.wanted(e.KIND)
         doors = [t for t in self.facts.things if t.is_door and wanted(t)]
         return self.first_of([
@@ -73,10 +84,11 @@ class _Expert:
         ])  # fmt: skip
 
     def all_seen(self) -> bool:
-        """Whether a door that is open already is the only one to be had."""
+        """Return whether an open door has to do: everything is explored, or no closed or locked door is known."""
         return not self.facts.more or not any(t.kind in (e.CLOSED, e.LOCKED) for t in self.facts.things)
 
     def put(self) -> int | None:
+        """Put the first named thing next to the second; pick it up only once the second is known or all is explored."""
         moved, fixed = self.wanted(e.KIND), self.wanted(e.KIND2)
         if self.holds(moved):
             return self.slot(w.PUT_BESIDE, fixed)
@@ -85,7 +97,7 @@ class _Expert:
         return None
 
     def search(self) -> int | None:
-        """Nothing to be done for the mission at once: learn more, or make a way."""
+        """Explore, or make a way: for when nothing can be done for the mission now."""
         locked = [t for t in self.facts.things if t.kind == e.LOCKED]
         return self.first_of([
             lambda: self.slot(w.EXPLORE),
@@ -97,7 +109,7 @@ class _Expert:
         ])  # fmt: skip
 
     def unlock(self, doors: list[Thing]) -> int | None:
-        """Open one of the locked doors: with the key in hand, or clearing the way, or fetching a key."""
+        """Open one of these locked doors: with the carried key, else clear the way to them, else fetch a key that fits."""
         colours = {door.colour for door in doors}
         if self.holds(lambda t: t.kind == e.KEY and t.colour in colours):
             assert self.facts.held is not None
@@ -112,10 +124,11 @@ class _Expert:
         return self.pick(lambda t: t.kind == e.KEY and t.colour in free)
 
     def unbox(self) -> int | None:
+        """Open a box: a key may be in it."""
         return self.slot(w.OPEN_UP, lambda t: t.kind == e.BOX)
 
     def unblock(self) -> int | None:
-        """Take what blocks a door out of the way; hands must be free first."""
+        """Pick up a thing that blocks a door; with full hands, put down what is carried first."""
         if self.slot(w.TAKE, lambda t: t.tag == e.BLOCK) is not None:
             return self.slot(w.TAKE, lambda t: t.tag == e.BLOCK)
         if any(t.reachable and not t.is_door and t.tag == e.BLOCK for t in self.facts.things):
@@ -123,10 +136,10 @@ class _Expert:
         return None
 
     def clear(self) -> int | None:
-        """Something unknown is in the way: move things about."""
+        """Put down what is carried, or pick up anything: for when something unknown is in the way."""
         return self.first_of([lambda: self.slot(w.PUT_DOWN), lambda: self.slot(w.TAKE)])
 
 
 def choose(facts: Facts, options: list[Option]) -> int | None:
-    """The slot the expert takes, or None where it knows none."""
+    """Return the option slot that the expert chooses, or None if it has no rule for the situation."""
     return _Expert(facts, options).choose()

@@ -1,7 +1,7 @@
-"""The student's input: a crop of the belief map as binary planes, and a few binary facts about mission and surroundings.
+"""The student's input: binary planes of the belief map around the agent, and binary features of the mission and the surroundings.
 
-Planes say, cell by cell, whether it is what the mission part at hand names (its colour, its kind, both, and place where one
-is asked for), so that the student can tie words to cells; no colour as such is shown, so nothing depends on which it is.
+Planes mark the cells that the current mission part names (by colour, by kind, by both and by place), so that the student
+need not read the mission. No plane shows a colour as such: the student's input does not depend on which colour it is.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from coteach.grounding.minigrid.belief import ACTED, HEADING, Belief, X, Y, fits, in_vain, location_bits
+from coteach.grounding.minigrid.belief import ACTED, HEADING, Belief, X, Y, fits, location_bits, without_effect
 from coteach.grounding.minigrid.encoding import (
     A_KEY,
     ACTION_NAMES,
@@ -56,7 +56,7 @@ PLANES = (
 ) = range(17)  # fmt: skip
 _KINDS = ("object", "key", "ball", "box", "door", "goal")
 _PLACES = ("on the left", "on the right", "in front", "behind")
-_COMPASS = ("mission object", "second object", "key that fits", "shut door", "thing in the way", "frontier")
+_BEARINGS = ("mission object", "second object", "key that fits", "shut door", "thing in the way", "frontier")
 _SECTORS = ("ahead", "ahead right", "right", "behind right", "behind", "behind left", "left", "ahead left")
 _RANGES = ("near", "middling", "far")
 
@@ -69,7 +69,7 @@ _VECTOR = (
     *(f"second: {kind}" for kind in _KINDS), "second: has colour", *(f"second: {place}" for place in _PLACES),
     *(f"part: {k}" for k in range(PARTS)), "more parts to come", "more to explore",
     *(f"turned: {turn}" for turn in ("not", "right", "back", "left")),
-    *(f"{what} {where}" for what in _COMPASS for where in (*_SECTORS, *_RANGES)),
+    *(f"{what} {where}" for what in _BEARINGS for where in (*_SECTORS, *_RANGES)),
     *(f"last action: {action}" for action in ACTION_NAMES), "last action changed nothing",
     *(f"done here {count} times: {action}" for action in ACTION_NAMES for count in _COUNTS),
 )  # fmt: skip
@@ -83,17 +83,17 @@ _OBJECT_AT = _VERB_AT + 5
 _SECOND_AT = _OBJECT_AT + 11
 _PART_AT = _SECOND_AT + 11
 _TURN_AT = _PART_AT + PARTS + 2
-_COMPASS_AT = _TURN_AT + 4
-_LAST_AT = _COMPASS_AT + 11 * len(_COMPASS)
+_BEARINGS_AT = _TURN_AT + 4
+_LAST_AT = _BEARINGS_AT + 11 * len(_BEARINGS)
 _TRIED_AT = _LAST_AT + 8
 
 
-def reluctance(num_actions: int) -> NDArray[np.float32]:
-    """(F, A) the habits: each further of `_COUNTS` takes 1 from the logit of doing the same again in the same place.
+def repetition_prior(num_actions: int) -> NDArray[np.float32]:
+    """Return a prior against repeating an action in vain: (F, A) float32, what each feature adds to the logits, 0 or -1.
 
-    They are not learned; `student.repetition_reluctance` says how much they weigh.
-
-    Without it a greedy student that errs once may turn left and right, or pick up and drop, for ever.
+    The logit of an action falls by 1 for each of `_COUNTS` that the times it was taken in this place have reached. The prior
+    is not learned; `student.repetition_reluctance` scales it. Without it, a greedy student that errs once may turn left and
+    right, or pick up and drop, until the episode is cut off.
     """
     logits = np.zeros((SIZE, num_actions), dtype=np.float32)
     for action in range(num_actions):
@@ -103,16 +103,16 @@ def reluctance(num_actions: int) -> NDArray[np.float32]:
 
 @compiled
 def second_description(parts: NDArray[np.int8], k: int) -> tuple[int, int]:
-    """(part, column) of the second description that matters: what to put next to, else what comes next."""
+    """Return (part, column) of the second description: what to put the thing next to, else the first one of the next part."""
     if parts[k, VERB] == PUT_NEXT or k + 1 >= PARTS or parts[k + 1, VERB] == NO_VERB:
         return k, KIND2
     return k + 1, KIND
 
 
 @compiled
-def _compass(row: NDArray[np.uint8], which: int, ahead: int, right: int) -> None:
-    """Set the sector (eight of 45 degrees) and range of something at this place relative to the agent."""
-    base = _COMPASS_AT + which * 11
+def _write_bearing(row: NDArray[np.uint8], which: int, ahead: int, right: int) -> None:
+    """Set the sector (one of eight, 45 degrees each) and range of a place so many cells ahead and to the right of the agent."""
+    base = _BEARINGS_AT + which * 11
     a, r = abs(ahead), abs(right)
     # tan(22.5 degrees) is close to 2/5: steeper is straight, flatter is sideways, between is diagonal.
     if 5 * r <= 2 * a:
@@ -127,6 +127,7 @@ def _compass(row: NDArray[np.uint8], which: int, ahead: int, right: int) -> None
 
 @compiled
 def _thing_planes(row: NDArray[np.uint8], cell: int, code: int, part: NDArray[np.int8], held: int, locked: int) -> None:
+    """Set the planes of a cell that holds a thing."""
     kind, colour = divmod(code - THING, COLOURS)
     if kind >= OPEN:
         row[_DOOR * CELLS + cell] = 1
@@ -145,7 +146,7 @@ def _thing_planes(row: NDArray[np.uint8], cell: int, code: int, part: NDArray[np
 
 @compiled
 def _locked_colours(b: Belief, n: int) -> int:
-    """One bit for each colour in which a locked door is known."""
+    """Return one bit for each colour in which a locked door is known."""
     colours = 0
     for y in range(b.bounds[n, 2], b.bounds[n, 3] + 1):
         for x in range(b.bounds[n, 0], b.bounds[n, 1] + 1):
@@ -156,13 +157,14 @@ def _locked_colours(b: Belief, n: int) -> int:
 
 @compiled
 def _unlocks(held: int, locked: int) -> bool:
-    """Whether what is carried is a key to one of the locked doors."""
+    """Return whether the carried thing is a key to one of the locked doors."""
     kind, colour = divmod(held - THING, COLOURS)
     return bool(held != 0 and kind == KEY and locked >> colour & 1)
 
 
 @compiled
 def _crop(b: Belief, n: int, parts: NDArray[np.int8], locked: int, row: NDArray[np.uint8]) -> None:
+    """Set the planes: the cells around the agent, turned so that its heading is up."""
     part, (other, column) = parts[b.part[n]], second_description(parts, b.part[n])
     x, y, h = b.pose[n, X], b.pose[n, Y], b.pose[n, HEADING]
     fx, fy, rx, ry = DX[h], DY[h], DX[(h + 1) & 3], DY[(h + 1) & 3]
@@ -186,11 +188,13 @@ def _crop(b: Belief, n: int, parts: NDArray[np.int8], locked: int, row: NDArray[
 
 
 @compiled
-def _nearest(b: Belief, n: int, parts: NDArray[np.int8], locked: int, best: NDArray[np.int64], row: NDArray[np.uint8]) -> None:
-    """The compass: the nearest, as the crow flies, of each of these.
+def _write_bearings(
+    b: Belief, n: int, parts: NDArray[np.int8], locked: int, best: NDArray[np.int64], row: NDArray[np.uint8]
+) -> None:
+    """Set the bearing (sector and range) of the thing nearest by Manhattan distance, for each of five kinds of thing.
 
-    Mission object; second object; key that fits a locked door (any while none is known); door that is not open (while a key
-    that fits one is carried, that one); thing that stands before a door.
+    They are: mission object; second object; key that fits a locked door (any key while no locked door is known); door that is
+    not open (only doors that the carried key fits, if it fits one); thing that stands in front of a door.
     """
     held = b.held[n, 0]
     key_colour = (held - THING) % COLOURS if _unlocks(held, locked) else -1
@@ -222,11 +226,12 @@ def _nearest(b: Belief, n: int, parts: NDArray[np.int8], locked: int, best: NDAr
     for which in range(5):
         if best[which, 0] < 2 * SIDE:
             dx, dy = best[which, 1] - x, best[which, 2] - y
-            _compass(row, which, dx * DX[h] + dy * DY[h], dx * DX[(h + 1) & 3] + dy * DY[(h + 1) & 3])
+            _write_bearing(row, which, dx * DX[h] + dy * DY[h], dx * DX[(h + 1) & 3] + dy * DY[(h + 1) & 3])
 
 
 @compiled
 def _description(row: NDArray[np.uint8], base: int, part: NDArray[np.int8], column: int) -> None:
+    """Set the features of one description of a mission part: kind, whether it has a colour, place."""
     kind, colour, location = part[column], part[column + 1], part[column + 2]
     if kind == NOTHING:
         return
@@ -238,11 +243,11 @@ def _description(row: NDArray[np.uint8], base: int, part: NDArray[np.int8], colu
 
 @compiled
 def write(b: Belief, n: int, parts: NDArray[np.int8], plan: Plan, s: Scratch, row: NDArray[np.uint8]) -> None:
-    """Fill one row (F,) uint8 with 0 and 1 for environment n."""
+    """Write the features of environment n, 0 or 1 each, into `row` (F,) uint8."""
     row[:] = 0
     locked = _locked_colours(b, n)
     _crop(b, n, parts, locked, row)
-    _nearest(b, n, parts, locked, s.nearest, row)
+    _write_bearings(b, n, parts, locked, s.nearest, row)
     k = b.part[n]
     part, (other, column) = parts[k], second_description(parts, k)
     held, bits = b.held[n, 0], b.held[n, 1]
@@ -260,13 +265,13 @@ def write(b: Belief, n: int, parts: NDArray[np.int8], plan: Plan, s: Scratch, ro
     row[_PART_AT + PARTS + 1] = plan.explore[n] >= 0
     h = b.pose[n, HEADING]
     row[_TURN_AT + h] = 1
-    if b.event[n, ACTED] >= 0:  # without these a greedy student that errs once may repeat it for ever
+    if b.event[n, ACTED] >= 0:  # without these, a greedy student that errs once may repeat the error until the episode is cut off
         row[_LAST_AT + b.event[n, ACTED]] = 1
-        row[_LAST_AT + 7] = in_vain(b.event[n])
+        row[_LAST_AT + 7] = without_effect(b.event[n])
     tried = b.tried[n, int(held != 0), b.pose[n, Y], b.pose[n, X], h]
     for action in range(7):
         for level in range(len(_COUNTS)):
             row[_TRIED_AT + action * len(_COUNTS) + level] = tried[action] >= _COUNTS[level]
     if plan.explore[n] >= 0:
         dx, dy = plan.frontier[n, X] - b.pose[n, X], plan.frontier[n, Y] - b.pose[n, Y]
-        _compass(row, 5, dx * DX[h] + dy * DY[h], dx * DX[(h + 1) & 3] + dy * DY[(h + 1) & 3])
+        _write_bearing(row, 5, dx * DX[h] + dy * DY[h], dx * DX[(h + 1) & 3] + dy * DY[(h + 1) & 3])

@@ -1,8 +1,9 @@
-"""A situation as nine integers that are equal if and only if the situations are, and back again.
+"""A situation as eight integers (its key), and the facts that a key stands for.
 
-Row: canonical mission, flags, then per colour, in canonical order, which sorts of things are known and in reach and whether
-something of that colour is carried. Canonical order of colours: as the mission mentions them, then by these very words;
-colours with equal words are alike in every respect, so the row does not depend on which comes first.
+Two keys are equal if and only if the situations are. A key has the canonical mission, flags, and one integer for each colour
+in canonical order: which sorts of things of that colour are known and in reach, and whether one is carried. In the canonical
+order, colours that the mission mentions come first, as it mentions them, then the others, sorted by these integers. Colours
+with equal integers do not differ in any way, so the key does not depend on their order.
 """
 
 from __future__ import annotations
@@ -19,11 +20,12 @@ from coteach.grounding.minigrid.words import Facts, Thing
 WIDTH = 2 + COLOURS
 _PER_COLOUR = 6 * TAGS
 _HELD = 2 * _PER_COLOUR
-_MORE, _GOAL, _BARE, _DONE, _PART = 0, 1, 3, 4, 8
+_MORE, _GOAL, _MOVES_ONLY, _DONE, _PART = 0, 1, 3, 4, 8
 
 
 @compiled
 def _word(n: int, plan: Plan, colour: int) -> int:
+    """Return the integer of one colour: a bit for each known class and tag, and another if one of them is in reach."""
     word = 0
     for kind in range(6):
         for tag in range(TAGS):
@@ -37,14 +39,17 @@ def _word(n: int, plan: Plan, colour: int) -> int:
 
 @compiled
 def write(
-    b: Belief, n: int, plan: Plan, s: Scratch, parts: NDArray[np.int8], mention: NDArray[np.int8], mission: int, bare: bool,
+    b: Belief, n: int, plan: Plan, s: Scratch, parts: NDArray[np.int8], mention: NDArray[np.int8], mission: int, moves_only: bool,
     key: NDArray[np.int64], real: NDArray[np.int64],
 ) -> None:  # fmt: skip
-    """Fill row n of `key` (N, 8) and of `real` (N, 6): the real colour of each canonical one."""
+    """Write row n of `key` (N, 8) int64, and of `real` (N, 6) int64, the real colour of each canonical one.
+
+    parts: (4, 8) and mention: (6,), the mission's (see `mission.Mission`); mission: its canonical number.
+    """
     goal = plan.goal_seen[n] + (plan.goal[n] >= 0)
     more = plan.explore[n] >= 0
     key[n, 0] = mission
-    key[n, 1] = more << _MORE | goal << _GOAL | bare << _BARE | b.done[n] << _DONE | b.part[n] << _PART
+    key[n, 1] = more << _MORE | goal << _GOAL | moves_only << _MOVES_ONLY | b.done[n] << _DONE | b.part[n] << _PART
     words = s.words
     for colour in range(COLOURS):
         words[colour] = _word(n, plan, colour)
@@ -69,7 +74,7 @@ def write(
 
 
 def read(row: NDArray[np.int64], mission: Mission) -> Facts:
-    """The facts that a key row stands for."""
+    """Return the facts that a key (8,) int64 stands for. mission: the one that the key names."""
     flags = int(row[1])
     canonical = {int(real): place for place, real in enumerate(mission.mention) if real >= 0}
     part = [int(value) for value in mission.parts[flags >> _PART & 3]]
@@ -85,5 +90,12 @@ def read(row: NDArray[np.int64], mission: Mission) -> Facts:
             held = Thing(colour, (word >> _HELD & 3) - 1, word >> (_HELD + 2) & 3)
     done = tuple(bool(flags >> (_DONE + k) & 1) for k in range(PARTS))
     return Facts(
-        mission, tuple(part), done, held, tuple(sorted(things)), bool(flags & 1), flags >> _GOAL & 3, bool(flags >> _BARE & 1)
+        mission,
+        tuple(part),
+        done,
+        held,
+        tuple(sorted(things)),
+        bool(flags & 1),
+        flags >> _GOAL & 3,
+        bool(flags >> _MOVES_ONLY & 1),
     )

@@ -1,7 +1,8 @@
-"""Mission texts -> parts that the compiled code can check, with colours renamed in order of mention.
+"""Parse mission texts into parts that the compiled code can check, and rename colours in order of mention.
 
-A mission is up to four parts in stages ("A and B, then C"): a verb and one or two descriptions each. Missions that
-the grammar does not know keep their text and have no parts: options are offered all the same, the expert knows none.
+A mission has up to four parts in stages ("A and B, then C"). A part is a verb with one or two descriptions. A mission
+that the grammar does not know keeps its text and has no parts: its situations have options, but no expert's choice.
+The grammar is that of BabyAI (Chevalier-Boisvert et al. 2019, arXiv 1810.08272) and of MiniGrid's own missions.
 """
 
 from __future__ import annotations
@@ -32,12 +33,12 @@ _GRAMMAR = [
 
 @dataclass(frozen=True)
 class Mission:
-    """A mission as read.
+    """A parsed mission.
 
-    text:    with colours renamed in order of mention: red, green, blue, ...
-    parts:   (4, 8) int8, columns as in `encoding` (verb, descriptions, stage); colours are the real ones.
-    clauses: the parts' texts (colours renamed); empty where the grammar does not know the mission.
-    mention: (6,) int8, real colours in order of mention, -1 beyond.
+    text:    the text with its colours renamed in order of mention: red, green, blue, ...
+    parts:   (4, 8) int8, columns as in `encoding` (verb, descriptions, stage), with the real colours.
+    clauses: the parts' texts (colours renamed); empty if the grammar does not know the mission.
+    mention: (6,) int8, the real colours in order of mention, -1 beyond.
     """
 
     text: str
@@ -47,7 +48,7 @@ class Mission:
 
 
 def read(text: str) -> Mission:
-    """Read a mission text, for example "open the red door, then go to a ball behind you"."""
+    """Parse a mission text, for example "open the red door, then go to a ball behind you". Never fails."""
     mention = list(dict.fromkeys(_COLOUR.findall(text)))
     renamed = {colour: e.COLOUR_NAMES[k] for k, colour in enumerate(mention)}
     stages = _stages(text)
@@ -69,7 +70,7 @@ def _rename(text: str, renamed: dict[str, str]) -> str:
 
 
 def _stages(text: str) -> list[list[str]]:
-    """The clauses in the order in which they must be done; those of one stage in any order."""
+    """Return the clauses by stage. Stages are done in order, the clauses of one stage in any order."""
     if _is_reach(text):
         return [["go to the goal"]]
     if " after you " in text:
@@ -81,7 +82,7 @@ def _stages(text: str) -> list[list[str]]:
 
 
 def _is_reach(text: str) -> bool:
-    # Whatever else such missions say (use the key, avoid the lava) is a means to this one end.
+    # Such missions end at the goal; what else they say (use the key, avoid the lava) is how to get there.
     return re.search(r"\bgoal\b", text) is not None
 
 

@@ -1,8 +1,8 @@
-"""One breadth-first search per environment and step, and from it the next action of every controller.
+"""One breadth-first search per environment and step, which gives the next action of every controller.
 
-States are (cell, heading); actions cost one step. Known cells only; closed doors are walked through (toggle first)
-but only once open space is exhausted, so that whatever can be had without opening a door is preferred. The search
-stops as soon as every known thing and a frontier are found. Lava and the goal are never walked over on the way.
+States are (cell, heading), and every action costs one step. Paths lead over known cells. They lead through closed doors
+(toggle first) only after all open space has been searched: targets that need no opened door come first. Paths never cross
+lava or the goal. The search stops as soon as it has found every known thing and a frontier.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ _NEVER, FREELY, BY_TOGGLE = range(3)
 
 
 def _entry() -> NDArray[np.int8]:
-    """(42,) how a path may enter a cell, by code: never (walls, things, lava, goal), freely, or by opening a door."""
+    """Return how a path may enter a cell, by code, (42,): never (walls, things, lava, goal), freely, or by opening a door."""
     entry = np.zeros(CODES, dtype=np.int8)
     entry[[EMPTY, FLOOR, *range(THING + OPEN * COLOURS, THING + CLOSED * COLOURS)]] = FREELY
     entry[THING + CLOSED * COLOURS : THING + LOCKED * COLOURS] = BY_TOGGLE
@@ -62,7 +62,7 @@ def _entry() -> NDArray[np.int8]:
 
 
 def _interest() -> NDArray[np.bool_]:
-    """(2, 42) whether facing a cell is good for something, by hands empty or full and code."""
+    """Return whether a cell can be a target, by hands (0 empty, 1 full) and code: (2, 42) bool."""
     interest = np.zeros((2, CODES), dtype=np.bool_)
     interest[:, [UNSEEN, GOAL, *range(THING, CODES)]] = True
     interest[1, EMPTY] = True
@@ -73,13 +73,17 @@ _ENTRY, _INTEREST = _entry(), _interest()
 
 
 class Plan(NamedTuple):
-    """What the search found for N environments: first actions (-1: no way), written in place by `search`.
+    """The plans of N environments: the first action towards each target (-1: no way), written in place by `search`.
 
-    near:     (N, 144) int8, to stand before the nearest thing of a sort; `FACING` where the agent already does.
-    rank:     (N, 144) int64, order in which the sorts were found (smaller is nearer).
-    beside:   (N, 144) int8, to put down what is carried next to a thing of a sort.
-    explore, drop, goal: (N,) int8.      frontier: (N, 2) int64, the unknown cell that `explore` makes for.
-    present:  (N, 144) int64, sorts that are known to exist.       goal_seen: (N,) int64.
+    near:      (N, 144) int8, to face the nearest thing of a sort; `FACING` if the agent already does.
+    rank:      (N, 144) int64, order in which the sorts were found (smaller is nearer).
+    beside:    (N, 144) int8, to put down what is carried next to a thing of a sort.
+    explore:   (N,) int8, to face the nearest unknown cell.
+    drop:      (N,) int8, to put down what is carried where it is not in the way.
+    goal:      (N,) int8, to enter the goal.
+    frontier:  (N, 2) int64, column and row of the unknown cell that `explore` leads to.
+    present:   (N, 144) int64, 1 for the sorts that are known to exist.
+    goal_seen: (N,) int64, 1 if the goal is known.
     """
 
     near: NDArray[np.int8]
@@ -94,10 +98,10 @@ class Plan(NamedTuple):
 
 
 class Scratch(NamedTuple):
-    """Working memory, one for all environments (compiled functions may not allocate).
+    """Working memory, one for all environments (compiled functions must not allocate).
 
-    Of the search: visit stamps, first actions, two queues, the sort of thing in each cell, counters.
-    Of `key.write`: a word per colour. Of `features.write`: distance, column and row of the nearest things.
+    For `search`: visit stamps, first actions, two queues, the sort of the thing in each cell, counters (`tally`).
+    For `key.write`: an integer per colour (`words`). For `features.write`: distance, column and row of the nearest things.
     """
 
     stamp: NDArray[np.int32]
@@ -114,7 +118,7 @@ NOW, WANTED, FOUND, QUALITY = range(4)  # columns of Scratch.tally
 
 
 def empty_plan(num_envs: int) -> Plan:
-    """Room for the plans of N environments."""
+    """Return arrays for the plans of N environments."""
     near, beside = (np.full((num_envs, SORTS), -1, dtype=np.int8) for _ in range(2))
     rank, present = (np.zeros((num_envs, SORTS), dtype=np.int64) for _ in range(2))
     explore, drop, goal = (np.full(num_envs, -1, dtype=np.int8) for _ in range(3))
@@ -123,7 +127,7 @@ def empty_plan(num_envs: int) -> Plan:
 
 
 def scratch() -> Scratch:
-    """Working memory, shared by all environments of a grounding."""
+    """Return the working memory that all environments of a grounding share."""
     return Scratch(
         np.zeros(_STATES, dtype=np.int32), np.zeros(_STATES, dtype=np.int8), np.zeros(_STATES, dtype=np.int32),
         np.zeros(_STATES, dtype=np.int32), np.zeros((SIDE, SIDE), dtype=np.int16), np.zeros(4, dtype=np.int64),
@@ -133,7 +137,7 @@ def scratch() -> Scratch:
 
 @compiled
 def blocks(cells: NDArray[np.uint8], x: int, y: int, code: int) -> bool:
-    """Whether a portable thing stands directly before a door (or this door has such a thing before it)."""
+    """Return whether this is a key, ball or box next to a door, or a door next to such a thing."""
     for k in range(4):
         beside = cells[y + DY[k], x + DX[k]]
         if (is_door(code) and portable(beside)) or (portable(code) and is_door(beside)):
@@ -143,7 +147,7 @@ def blocks(cells: NDArray[np.uint8], x: int, y: int, code: int) -> bool:
 
 @compiled
 def tag_of(part: NDArray[np.int8], code: int, bits: int) -> int:
-    """The location tag of a thing under the mission part at hand."""
+    """Return the tag of a thing (code, location bits) under the current mission part; never `BLOCK`."""
     if part[LOCATION] != 0 and fits(part, KIND, code, bits):
         return AT_FIRST
     if part[LOCATION2] != 0 and fits(part, KIND2, code, bits):
@@ -161,7 +165,7 @@ def _borders_unseen(cells: NDArray[np.uint8], x: int, y: int) -> bool:
 
 @compiled
 def _scan(b: Belief, n: int, part: NDArray[np.int8], plan: Plan, s: Scratch) -> int:
-    """List the known things by sort; returns the number of different targets, counting a frontier as one."""
+    """Write the sorts of the known things; return the number of different targets, in which all frontiers count as one."""
     plan.present[n] = 0
     plan.goal_seen[n] = 0
     located = part[LOCATION] != 0 or part[LOCATION2] != 0
@@ -192,11 +196,11 @@ def _walkable(code: int) -> bool:
 
 @compiled
 def _drop_quality(cells: NDArray[np.uint8], x: int, y: int) -> int:
-    """2: an object here is in nobody's way; 1: it may narrow a passage; 0: it stands before a door."""
+    """Return how good a place is for a thing: 2: not in the way, 1: it may block a passage, 0: next to a door."""
     for k in range(4):
         if is_door(cells[y + DY[k], x + DX[k]]):
             return 0
-    # Walk round the eight neighbours: more than one walkable stretch means that this cell joins them.
+    # Go round the eight neighbours: if they have more than one walkable stretch, this cell connects them.
     stretches = 0
     before = _walkable(cells[y - 1, x - 1])
     for k in range(8):
@@ -210,7 +214,7 @@ def _drop_quality(cells: NDArray[np.uint8], x: int, y: int) -> int:
 
 @compiled
 def _note_beside(b: Belief, n: int, plan: Plan, s: Scratch, x: int, y: int, action: int) -> None:
-    """The empty cell (x, y) can be reached: note next to which things something put there would lie."""
+    """Record the things next to the empty cell (x, y), where the agent can put down what it carries."""
     for k in range(4):
         if b.cells[n, y + DY[k], x + DX[k]] >= THING:
             sort = s.sort_at[y + DY[k], x + DX[k]]
@@ -220,9 +224,9 @@ def _note_beside(b: Belief, n: int, plan: Plan, s: Scratch, x: int, y: int, acti
 
 @compiled
 def _note(b: Belief, n: int, plan: Plan, s: Scratch, cell: int, action: int, open_space: bool) -> bool:
-    """The agent can come to face this cell, its first action being `action`: note what that is good for.
+    """Record a cell that the agent can come to face, as the target that it is; return whether all targets are found.
 
-    action is -1 where the agent faces it already. Returns whether nothing is left to look for.
+    action: the first action on the way; -1 if the agent already faces the cell. open_space: no door needs to be opened.
     """
     x, y, front = cell & (SIDE - 1), cell // SIDE, b.cells[n, cell // SIDE, cell & (SIDE - 1)]
     ahead, carrying = (FORWARD if action < 0 else action), b.held[n, 0] != 0
@@ -246,7 +250,7 @@ def _note(b: Belief, n: int, plan: Plan, s: Scratch, cell: int, action: int, ope
 
 @compiled
 def _note_empty(b: Belief, n: int, plan: Plan, s: Scratch, x: int, y: int, action: int) -> None:
-    """The agent can come to put down what it carries at (x, y)."""
+    """Record an empty cell (x, y) where the agent can put down what it carries."""
     _note_beside(b, n, plan, s, x, y, action)
     if s.tally[QUALITY] < 2:
         quality = _drop_quality(b.cells[n], x, y)
@@ -257,7 +261,7 @@ def _note_empty(b: Belief, n: int, plan: Plan, s: Scratch, x: int, y: int, actio
 
 @compiled
 def _begin(b: Belief, n: int, part: NDArray[np.int8], plan: Plan, s: Scratch) -> None:
-    """Forget the last plan, list the targets, put the agent's own state into the queue."""
+    """Clear the last plan, count the targets, and put the agent's own state into the queue."""
     plan.near[n] = -1
     plan.beside[n] = -1
     plan.explore[n] = plan.drop[n] = plan.goal[n] = -1
@@ -267,7 +271,7 @@ def _begin(b: Belief, n: int, part: NDArray[np.int8], plan: Plan, s: Scratch) ->
     s.tally[WANTED] = _scan(b, n, part, plan, s)
     s.tally[QUALITY] = -1
     if part[VERB] == PUT_NEXT and b.held[n, 0] != 0:
-        s.tally[WANTED] += 1  # never found: look at every place beside a thing
+        s.tally[WANTED] += 1  # never found: so that the search looks at every cell next to a thing
     root = ((b.pose[n, Y] * SIDE + b.pose[n, X]) << 2) | b.pose[n, HEADING]
     s.stamp[root] = s.tally[NOW]
     s.first[root] = -1
@@ -276,14 +280,14 @@ def _begin(b: Belief, n: int, part: NDArray[np.int8], plan: Plan, s: Scratch) ->
 
 @compiled
 def search(b: Belief, n: int, part: NDArray[np.int8], plan: Plan, s: Scratch) -> None:
-    """Fill row n of the plan; `part` is the mission part at hand."""
+    """Write row n of the plan. part: (8,) int8, the current mission part."""
     _begin(b, n, part, plan, s)
-    # Plain local names and one loop: this is the hot spot of the grounding.
+    # Plain local names and one loop: most of the grounding's time is spent here.
     cells, stamp, first, queue, later, now = b.cells[n], s.stamp, s.first, s.queue, s.later, s.tally[NOW]
     interest = _INTEREST[1 if b.held[n, 0] != 0 else 0]
     head, tail, parked, released = 0, 1, 0, 0
     while True:
-        if head == tail:  # open space is exhausted: go on behind the closed doors met on the way, nearest first
+        if head == tail:  # all open space is searched: go on behind the closed doors that were found, nearest first
             if released == parked:
                 return
             stamp[later[released]] = now

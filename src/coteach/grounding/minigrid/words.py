@@ -1,8 +1,8 @@
-"""A structured situation -> text, options, and what each option slot means to the controllers.
+"""Turn the facts of a situation into its text and its options, and say what each option slot means to the controllers.
 
-The structured situation is a short row of integers (`key.write`): mission, progress, flags, and per colour which sorts
-of things are known and in reach. Colours in it are canonical already: renamed in the order of their mention in the mission,
-then by what is known in that colour, so that situations which differ by a permutation of colours are one situation.
+The facts come from a short row of integers (`key.write`): mission, progress, flags, and for each colour the sorts of things
+that are known and in reach. Their colours are canonical: renamed in the order in which the mission mentions them, then by
+what is known in that colour. Situations that differ by a permutation of colours are therefore one situation.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from coteach.grounding.minigrid.mission import LOCATION_NAMES, Mission
 
 MAX_OPTIONS = 24
 
-# What a slot does.
+# What an option slot does (its "act").
 NO_SLOT, EXPLORE, GO, TAKE, OPEN_UP, CLOSE, PUT_DOWN, PUT_BESIDE, ENTER = range(9)
 
 _CLASS_WORDS = ("key", "ball", "box", "door", "door", "door")
@@ -24,7 +24,7 @@ _ADJECTIVES = ("", "", "", "open ", "closed ", "locked ")
 
 @dataclass(frozen=True, order=True)
 class Thing:
-    """A sort of thing that is known: canonical colour, class, tag; whether the agent can get to one such thing."""
+    """A sort of thing that is known: canonical colour, class (`kind`), tag; and whether the agent can get to one of them."""
 
     colour: int
     kind: int
@@ -33,17 +33,21 @@ class Thing:
 
     @property
     def is_door(self) -> bool:
-        """Whether it is a door, in any state."""
+        """Return whether it is a door, in any state."""
         return self.kind >= e.OPEN
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What a situation says, before it is put into words.
+    """The content of a situation, before it is put into words.
 
-    part:    8 integers, the mission part at hand (columns of `encoding`), colours canonical.
-    done:    which parts are done.   held: what is carried.   things: sorted by colour, class, tag.
-    more:    there is more to explore.   goal: 0 not seen, 1 out of reach, 2 in reach.   bare: only three actions exist.
+    part:       8 integers, the current mission part (columns of `encoding`), with canonical colours.
+    done:       for each part, whether it is done.
+    held:       the carried thing, or None.
+    things:     the known sorts of things, sorted by colour, class, tag.
+    more:       whether there is more to explore.
+    goal:       0: not seen, 1: out of reach, 2: in reach.
+    moves_only: whether the level has only the actions left, right and forward.
     """
 
     mission: Mission
@@ -53,12 +57,12 @@ class Facts:
     things: tuple[Thing, ...]
     more: bool
     goal: int
-    bare: bool
+    moves_only: bool
 
 
 @dataclass(frozen=True)
 class Option:
-    """An option's text and its slot: what to do (`EXPLORE`...) with which sort of thing."""
+    """An option's text, and its slot: what to do (`EXPLORE`, `GO`, ...) with which sort of thing."""
 
     text: str
     act: int
@@ -66,7 +70,7 @@ class Option:
 
 
 def fits(part: tuple[int, ...], first: int, thing: Thing) -> bool:
-    """Whether a thing satisfies the description in columns first.. of a mission part."""
+    """Return whether a thing satisfies the description that begins at column `first` of a mission part."""
     kind, colour, location = part[first : first + 3]
     if kind in (e.NOTHING, e.A_GOAL) or (colour >= 0 and thing.colour != colour):
         return False
@@ -78,7 +82,7 @@ def fits(part: tuple[int, ...], first: int, thing: Thing) -> bool:
 
 
 def describe(facts: Facts) -> str:
-    """The situation's text."""
+    """Return the situation's text."""
     done = [clause for clause, is_done in zip(facts.mission.clauses, facts.done, strict=False) if is_done]
     seen = [f"{_article(t)} {_phrase(t, facts)}{'' if t.reachable else ' out of reach'}" for t in facts.things]
     if facts.goal:
@@ -109,7 +113,7 @@ def _where(thing: Thing, facts: Facts) -> str:
 
 
 def _phrase(thing: Thing, facts: Facts) -> str:
-    """For example "locked green door", "red ball on your left", "blue ball blocking the green door"."""
+    """Return for example "locked green door", "red ball on your left", "blue ball blocking the green door"."""
     return f"{_ADJECTIVES[thing.kind]}{_plain(thing)}{_where(thing, facts)}"
 
 
@@ -118,7 +122,7 @@ def _plain(thing: Thing) -> str:
 
 
 def options(facts: Facts) -> list[Option]:
-    """What makes sense now, in a fixed order; if there is too much, what the mission names is kept."""
+    """Return the options that make sense, in a fixed order: at most `MAX_OPTIONS`, those that the mission needs most."""
     found = list(_all_options(facts)) or [Option("explore", EXPLORE)]
     if len(found) <= MAX_OPTIONS:
         return found
@@ -127,7 +131,7 @@ def options(facts: Facts) -> list[Option]:
 
 
 def _relevance(option: Option, facts: Facts) -> int:
-    """0 for what the mission needs, larger for what it needs less."""
+    """Return 0 for an option that the mission needs, a larger number for one that it needs less."""
     thing = option.thing
     named = thing is not None and (fits(facts.part, e.KIND, thing) or fits(facts.part, e.KIND2, thing))
     if thing is None or named or option.act in (PUT_BESIDE, OPEN_UP):
@@ -138,8 +142,8 @@ def _relevance(option: Option, facts: Facts) -> int:
 def _all_options(facts: Facts) -> Iterator[Option]:
     if facts.more:
         yield Option("explore", EXPLORE)
-    things = [] if facts.bare else [thing for thing in facts.things if thing.reachable]
-    # A door can be gone to whatever its state: one option for all the states of a colour.
+    things = [] if facts.moves_only else [thing for thing in facts.things if thing.reachable]
+    # The agent can go to a door in any state: one option for all the states of a colour.
     if facts.part[e.VERB] in (e.GO_TO, e.NO_VERB):
         named = {f"go to the {_plain(t)}{_where(t, facts)}": t for t in reversed(things)}
         for text, thing in sorted(named.items(), key=lambda item: item[1]):
@@ -150,7 +154,7 @@ def _all_options(facts: Facts) -> Iterator[Option]:
                 yield Option(f"pick up the {_plain(thing)}{_where(thing, facts)}", TAKE, thing)
     for thing in things:
         yield from _opening(thing, things, facts)
-    if facts.held is not None and not facts.bare:
+    if facts.held is not None and not facts.moves_only:
         yield from _putting(facts.held, things, facts)
     if facts.goal == 2:
         yield Option("go to the goal", ENTER)
@@ -168,7 +172,7 @@ def _opening(thing: Thing, things: list[Thing], facts: Facts) -> Iterator[Option
 
 
 def may_hide_key(facts: Facts) -> bool:
-    """A locked door is known, but no key to it: a box may hide one."""
+    """Return whether a box may hide a needed key: a locked door is known, but no key of its colour."""
     keys = {t.colour for t in (*facts.things, *([facts.held] if facts.held else [])) if t.kind == e.KEY}
     return any(t.kind == e.LOCKED and t.colour not in keys for t in facts.things)
 

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from coteach.errors import CoteachError
-from coteach.runs.machine import fast_products, torch_device
+from coteach.runs.machine import torch_device, use_fast_matmul
 from coteach.teacher.feedback import NOTHING, Feedback
 from coteach.teacher.local import embedded
 from coteach.teacher.local import precision as precisions
@@ -74,7 +74,7 @@ def _load(source: str, base: str, device: str, precision: str) -> LoadedModel:
     from transformers.utils import logging
 
     where = torch_device(device)
-    fast_products()
+    use_fast_matmul()
     bars = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:

@@ -91,20 +91,20 @@ def shares(top: Sequence[tuple[str, float]], names: Sequence[str], least: float)
 
 def choice(text: str, names: Sequence[str], options: Sequence[str]) -> int | None:
     """Return the index of the option that a reply names, by its label or in words; None if it names none or several."""
-    said = _THOUGHT.sub(" ", text[-READ:])
-    first = _FIRST_WORD.match(said)
+    answer = _THOUGHT.sub(" ", text[-READ:])
+    first = _FIRST_WORD.match(answer)
     if first and first[1] in names and (first[1].isdigit() or first[2] in ("", ".", ":", ")", "*", "\n")):
         return list(names).index(first[1])
-    in_words = _named(said.lower(), [option.lower() for option in options])
+    in_words = _named(answer.lower(), [option.lower() for option in options])
     if len(in_words) == 1:
         return in_words[0]
-    numbers = {number for number in _NUMBER.findall(said) if number in names}
+    numbers = {number for number in _NUMBER.findall(answer) if number in names}
     return list(names).index(numbers.pop()) if len(numbers) == 1 and not in_words else None
 
 
-def _named(said: str, options: Sequence[str]) -> list[int]:
-    """Return the indices of the options that occur in `said` as whole words, without those that are part of a longer one."""
-    places = [(place, option) for place, option in enumerate(options) if re.search(rf"(?<!\w){re.escape(option)}(?!\w)", said)]
+def _named(answer: str, options: Sequence[str]) -> list[int]:
+    """Return the indices of the options that occur in `answer` as whole words, without those that are part of a longer one."""
+    places = [(place, option) for place, option in enumerate(options) if re.search(rf"(?<!\w){re.escape(option)}(?!\w)", answer)]
     return [place for place, option in places if not any(option != other and option in other for _, other in places)]
 
 

@@ -1,7 +1,7 @@
-"""The situations of a task by key, shared by all groundings (training, evaluation, rungs) that share `Situations`.
+"""A table of missions and situations by integer key, shared by all groundings (training, evaluation, rungs) of `Situations`.
 
-Text, options and the expert's choice are made once per situation, in plain Python; from then on a situation
-is a dictionary look-up and its option slots are rows of an array that the compiled controllers read.
+Text, options and the expert's choice are computed once per situation, in plain Python. After that, a situation costs
+one dictionary look-up, and the compiled controllers read its option slots from a row of an array.
 """
 
 from __future__ import annotations
@@ -15,15 +15,20 @@ from numpy.typing import NDArray
 from coteach.grounding.base import Situation, Situations
 from coteach.grounding.minigrid import expert, key, mission, words
 
-_BOOKS: WeakKeyDictionary[Situations, Book] = WeakKeyDictionary()
+_TABLES: WeakKeyDictionary[Situations, SituationTable] = WeakKeyDictionary()
 
 
-class Book:
+class SituationTable:
     """Missions and situations met so far, in arrays that double when they are full.
 
-    parts:   (M, 4, 8) int8, mention: (M, 6) int8, canonical: (M,) int64, by raw mission text.
-    slots:   (S, 24, 4) int8, act and sort of thing of each option slot, by entry.
-    numbers: (S,) int64, the situation's number in `situations`, by entry.
+    M mission texts, one row each:
+    parts:     (M, 4, 8) int8, the mission's parts (columns of `encoding`).
+    mention:   (M, 6) int8, its colours in order of mention, -1 beyond.
+    canonical: (M,) int64, number of the mission text with its colours renamed.
+
+    S situations, one row each ("entry"):
+    slots:     (S, 24, 4) int8, what each option slot does, and the class, colour and tag of its thing.
+    numbers:   (S,) int64, the situation's number in `situations`.
     """
 
     def __init__(self, situations: Situations) -> None:
@@ -39,7 +44,7 @@ class Book:
         self.numbers = np.zeros(256, dtype=np.int64)
 
     def mission(self, text: str) -> int:
-        """The row of a mission text."""
+        """Return the row of a mission text; a new text gets the next free row."""
         row = self._missions.get(text)
         return self._new_mission(text) if row is None else row
 
@@ -56,7 +61,7 @@ class Book:
         return row
 
     def entries(self, keys: NDArray[np.int64]) -> list[int]:
-        """The entry of each key row (N, 8)."""
+        """Return the N entries of the keys (N, 8) int64, as `key.write` made them; a new key gets the next free entry."""
         raw, size, known = keys.tobytes(), keys.itemsize * keys.shape[1], self._entries
         found = []
         for n in range(len(keys)):
@@ -82,8 +87,8 @@ def _doubled(array: NDArray[Any]) -> NDArray[Any]:
     return np.concatenate([array, np.zeros_like(array)])
 
 
-def book_of(situations: Situations) -> Book:
-    """The one book that belongs to these situations."""
-    if situations not in _BOOKS:
-        _BOOKS[situations] = Book(situations)
-    return _BOOKS[situations]
+def table_of(situations: Situations) -> SituationTable:
+    """Return the table of these situations, made on the first call. All groundings with the same `situations` share it."""
+    if situations not in _TABLES:
+        _TABLES[situations] = SituationTable(situations)
+    return _TABLES[situations]

@@ -130,11 +130,11 @@ def test_wrong_use_is_refused(task, episodes, message):
 
 
 def test_an_episode_is_filmed_from_its_first_picture_to_its_last(tmp_path):
-    frames = evaluate.record_student(Walker(), TASK, WayGrounding)
+    frames = evaluate.film_student(Walker(), TASK, WayGrounding)
     assert len(frames) == 1 + len(WAY)
     assert all(frame.shape == frames[0].shape and frame.dtype == np.uint8 for frame in frames)
     assert not np.array_equal(frames[-1], frames[-2])
-    guided = evaluate.record_teacher(Advisor([1.0, 0.0]), TASK, WayGrounding, patience=40)
+    guided = evaluate.film_teacher(Advisor([1.0, 0.0]), TASK, WayGrounding, patience=40)
     assert all(np.array_equal(a, b) for a, b in zip(frames, guided, strict=True))
 
     import imageio.v3 as imageio
@@ -155,6 +155,6 @@ def test_a_video_that_cannot_be_written_is_told_in_one_line(tmp_path):
 def test_an_exam_is_one_episode_of_every_environment():
     def exam(student):
         environments = GymnasiumTask(TASK, [iter(range(seed, seed + 9)) for seed in (0, 10, 20)])
-        return evaluate.success_over_levels(evaluate.StudentAlone(student), environments, WayGrounding(3, 3))
+        return evaluate.play_first_episodes(evaluate.StudentAlone(student), environments, WayGrounding(3, 3))
 
     assert exam(Walker()) == 1.0 and exam(Turner()) == 0.0

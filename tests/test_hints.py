@@ -19,8 +19,8 @@ from coteach.method.players import Players
 from coteach.method.round import play_round
 from coteach.method.rung import Rung
 from coteach.runs.run_folder import Run
-from coteach.student.guidance import shaped
-from coteach.student.hints import Hinted, forget_hints
+from coteach.student.guidance import shape_rewards
+from coteach.student.hints import HintedGrounding, remove_hints
 from coteach.student.network import ActorCritic, read
 
 GAMMA = 0.9
@@ -43,7 +43,9 @@ def test_subgoals_leave_the_optimal_policy_as_it_was(seed: int) -> None:
     potential = rng.normal(size=states) * 5
     # As the loop does it: one row is a transition from a state to the next.
     pairs = np.stack([np.repeat(potential[:, None], actions, axis=1).ravel(), potential[following].ravel()])
-    with_potential = shaped(reward.reshape(1, -1).astype(np.float32), pairs, over.reshape(1, -1), GAMMA).reshape(reward.shape)
+    with_potential = shape_rewards(reward.reshape(1, -1).astype(np.float32), pairs, over.reshape(1, -1), GAMMA).reshape(
+        reward.shape
+    )
     assert not np.allclose(with_potential, reward, atol=0.1)
     plain, other = solve(reward, following, over), solve(with_potential.astype(np.float64), following, over)
     np.testing.assert_allclose(other, plain - potential[:, None], atol=1e-4)
@@ -65,7 +67,7 @@ class Still:
 
 
 def test_a_hint_is_what_the_advised_options_controller_does() -> None:
-    grounding = Hinted(Still(), lambda numbers: np.tile([0.1, 0.9], (len(numbers), 1)), 0.5, np.random.default_rng(0))
+    grounding = HintedGrounding(Still(), lambda numbers: np.tile([0.1, 0.9], (len(numbers), 1)), 0.5, np.random.default_rng(0))
     fresh = np.ones(100, dtype=np.bool_)
     hints = grounding.observe(None, None, fresh).features[:, 2:]
     assert grounding.layout.size == 2 + 4 and (hints.sum(axis=1) == 1).all()
@@ -75,7 +77,7 @@ def test_a_hint_is_what_the_advised_options_controller_does() -> None:
 
 
 def test_a_student_alone_gets_no_hints() -> None:
-    hints = Hinted(Still()).observe(None, None, np.ones(5, dtype=np.bool_)).features[:, 2:]
+    hints = HintedGrounding(Still()).observe(None, None, np.ones(5, dtype=np.bool_)).features[:, 2:]
     assert (hints == [0, 0, 0, 1]).all()
 
 
@@ -87,7 +89,7 @@ def test_a_student_that_forgets_hints_acts_as_one_that_gets_none(layout: Layout)
     habits = rng.normal(size=(layout.size + 4, 3)).astype(np.float32) if layout.binary else None
     network = ActorCritic(layout.widened(4), 3, StudentConfig(hidden=16), torch.Generator().manual_seed(0), habits)
     logits, values = (given.detach() for given in network(read(layout.widened(4), layout.inserted(features, none))))
-    forget_hints(network, layout)
+    remove_hints(network, layout)
     for now, before in zip(network(read(layout, features)), (logits, values), strict=True):
         torch.testing.assert_close(now.detach(), before)
     torch.testing.assert_close(network.policy_of(torch.from_numpy(features)).detach(), logits)
