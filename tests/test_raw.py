@@ -103,7 +103,7 @@ MISSIONS = (
 
 @pytest.mark.parametrize("task", MISSIONS)
 def test_every_word_of_the_built_in_missions_is_seen(task: str) -> None:
-    with levels.silence():
+    with levels.suppressed_output():
         env = levels.find(task).new()
         missions = [env.reset(seed=seed)[0]["mission"] for seed in range(10)]
     for mission in missions:

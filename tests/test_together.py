@@ -177,16 +177,6 @@ def test_a_resumed_run_is_the_run_that_was_not_stopped(tmp_path: Path) -> None:
     assert {row["task"] for row in rounds(whole)} == {DOOR_KEY, LOCAL} and rounds(torn) == rounds(whole)
 
 
-def test_a_checkpoint_from_before_there_were_several_students_is_taken_up(tmp_path: Path) -> None:
-    run = Run.open(play(tmp_path / "run", f"tasks={DOOR_KEY}", "arm=no-llm", "steps=600"))
-    latest = run.latest_checkpoint()
-    assert latest is not None
-    saved = json.loads((latest / "progress.json").read_text())
-    (state,) = saved.pop("rungs")
-    (latest / "progress.json").write_text(json.dumps(saved | {"rung": state}))
-    assert Loop(run.config, run).take_up(latest) == [state]
-
-
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A whole small run on both tasks, as the command line makes it."""

@@ -13,7 +13,8 @@ import pytest
 import tiny_lm
 from coteach.commands import cli
 from coteach.config import Config
-from coteach.runs.run_folder import Run
+from coteach.runs.run_folder import FORMAT, Run
+from coteach.version import __version__
 
 SHORT = ("--steps", "100", "--envs", "4", "--threads", "1", "--engine", "minigrid", "episodes=1", "evaluation.levels=1")
 QUESTION = ("ask", "--situation", "A door.", "--option", "open it", "--option", "explore")
@@ -32,6 +33,7 @@ FILES = {
     "cut.gguf": b"GGUF\x03\x00\x00\x00",
     "full/notes.txt": b"mine",
     "torn/config.toml": b"arm = 3",
+    "torn/environment.json": f'{{"format": {FORMAT}, "coteach": "{__version__}"}}'.encode(),
 }
 
 

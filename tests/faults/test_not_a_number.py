@@ -13,7 +13,7 @@ import torch
 
 from coteach.errors import Note, RunFailed
 from coteach.grounding.outcomes import Outcome
-from coteach.method import loop as steps
+from coteach.method import steps
 from coteach.method.loop import Loop
 from coteach.method.round import play_round
 from coteach.method.rung import Rung

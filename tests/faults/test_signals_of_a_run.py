@@ -28,7 +28,7 @@ class Slow(UniformTeacher):
     name, tunable, hangs = "slow", False, False
 
     def advise(self, situations: Sequence[Situation]) -> Any:
-        if self.hangs and sys._getframe(2).f_code.co_name == "consult":
+        if self.hangs and sys._getframe(2).f_code.co_name == "query":
             with ThreadPoolExecutor(1) as pool:
                 pool.submit(self._call_for_ever).result()
         return super().advise(situations)

@@ -213,8 +213,8 @@ class TeacherConfig(Section):
     lessons: Whole = setting(4, "situations taught in one tuning between rounds, for each of tune_situations", 1, 100_000, CHOSEN)
     lesson_disagreement: float = setting(
         0.1,
-        "mean KL divergence (nats) between targets and advice below which nothing is taught between rounds",
-        0.0,
+        "mean KL divergence (nats) between targets and advice below which nothing is taught between rounds; below 0: never so",
+        -1.0,
         100.0,
         CHOSEN,
     )
@@ -288,7 +288,9 @@ class EvidenceConfig(Section):
     forgotten_visits: float = setting(
         0.01, "visit count below which the policies of a situation are no longer updated", 0.0, 1e6, CHOSEN
     )
-    least_promise: float = setting(0.1, "pessimistic value from which on a way to a reward counts as known", 0.0, 1.0, CHOSEN)
+    least_promise: float = setting(
+        0.1, "pessimistic value above which a way to a reward counts as known; below 0: everywhere", -1.0, 1.0, CHOSEN
+    )
     bound_deviations: float = setting(
         2.0,
         "standard deviations from the mean of the word values to the best and the worst that an option may be worth",

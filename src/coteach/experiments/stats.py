@@ -66,8 +66,9 @@ def interval(samples: Floats, size: float = SIZE) -> tuple[float, float]:
     # Beside infinity there is nothing to interpolate: the interval is taken wider.
     if np.isinf(above).any():
         return float(below[0]), float(above[1])
-    low, high = np.quantile(samples, tails)
-    return float(low), float(high)
+    with np.errstate(invalid="ignore"):  # where a percentile is a sample itself, NumPy may still weigh infinity by 0
+        low, high = np.quantile(samples, tails)
+    return float(below[0] if np.isnan(low) else low), float(above[1] if np.isnan(high) else high)
 
 
 def estimate(scores: Floats, statistic: Callable[[Floats], Floats] = iqm, reps: int = REPS, seed: int = 0) -> Estimate:
