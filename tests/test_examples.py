@@ -13,6 +13,8 @@ import pytest
 from coteach.envs import contract, tasks
 from coteach.envs import registration as environments
 
+pytestmark = pytest.mark.slow
+
 FOLDER = Path(__file__).parents[1] / "examples"
 BRIEF = ("arm=no-llm", "threads=1", "collect.envs=8", "episodes=2", "evaluation.levels=10")
 

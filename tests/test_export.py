@@ -36,6 +36,8 @@ from coteach.student.learner import Learner
 from coteach.student.network import ActorCritic, SetFeatures, read
 from coteach.teacher.make import make_teacher
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[1]
 TASK = "BabyAI-GoToRedBallNoDists-v0"
 SMALL = ["--task", TASK, "--envs", "8", "--threads", "1", "episodes=2", "evaluation.levels=10", "collect.horizon=32"]

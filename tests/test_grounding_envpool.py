@@ -8,6 +8,8 @@ import pytest
 from coteach.grounding.base import Observation
 from coteach.grounding.minigrid import MiniGridGrounding
 
+pytestmark = pytest.mark.slow
+
 envpool = pytest.importorskip("envpool")
 
 # EnvPool's generator of this level searches without end (at the first reset, with every seed tried).

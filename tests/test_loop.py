@@ -32,6 +32,8 @@ from coteach.teacher.feedback import Feedback
 from coteach.teacher.make import make_teacher
 from coteach.teacher.recorded import Recorder
 
+pytestmark = pytest.mark.slow
+
 UNLOCK = "MiniGrid-Unlock-v0"
 SMALL = (
     f"tasks={UNLOCK}",

@@ -26,6 +26,8 @@ from coteach.teacher.costs import Usage
 from coteach.teacher.recorded import RECORD
 from whole_runs import DOOR_KEY, EAGER, LOCAL, config, fingerprint, interrupting, play, rounds, tiny_llm
 
+pytestmark = pytest.mark.slow
+
 DOOR_KEY_6 = "MiniGrid-DoorKey-6x6-v0"
 """In which many situations are word for word those of a smaller room."""
 

@@ -21,6 +21,8 @@ from coteach.experiments import pool
 from coteach.experiments.pool import Standing, State
 from coteach.experiments.results import key_of, read_results, write_results
 
+pytestmark = pytest.mark.slow
+
 TASK = "MiniGrid-UnlockPickup-v0"
 
 FAKE = (sys.executable, str(Path(__file__).parents[1] / "fake_train.py"))

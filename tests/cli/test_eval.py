@@ -15,6 +15,8 @@ from coteach.commands import cli
 from coteach.commands.evaluate import TEACHER_COLUMNS
 from coteach.runs.run_folder import Run
 
+pytestmark = pytest.mark.slow
+
 TUNED, OTHER = "BabyAI-GoToRedBallNoDists-v0", "MiniGrid-Unlock-v0"
 SETTINGS = ["episodes=2", "evaluation.levels=4", "collect.horizon=32"]
 SMALL = ["--task", TUNED, "--envs", "8", "--threads", "1", "--steps", "1000", *SETTINGS]

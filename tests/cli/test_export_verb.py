@@ -12,6 +12,8 @@ import pytest
 
 from coteach.commands import cli
 
+pytestmark = pytest.mark.slow
+
 TASK = "BabyAI-GoToRedBallNoDists-v0"
 SETTINGS = ["episodes=2", "evaluation.levels=4", "collect.horizon=32"]
 SMALL = ["--task", TASK, "--envs", "8", "--threads", "1", "--steps", "256", *SETTINGS]

@@ -16,6 +16,8 @@ import pytest
 from coteach.commands import cli
 from coteach.runs.run_folder import Run
 
+pytestmark = pytest.mark.slow
+
 TASK = "BabyAI-GoToRedBallNoDists-v0"
 SETTINGS = ["episodes=10", "evaluation.levels=10", "collect.horizon=32", "stop_at=1.01"]
 SMALL = ["--task", TASK, "--arm", "uniform", "--envs", "16", "--threads", "1", *SETTINGS]

@@ -20,6 +20,8 @@ from coteach.runs.run_folder import Run
 from killing import EVERY, killed_and_resumed, writers_killed
 from whole_runs import DOOR_KEY, fingerprint, full_disk, play, rounds
 
+pytestmark = pytest.mark.slow
+
 SAVE_FOR_EVER = """
 import sys
 from pathlib import Path

@@ -17,6 +17,8 @@ from coteach.runs.checkpoints import intact
 from coteach.runs.run_folder import Run
 from whole_runs import DOOR_KEY, fingerprint, interrupting, play, small
 
+pytestmark = pytest.mark.slow
+
 SETTINGS = (f"tasks={DOOR_KEY}", "arm=no-llm", "steps=520")
 _CAPABILITIES = 0x20080522  # the version of the interface: linux/capability.h
 

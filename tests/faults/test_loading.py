@@ -28,6 +28,8 @@ from coteach.teacher.local import embedded, models
 from coteach.teacher.local.adapter import Adapter
 from whole_runs import DOOR_KEY, play
 
+pytestmark = pytest.mark.slow
+
 HARM: list[str] = []
 
 

@@ -24,6 +24,8 @@ from coteach.student.rollout import Rollout
 from coteach.teacher.local import tuning
 from whole_runs import DOOR_KEY, EAGER, TUNED, config, tiny_llm
 
+pytestmark = pytest.mark.slow
+
 NAN = float("nan")
 
 

@@ -17,6 +17,8 @@ from coteach.runs import lock
 from coteach.runs.run_folder import Run
 from whole_runs import DOOR_KEY, config, fingerprint, interrupting, play
 
+pytestmark = pytest.mark.slow
+
 SETTINGS = (f"tasks={DOOR_KEY}", "arm=no-llm", "steps=600")
 
 

@@ -14,7 +14,7 @@ from coteach.method.players import Players
 from coteach.runs.run_folder import Run
 from whole_runs import DOOR_KEY, LOCAL, TUNED, UNLOCK, config, fingerprint, interrupting, play, rounds, tiny_llm
 
-pytestmark = pytest.mark.filterwarnings("ignore:the round under way")
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:the round under way")]
 
 SHORT = ("steps=1500", "arm=no-llm")
 

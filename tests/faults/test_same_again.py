@@ -11,6 +11,8 @@ from coteach.errors import CoteachError, RunFailed
 from coteach.runs.run_folder import Run
 from whole_runs import DOOR_KEY, LOCAL, TUNED, UNLOCK, fingerprint, play, rounds, tiny_llm
 
+pytestmark = pytest.mark.slow
+
 STUDENT = "student/student.safetensors"
 SETTINGS = (*TUNED, "teacher.tune_every=2", "steps=700", "seed=2")
 """Three rounds: the LLM is tuned after the second, and when they are over (with this seed: a reward was found by then)."""

@@ -23,6 +23,8 @@ from coteach.teacher.remote.option_scores import RequestMode
 from coteach.teacher.remote.teacher import RemoteTeacher
 from llm_server import GOOD, Handler, Server, completion, hang, http
 
+pytestmark = pytest.mark.slow
+
 KEY = "sk-this-is-secret-0123456789"
 DEADLINE = 1.0
 OPTIONS = ("explore", "open the door")

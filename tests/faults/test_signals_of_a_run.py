@@ -21,6 +21,8 @@ from coteach.runs import signals
 from coteach.runs.run_folder import Run
 from coteach.teacher.scripted import UniformTeacher
 
+pytestmark = pytest.mark.slow
+
 
 class Slow(UniformTeacher):
     """Stands in for an LLM: in training its calls hang where it `hangs`, in a thread that cannot be stopped."""
