@@ -41,6 +41,7 @@ def judge(
 
 def prior_power(prior: Array, target: Array, settings: EvidenceConfig) -> float:
     """Return the power of the prior that best predicts what works, out of `settings.prior_powers`.
+
     prior: (N, K) the LLM's answers; target: (N, K) the policy that follows from the evidence alone. Powers are compared by the
     lower bound of their gain in log-likelihood over a uniform prior: the mean gain minus `clear_errors` standard errors.
     """

@@ -21,7 +21,7 @@ from coteach.student.rollout import Collector, Rollout
 from coteach.teacher.costs import Usage
 
 MOST_SKIPPED = 3
-"""Rounds in a row from which the student cannot learn because numbers in them are not finite: the last of them ends the run."""
+"""The run ends after so many consecutive rounds with numbers that are not finite, from which the student cannot learn."""
 
 
 class Rung:
@@ -84,15 +84,15 @@ class Rung:
         self.schooled = over
 
     def confirm(self, success: float) -> None:
-        """Take in the student's success on the reference environments: where it is enough, the rung is over."""
+        """End the rung if the student's success on the reference environments is at least `stop_at`."""
         self.held = success >= self.config.stop_at
 
     def learned(self) -> None:
-        """Count that the student learned from a round."""
+        """Reset the count of skipped rounds, because the student learned from a round."""
         self.skipped = 0
 
     def skip(self, error: NotFinite) -> None:
-        """Note that the student does not learn from a round; RunFailed where that has gone on for too long."""
+        """Count a round from which the student does not learn, and say so; RunFailed after too many in a row."""
         self.skipped += 1
         if self.skipped == MOST_SKIPPED:
             raise failed(error, self) from error

@@ -2,8 +2,8 @@
 
 Each option is paired with every clause of the situation's text: once as it is, and once with the shared words blanked out. So
 the pair of "go to the red ball" and "Mission: go to the red ball" equals the pair of "pick up the blue key" and "Mission: pick
-up the blue key". The first clause is the task, by convention. The pair with the task also has a shape, which says only where the shared
-words are: "pick up the red ball" and "Mission: pick up a ball" have the same shape for every colour.
+up the blue key". The first clause is the task, by convention. The pair with the task also has a shape, which says only where
+the shared words are: "pick up the red ball" and "Mission: pick up a ball" have the same shape for every colour.
 """
 
 from __future__ import annotations

@@ -111,6 +111,7 @@ class WordValues:
     @one_thread()
     def learn(self, returns: Array, tries: Array, visits: Array, prior: Array, answered: NDArray[np.bool_]) -> None:
         """Take some optimiser steps: fit the members to `returns` where options were tried, the distilled prior to `prior`.
+
         returns: (S, K) in [0, 1]; tries: (S, K); prior: (S, K), the LLM's answer where `answered` (S,). visits: (S,) of recent
         rounds; half of the rows are drawn from recently visited situations, so that new ones are learned soon. Raises
         NotFinite.
