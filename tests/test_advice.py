@@ -1,4 +1,4 @@
-"""Advice as arrays: whom the LLM is asked about, and what the evidence makes of its answers."""
+"""The advice: which situations the LLM is queried about, and how the evidence changes its answers."""
 
 from collections.abc import Sequence
 
@@ -20,7 +20,7 @@ OPTIONS = ("explore", "drop the key", "open the door")
 
 
 class Stubborn:
-    """A teacher that always says the same, and remembers what it was asked."""
+    """A teacher with a constant answer, which records what it was asked."""
 
     name, tunable = "stubborn", False
 
@@ -63,7 +63,7 @@ def test_no_situation_is_asked_about_twice_under_the_same_weights() -> None:
     assert advice.query_most_visited() == 3
 
 
-def test_calls_go_to_the_situations_met_most_and_not_beyond_their_number() -> None:
+def test_queries_go_to_the_most_visited_situations_within_the_budget() -> None:
     advice, _, teacher = advice_of("no-share")
     advice.budget.left = 1
     advice.query_most_visited()
@@ -71,7 +71,7 @@ def test_calls_go_to_the_situations_met_most_and_not_beyond_their_number() -> No
     assert teacher.asked == ["Mission: leave. This is room 2."] and advice.budget.left == 0
 
 
-def test_a_situation_met_while_leading_is_judged_at_once_and_asked_about_while_there_are_calls() -> None:
+def test_a_situation_met_in_a_controlled_episode_is_queried_at_once_within_the_budget() -> None:
     advice, _, teacher = advice_of("mutual")
     advice.budget.left = 1
     met, optimistic = np.array([0, 1, 0]), np.array([True, True, False])
@@ -81,8 +81,8 @@ def test_a_situation_met_while_leading_is_judged_at_once_and_asked_about_while_t
     assert np.array_equal(advice.follow(met, optimistic), first) and len(teacher.asked) == 1
 
 
-def test_what_was_met_before_without_asking_is_asked_about_when_the_teacher_leads_there() -> None:
-    """An evaluation, or a student, may have come by first; then the calls may have been spent on others."""
+def test_a_known_situation_is_queried_when_the_teacher_controls_there() -> None:
+    """It may have been met first in an evaluation or by the student, when the queries were spent on others."""
     advice, _, teacher = advice_of("no-share")
     advice.budget.left = 0
     advice.improve()
@@ -92,8 +92,8 @@ def test_what_was_met_before_without_asking_is_asked_about_when_the_teacher_lead
     assert (shown.argmax(axis=1) == 1).all()
 
 
-def test_what_the_teacher_thinks_likely_is_tried_first_as_far_as_it_is_believed() -> None:
-    """Both were tried and led on to somewhere new: without the teacher's word what was never tried is more attractive."""
+def test_likely_options_are_tried_first_if_the_prior_is_trusted() -> None:
+    """Option 1 was tried and reached a new situation: without the prior, the untried options have a higher optimistic Q."""
     tried = [Outcome(0, 1, 1, duration=3)] * 3
     explored = {}
     for arm, trust in (("no-llm", 1.0), ("no-share", 0.0), ("no-share", 1.0)):
@@ -107,8 +107,8 @@ def test_what_the_teacher_thinks_likely_is_tried_first_as_far_as_it_is_believed(
     assert explored == {("no-llm", 1.0): 0, ("no-share", 0.0): 0, ("no-share", 1.0): 1}
 
 
-def test_a_teacher_whose_first_choices_come_to_nothing_is_found_out_before_the_first_reward() -> None:
-    """Its first choice is option 1: that ends the episode without a reward, or fails; others lead on. Or the other way round."""
+def test_a_teacher_whose_first_choices_fail_loses_trust_before_the_first_reward() -> None:
+    """Its first choice, option 1, ends the episode without a reward or fails, and others do not; or the reverse."""
     for bad, believed in ((1, False), (2, True)):
         advice, _, _ = advice_of("no-share", count=12)
         advice.budget.left = 12
@@ -129,7 +129,7 @@ def test_until_the_teacher_answered_its_advice_is_uniform() -> None:
 
 
 def proof() -> list[Outcome]:
-    """'drop the key' fails in situation 2, 'open the door' is rewarded."""
+    """Return outcomes in situation 2: 'drop the key' fails, 'open the door' is rewarded."""
     return [Outcome(2, 1, 2, failed=True), Outcome(2, 2, TERMINAL, reward=0.9, duration=3)] * 30
 
 
@@ -141,7 +141,7 @@ def test_evidence_overrules_the_teacher_only_where_the_arm_reweighs() -> None:
             model.add(outcome)
         advice.improve()
         assert advice.table.imitation[2].argmax() == best, arm
-        assert advice.table.imitation[0].argmax() == 1, "no evidence there: the teacher speaks alone"
+        assert advice.table.imitation[0].argmax() == 1, "no evidence there: only the prior counts"
 
 
 def test_lessons_are_what_worked_where_the_teacher_is_wrong() -> None:
@@ -155,7 +155,7 @@ def test_lessons_are_what_worked_where_the_teacher_is_wrong() -> None:
     assert lessons[0].target.argmax() == 2 and lessons[0].target.sum() == pytest.approx(1.0)
 
 
-def test_a_few_lessons_are_not_taught_by_heart_where_less_is_known_of_more() -> None:
+def test_lessons_with_few_outcomes_are_used_if_there_are_not_enough_others() -> None:
     advice, _, _ = advice_of("no-share", count=30)
     advice.budget.left = 30
     advice.query_most_visited()
@@ -167,7 +167,7 @@ def test_a_few_lessons_are_not_taught_by_heart_where_less_is_known_of_more() -> 
     assert len(make_lessons(advice, 2, rng)) == 2 and len(make_lessons(advice, 20, rng)) == 20
 
 
-def test_a_teacher_that_says_what_worked_is_not_taught() -> None:
+def test_a_teacher_that_agrees_with_the_advice_gets_no_lessons() -> None:
     advice, model, teacher = advice_of("no-share")
     teacher.answer = np.array([0.005, 0.005, 0.99])
     for outcome in proof():
@@ -177,7 +177,7 @@ def test_a_teacher_that_says_what_worked_is_not_taught() -> None:
     assert make_lessons(advice, 5, np.random.default_rng(0)) == []
 
 
-def test_no_call_is_spent_where_the_evidence_has_decided() -> None:
+def test_no_query_is_spent_where_the_evidence_has_decided() -> None:
     advice, model, teacher = advice_of("no-share")
     for outcome in proof():
         model.add(outcome)
@@ -198,7 +198,7 @@ def test_what_was_learned_in_one_situation_is_guessed_for_others_where_the_arm_s
         assert advice.table.imitation[0].argmax() == best, arm
 
 
-def test_the_echo_speaks_for_the_teacher_where_it_was_not_asked() -> None:
+def test_the_distilled_prior_stands_in_where_the_teacher_was_not_asked() -> None:
     advice, _, _ = advice_of("one-way", count=80)
     advice.budget.left = 40
     advice.query_most_visited()
@@ -212,8 +212,8 @@ def test_the_echo_speaks_for_the_teacher_where_it_was_not_asked() -> None:
     assert (advice.table.exploration[unasked].argmax(axis=1) == 1).all() and advice.table.prior[unasked, :3].std() < 1e-6
 
 
-def lecture(answer: list[float]) -> Advice:
-    """Advice after evidence from thirty situations in all of which the last option is right, and a teacher that says `answer`."""
+def advice_with(answer: list[float]) -> Advice:
+    """Return the advice after evidence that the last option is right in thirty situations; answer: the teacher's, in all."""
     advice, _, teacher = advice_of("no-share", count=30)
     teacher.answer = np.array(answer)
     advice.budget.left = 30
@@ -228,17 +228,17 @@ def lecture(answer: list[float]) -> Advice:
     return advice
 
 
-def test_the_teacher_gets_as_much_credit_as_its_answers_have_earned() -> None:
-    right, wrong = lecture([0.01, 0.01, 0.98]), lecture([0.01, 0.98, 0.01])
+def test_trust_in_the_prior_follows_the_teachers_answers() -> None:
+    right, wrong = advice_with([0.01, 0.01, 0.98]), advice_with([0.01, 0.98, 0.01])
     assert right.prior_trust > 0.7 and wrong.prior_trust < 0.1
     right.begin_round(16)
     wrong.begin_round(16)
-    assert right.budget.left > 10 and wrong.budget.left == 4, "who is wrong is asked less, but not never"
+    assert right.budget.left > 10 and wrong.budget.left == 4, "a teacher that is wrong is queried less, but not never"
 
 
-def test_answers_that_are_right_no_more_often_than_wrong_earn_no_credit() -> None:
-    """Where the mean gain is above nothing, but within what chance does, as on KeyCorridorS3R3 (docs/notebook.md)."""
-    advice = lecture([0.05, 0.05, 0.9])
+def test_answers_that_are_right_no_more_often_than_wrong_earn_no_trust() -> None:
+    """The mean gain is above 0, but not significantly, as on KeyCorridorS3R3 (docs/notebook.md)."""
+    advice = advice_with([0.05, 0.05, 0.9])
     for number in range(30):  # leaning to the right option in every second situation, as far to a wrong one in the others
         advice.table.prior[number, :3] = [0.25, 0.25, 0.5] if number % 2 else [0.5, 0.25, 0.25]
     advice.prior_trust = 0.25
@@ -248,8 +248,8 @@ def test_answers_that_are_right_no_more_often_than_wrong_earn_no_credit() -> Non
     assert advice.prior_trust < 0.01
 
 
-def test_new_weights_earn_their_credit_before_they_are_believed() -> None:
-    advice = lecture([0.01, 0.98, 0.01])
+def test_new_weights_earn_trust_by_their_answers() -> None:
+    advice = advice_with([0.01, 0.98, 0.01])
     advice.ask_again()
     assert advice.prior_trust < 0.1
     advice.teacher.answer = np.array([0.01, 0.01, 0.98])  # type: ignore[attr-defined]
@@ -261,15 +261,15 @@ def test_new_weights_earn_their_credit_before_they_are_believed() -> None:
     assert advice.prior_trust > 0.7
 
 
-def test_what_a_teacher_was_taught_earns_it_no_credit() -> None:
-    advice = lecture([0.01, 0.98, 0.01])
+def test_lessons_that_were_taught_do_not_change_the_trust() -> None:
+    advice = advice_with([0.01, 0.98, 0.01])
     advice.table.taught[:] = True
     advice.prior_trust = 1.0
     advice.improve()
     assert advice.prior_trust == 1.0
 
 
-def test_where_nothing_was_tried_the_student_is_shown_what_is_expected_not_what_is_unknown() -> None:
+def test_without_any_try_the_student_imitates_the_expected_values() -> None:
     advice, _, _ = advice_of("no-llm", count=1)
     advice.grow()
     words = advice.evidence.words

@@ -1,4 +1,4 @@
-"""The learning curve: when a level counts as reached, and when a rung is over."""
+"""The learning curve: when a success level counts as reached, and when a rung is over."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def evaluate(curve: Curve, *successes: float, begin: int = 100) -> None:
         curve.add_evaluation(begin * (number + 1), success)
 
 
-def test_a_level_is_reached_over_three_exams_in_a_row_and_once() -> None:
+def test_a_level_is_reached_once_by_three_greedy_evaluations_in_a_row() -> None:
     curve = Curve(CONFIG)
     evaluate(curve, 0.0, 1.0, 0.4, 1.0, 1.0)
     assert curve.steps_to == {0.80: 400, 0.95: None}, "1.0 + 0.4 + 1.0 are 0.8 on average"
@@ -36,7 +36,7 @@ def test_a_level_is_reached_over_three_exams_in_a_row_and_once() -> None:
     assert curve.steps_to == {0.80: 400, 0.95: 1000}
 
 
-def test_exams_come_after_each_round_at_first_and_ever_more_rarely() -> None:
+def test_greedy_evaluations_come_after_each_round_at_first_and_then_less_often() -> None:
     curve, taken = Curve(CONFIG), []
     for steps in range(2_000, 1_000_001, 2_000):
         if curve.evaluation_due(steps):
@@ -50,7 +50,7 @@ def test_exams_come_after_each_round_at_first_and_ever_more_rarely() -> None:
 def test_a_rung_is_over_only_when_success_has_held() -> None:
     curve = Curve(CONFIG)
     evaluate(curve, *[1.0] * (CONFIG.held - 1))
-    assert not curve.holds(0.5), "too few exams to tell"
+    assert not curve.holds(0.5), "too few greedy evaluations"
     curve.add_evaluation(9_000, 0.9)
     assert curve.holds(0.98) and not curve.holds(0.99)
 

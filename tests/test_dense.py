@@ -1,4 +1,4 @@
-"""The student's eyes for numbers and pictures: normalised as they are seen, and the same whether acting, learning or loaded."""
+"""The student's dense first layer: numbers are normalised, and rows are encoded alike when acting, learning and loaded."""
 
 from __future__ import annotations
 
@@ -61,13 +61,13 @@ def test_every_layout_gives_logits_values_and_gradients(layout: Layout) -> None:
     assert all(bool(p.grad is not None and torch.isfinite(p.grad).all()) for p in network.parameters())
 
 
-def test_flags_alone_are_read_as_lists_and_all_else_as_it_is() -> None:
+def test_flags_alone_are_read_as_sets_and_other_layouts_as_arrays() -> None:
     assert isinstance(read(Layout(flags=3), np.ones((2, 3), np.uint8)), SetFeatures)
     dense = read(NUMBERS, rows(NUMBERS, 5))
     assert isinstance(dense, DenseFeatures) and len(dense.rows(np.array([4, 0, 0]))) == 3
 
 
-def test_the_student_learns_from_large_numbers_which_action_pays() -> None:
+def test_the_student_learns_from_large_numbers() -> None:
     student = Learner(StudentConfig(hidden=32, device="cpu"), NUMBERS, 2, 0)
     rng = np.random.default_rng(0)
     for round in range(30):

@@ -1,4 +1,4 @@
-"""The same episodes for whoever acts, each played once and to its end."""
+"""Evaluations play the same episodes for every player, each once and to its end."""
 
 import numpy as np
 import pytest
@@ -61,7 +61,7 @@ class Advisor:
         return [self.advice] * len(situations)
 
 
-def test_a_student_that_knows_the_way_always_arrives():
+def test_a_student_that_knows_the_way_always_succeeds():
     result = evaluate.evaluate_student(Walker(), TASK, WayGrounding, episodes=7)
     assert result.episodes == 7 and result.success == 1.0
     assert result.lengths.tolist() == [5] * 7
@@ -145,16 +145,16 @@ def test_an_episode_is_filmed_from_its_first_picture_to_its_last(tmp_path):
     assert [file.name for file in path.parent.iterdir()] == ["episode.gif"]
 
 
-def test_a_video_that_cannot_be_written_is_told_in_one_line(tmp_path):
+def test_a_video_that_cannot_be_written_is_an_error_of_one_line(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(RunFailed, match="cannot be written") as error:
         evaluate.write_gif(tmp_path / "file" / "episode.gif", [np.zeros((8, 8, 3), dtype=np.uint8)] * 2)
     assert "\n" not in str(error.value)
 
 
-def test_an_exam_is_one_episode_of_every_environment():
-    def exam(student):
+def test_a_greedy_evaluation_is_the_first_episode_of_every_environment():
+    def success(student):
         environments = GymnasiumTask(TASK, [iter(range(seed, seed + 9)) for seed in (0, 10, 20)])
         return evaluate.play_first_episodes(evaluate.StudentAlone(student), environments, WayGrounding(3, 3))
 
-    assert exam(Walker()) == 1.0 and exam(Turner()) == 0.0
+    assert success(Walker()) == 1.0 and success(Turner()) == 0.0

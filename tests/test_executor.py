@@ -1,4 +1,4 @@
-"""Options without a controller: learned from the events that complete them, and carried out where they are asked for."""
+"""The executor learns to carry out options without a controller from the events that complete them."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def settings(**student: Any) -> Config:
 
 @cache
 def walked(learn: bool) -> tuple[Executor, LearnedControllers]:
-    """An executor after some rounds of random walking."""
+    """Return an executor after some rounds of random walking."""
     corridor, rng = Corridor(8), np.random.default_rng(0)
     executor = Executor(corridor.layout, 2, settings(), 0, corridor.situations)
     grounding = LearnedControllers(corridor, executor, learn)
@@ -62,14 +62,14 @@ def walked(learn: bool) -> tuple[Executor, LearnedControllers]:
     return executor, grounding
 
 
-def test_what_completes_an_option_is_learned_from_steps_taken_for_nothing() -> None:
+def test_options_are_learned_from_random_steps() -> None:
     executor, _ = walked(learn=True)
     inside = np.eye(CELLS, dtype=np.uint8)[1:-1]
     for option, action in zip(OPTIONS, (LEFT, RIGHT), strict=True):
         assert (executor.act(inside, [option] * len(inside)) == action).mean() >= 0.8, option
 
 
-def test_a_missing_controller_is_what_was_learned() -> None:
+def test_a_missing_controller_is_replaced_by_the_learned_one() -> None:
     _, grounding = walked(learn=True)
     actions = grounding.observe(None, np.zeros(8, dtype=np.int64), np.ones(8, dtype=np.bool_)).actions
     assert (actions[:, 0] == LEFT).mean() >= 0.7 and (actions[:, 1] == RIGHT).mean() >= 0.7
@@ -80,7 +80,7 @@ def test_nothing_is_learned_from_an_evaluation() -> None:
     assert executor.steps is None and executor.learn() == {}
 
 
-def test_named_options_are_carried_out_in_place_of_their_controllers() -> None:
+def test_options_named_in_the_configuration_replace_their_controllers() -> None:
     situations = Situations()
     executor = Executor(Layout(flags=3), 2, settings(learned_options=["go to the left"]), 0, situations)
     number = np.array([situations.number(Situation("Mission: walk.", OPTIONS))])
@@ -109,4 +109,4 @@ def test_the_run_up_to_an_event_stays_within_what_is_remembered(rows: int) -> No
     at, names = steps.sample(64, rng)
     assert steps.filled == rows and (at < rows).all() and set(names) == set(OPTIONS)
     completed = sum(name in steps.completed[row] for row, name in zip(at.tolist(), names, strict=True))
-    assert completed >= 2, "events are drawn more often than they come about"
+    assert completed >= 2, "events are drawn more often than they happen"

@@ -1,4 +1,4 @@
-"""An option is followed to its end, and how it ended is told once."""
+"""An option is followed to its end, and each end is reported once."""
 
 import numpy as np
 import pytest
@@ -24,7 +24,7 @@ def one(situation=0, actions=(3, 4), completed=0, failed=0):
 
 
 def ended_options(follower):
-    """What ended on the last step: (situation, slot, duration, ending, next situation)."""
+    """Return what ended on the last step: (situation, slot, duration, ending, next situation)."""
     ended = follower.ended
     rows = zip(ended.situation, ended.slot, ended.duration, ended.ending, ended.next_situation, strict=True)
     return [(int(c), int(o), int(d), Ending(int(w)), int(n)) for c, o, d, w, n in rows]
@@ -69,7 +69,7 @@ def test_how_an_option_ends(step, done, ending):
     assert ended_options(follower) == [(0, 0, 2, ending, step.get("situation", 0))]
 
 
-def test_what_happens_to_another_option_does_not_end_the_followed_one():
+def test_an_event_of_another_option_does_not_end_the_followed_one():
     follower = OptionFollower(1, 2, patience=10)
     follow(follower)
     follow(follower, completed=0b10, failed=0b10)
@@ -101,7 +101,7 @@ def test_nothing_is_followed_out_of_the_last_observation_of_an_episode():
     assert ended_options(follower) == []
 
 
-def test_an_option_taken_away_from_the_teacher_is_no_evidence():
+def test_an_option_is_not_recorded_where_the_teacher_loses_control():
     follower = OptionFollower(1, 2, patience=10)
     follow(follower)
     assert follow(follower, controlled=NOBODY, completed=0b01) == -1
@@ -122,14 +122,14 @@ def test_advice_for_options_without_an_action_is_shared_among_the_others():
     assert drawn == pytest.approx([0.0, 0.75, 0.25], abs=0.02)
 
 
-def test_where_the_advice_leaves_nothing_all_available_options_are_equal():
+def test_available_options_without_any_advice_are_equally_likely():
     rng = np.random.default_rng(0)
     available = np.tile([False, True, True], (20_000, 1))
     drawn = np.bincount(choose_slots(np.tile([1.0, 0.0, 0.0], (20_000, 1)), available, rng), minlength=3) / 20_000
     assert drawn == pytest.approx([0.0, 0.5, 0.5], abs=0.02)
 
 
-def test_environments_do_not_disturb_each_other():
+def test_environments_do_not_influence_each_other():
     """What N environments do together is what each does alone."""
     rng = np.random.default_rng(1)
     steps, envs, slots = 200, 5, 3

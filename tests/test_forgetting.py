@@ -1,4 +1,4 @@
-"""The guard sees what a tuning costs: on prose and on questions, with the adapter and without."""
+"""Forgetting is measured on prose and on questions, with the adapter and without it."""
 
 import json
 import math
@@ -37,7 +37,7 @@ def teacher(**settings):
     return LocalTeacher(tiny_lm.loaded(), config)
 
 
-def test_a_model_that_knows_nothing_is_as_perplexed_as_there_are_tokens(tokenizer, material):
+def test_a_uniform_model_has_a_perplexity_of_the_number_of_tokens(tokenizer, material):
     blank = tiny_lm.model()
     with torch.no_grad():
         for parameter in blank.parameters():
@@ -60,7 +60,7 @@ def test_perplexity_is_that_of_the_windows_tokens_but_the_first_of_each(tokenize
 
 
 @pytest.mark.parametrize("kind", ["Llama", "GPT2"])
-def test_a_question_is_right_where_the_models_favourite_answer_is(kind, tokenizer, material):
+def test_a_question_is_right_if_its_answer_is_the_most_probable_one(kind, tokenizer, material):
     model = tiny_lm.model(kind)
     asked = []
     for entry in material["questions"]:
@@ -76,7 +76,7 @@ def test_a_question_is_right_where_the_models_favourite_answer_is(kind, tokenize
     assert share_right(model, tokenizer, best[:3] + second[:1]) == 0.75
 
 
-def test_an_untuned_teacher_is_what_it_was():
+def test_an_untuned_teacher_has_forgotten_nothing():
     before, now = measure_forgetting(teacher())
     assert before == now
 
@@ -91,7 +91,7 @@ def test_tuning_changes_what_is_measured_now_but_not_what_was_before():
     assert measure_forgetting(tuned) == (before, now), "deterministic"
 
 
-def test_damaged_weights_are_named_not_measured():
+def test_damaged_weights_are_an_error():
     damaged = teacher()
     damaged.tune([LESSON], seed=0)
     with torch.no_grad():
@@ -108,12 +108,12 @@ def test_questions_have_one_right_answer_among_four(material):
     assert 250 <= len(" ".join(material["text"]).split()) <= 350
 
 
-def test_prose_and_questions_say_nothing_of_the_tasks(material):
+def test_prose_and_questions_have_no_words_of_the_tasks(material):
     said = json.dumps(material).lower().replace("?", " ").replace(",", " ").split()
     assert not {"mission", "maze", "explore", "locked"} & set(said)
 
 
-def test_the_embedded_model_knows_much_of_it_and_could_know_more():
+def test_the_embedded_model_answers_most_questions_but_not_all():
     before, _ = measure_forgetting(make_teacher("smollm2", TeacherConfig(device="cpu")))
     assert 0.6 <= before.right < 1.0
     assert 10 < before.perplexity < 60

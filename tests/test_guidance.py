@@ -1,4 +1,4 @@
-"""From advice over options to target probabilities over actions."""
+"""Guidance turns advice over options into target probabilities over actions; the imitation coefficient falls with success."""
 
 import numpy as np
 import pytest
@@ -31,14 +31,14 @@ def test_sharp_advice_keeps_its_order_and_ignores_empty_slots() -> None:
     assert np.allclose(guidance.sharpen(advice, 1.0), advice)
 
 
-def test_the_student_stops_heeding_as_it_catches_up() -> None:
-    heeds = [guidance.imitation_coefficient(CONFIG, student, 0.4) for student in (0.0, 0.2, 0.3, 0.4, 0.9)]
-    assert heeds[0] == 1.0 and heeds[-1] == 0.0
-    assert heeds == sorted(heeds, reverse=True)
+def test_the_imitation_coefficient_falls_to_0_as_the_student_catches_up() -> None:
+    coefficients = [guidance.imitation_coefficient(CONFIG, student, 0.4) for student in (0.0, 0.2, 0.3, 0.4, 0.9)]
+    assert coefficients[0] == 1.0 and coefficients[-1] == 0.0
+    assert coefficients == sorted(coefficients, reverse=True)
     assert guidance.imitation_coefficient(CONFIG, None, None) == 1.0
 
 
-def test_a_student_that_is_better_still_heeds_advice_that_is_right_mostly() -> None:
+def test_a_better_student_still_imitates_advice_that_is_mostly_right() -> None:
     assert (
         guidance.imitation_coefficient(CONFIG, 0.98, 0.82)
         == guidance.imitation_coefficient(CONFIG, 0.8, 0.8)
@@ -46,12 +46,12 @@ def test_a_student_that_is_better_still_heeds_advice_that_is_right_mostly() -> N
     )
 
 
-def test_a_teacher_that_fails_is_followed_only_while_the_student_fails_as_well() -> None:
+def test_a_failing_teacher_is_imitated_only_while_the_student_fails_too() -> None:
     assert guidance.imitation_coefficient(CONFIG, 0.0, 0.0) == guidance.imitation_coefficient(CONFIG, 0.04, 0.02) == 1.0
     assert guidance.imitation_coefficient(CONFIG, 0.5, 0.0) == guidance.imitation_coefficient(CONFIG, 0.5, 0.04) == 0.0
 
 
-def test_the_teacher_leads_less_as_the_student_catches_up() -> None:
+def test_the_teacher_controls_fewer_episodes_as_the_student_catches_up() -> None:
     config = CollectConfig()
     assert guidance.controlled_share(config, 1.0) == config.led_share_max
     assert guidance.controlled_share(config, 0.0) == config.led_share_min

@@ -1,4 +1,4 @@
-"""Hints and subgoals: the teacher's other channels to the student."""
+"""Hints, shaped rewards and learned options: the teacher's other channels to the student."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ GAMMA = 0.9
 
 
 def solve(reward: NDArray[np.float64], following: NDArray[np.int64], over: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Q (S, A) of a deterministic MDP by value iteration."""
+    """Return Q (S, A) of a deterministic MDP by value iteration."""
     q = np.zeros_like(reward)
     for _ in range(500):
         q = reward + GAMMA * np.where(over, 0.0, q.max(axis=1)[following])
@@ -35,7 +35,7 @@ def solve(reward: NDArray[np.float64], following: NDArray[np.int64], over: NDArr
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_subgoals_leave_the_optimal_policy_as_it_was(seed: int) -> None:
+def test_shaped_rewards_do_not_change_the_optimal_policy(seed: int) -> None:
     rng = np.random.default_rng(seed)
     states, actions = 12, 3
     reward, following = rng.random((states, actions)), rng.integers(0, states, (states, actions))
@@ -53,7 +53,7 @@ def test_subgoals_leave_the_optimal_policy_as_it_was(seed: int) -> None:
 
 
 class Still:
-    """Nothing ever happens; two options, carried on by actions 1 and 2."""
+    """A grounding in which nothing changes; its two options have the actions 1 and 2."""
 
     max_options, layout, action_names = 2, Layout(flags=2), ("a", "b", "c")
 
@@ -73,7 +73,7 @@ def test_a_hint_is_what_the_advised_options_controller_does() -> None:
     assert grounding.layout.size == 2 + 4 and (hints.sum(axis=1) == 1).all()
     assert set(hints.argmax(axis=1).tolist()) == {2, 3}, "action 2, or no hint"
     again = grounding.observe(None, np.zeros(100, dtype=np.int64), ~fresh).features[:, 2:]
-    assert (again == hints).all(), "an episode is hinted or it is not"
+    assert (again == hints).all(), "hints are for whole episodes"
 
 
 def test_a_student_alone_gets_no_hints() -> None:
@@ -82,7 +82,7 @@ def test_a_student_alone_gets_no_hints() -> None:
 
 
 @pytest.mark.parametrize("layout", [Layout(flags=7), Layout(3, 2, ((3, 4, 4),), (0.0, 0.0), (1.0, 1.0))])
-def test_a_student_that_forgets_hints_acts_as_one_that_gets_none(layout: Layout) -> None:
+def test_a_network_without_hint_columns_acts_as_with_no_hint(layout: Layout) -> None:
     rng = np.random.default_rng(0)
     features = rng.integers(0, 2, (20, layout.size)).astype(layout.dtype)
     none = np.tile([0, 0, 0, 1], (20, 1))
@@ -112,7 +112,7 @@ def test_a_channel_goes_through_rounds_and_checkpoints(channel: str, tmp_path: P
     assert (success[0] == success[1]).all()
 
 
-def test_in_an_exam_nobody_follows_options_and_it_meets_situations_of_its_own() -> None:
+def test_greedy_evaluations_number_their_situations_separately() -> None:
     small = ("tasks=MiniGrid-Unlock-v0", "engine=minigrid", "threads=1", "arm=student-only", "evaluation.levels=8")
     players = Players(load(None, [*small, 'student.learned_options=["pick up"]', "guidance.hint=0.5"]))
     assert 0.0 <= Examiner(players).greedy_success("MiniGrid-Unlock-v0") <= 1.0 and len(players.situations) == 0

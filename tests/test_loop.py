@@ -387,9 +387,9 @@ def test_the_student_alone_is_examined_and_a_rung_ends_when_the_reference_confir
     monkeypatch.setattr(Examiner, "success_and_return", alone)
     with run:
         (summary,) = train(config, run)
-    exams = [row["success_greedy"] for row in run.metrics() if "success_greedy" in row]
+    evaluations = [row["success_greedy"] for row in run.metrics() if "success_greedy" in row]
     assert summary["held"] and summary["budget"] == 30_000 > summary["steps"]
-    assert len(exams) == len(summary["curve"]) == 6, "five in a row, refused once, confirmed at the next"
+    assert len(evaluations) == len(summary["curve"]) == 6, "five in a row, refused once, confirmed at the next"
     assert summary["steps_to_80"] == summary["steps_to_95"] == summary["curve"][2][0]
 
 
@@ -400,12 +400,12 @@ def test_a_teacher_at_school_is_taught_where_it_went_and_keeps_its_best_weights(
     went = np.flatnonzero(played.players.advice.table.value > 0)[-2:]
     grades = iter([0.2, 0.8, *[0.5] * 100])
 
-    def practise(self: Any, climbed: list[str]) -> tuple[float, NDArray[np.float64]]:
+    def roll_out(self: Any, climbed: list[str]) -> tuple[float, NDArray[np.float64]]:
         met = np.zeros(len(self.players.situations))
         met[went] = 7.0
         return next(grades), met
 
-    monkeypatch.setattr(Examiner, "roll_out_teacher", practise)
+    monkeypatch.setattr(Examiner, "roll_out_teacher", roll_out)
     while played.loop.schooling.advance([UNLOCK]):
         pass
     situations = played.players.situations

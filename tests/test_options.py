@@ -1,4 +1,4 @@
-"""Options of one's own: whose event came about, who can go on, and what is refused."""
+"""Options of your own: their controllers, their events, and the errors of wrong definitions."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ def see(grounding: OptionGrounding, seen: Sequence[int], actions: Sequence[int] 
     return grounding.observe(seen, None if actions is None else np.array(actions), np.array(restarted))
 
 
-def test_controllers_say_what_to_do_and_who_cannot_go_on() -> None:
+def test_controllers_return_an_action_or_none() -> None:
     now = see(ground(lambda seen: [UP, DOWN]), [7, 8])
     assert now.actions.tolist() == [[1, 0, -1], [-1, 0, -1]] and now.actions.dtype == np.int8
     assert now.features[:, 7:].tolist() == [[1, 0], [0, 1]]
 
 
-def test_an_event_counts_whoever_brought_it_about_for_the_options_of_the_step_before() -> None:
+def test_an_event_counts_for_the_options_of_the_previous_step_whoever_acted() -> None:
     grounding = ground(lambda seen: [DOWN, UP] if seen < 8 else [DOWN])
     see(grounding, [7, 5])
     now = see(grounding, [8, 5], [1, 0])
@@ -79,7 +79,7 @@ WRONG: list[tuple[Any, Any, str]] = [
 
 
 @pytest.mark.parametrize(("offer", "describe", "message"), WRONG)
-def test_what_breaks_the_contract_is_said_in_one_line(offer: Any, describe: Any, message: str) -> None:
+def test_what_breaks_the_contract_is_an_error_of_one_line(offer: Any, describe: Any, message: str) -> None:
     with pytest.raises(CoteachError, match=message) as error:
         see(ground(offer, describe), [3, 3])
     assert "\n" not in str(error.value) and "'Stairs-v0'" in str(error.value)

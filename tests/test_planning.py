@@ -1,4 +1,4 @@
-"""Planning on the abstract model: what is renewed outcome by outcome is what is solved anew."""
+"""Planning on the abstract model: incremental planning gives the same values as solving anew."""
 
 import numpy as np
 import pytest
@@ -30,23 +30,21 @@ outcomes = st.lists(
 
 @settings(max_examples=60, deadline=None, derandomize=True)
 @given(outcomes, st.floats(0.0, 1.0), st.sampled_from([1.0, 0.95]))
-def test_a_plan_renewed_outcome_by_outcome_is_the_plan_solved_anew(
-    seen: list[Outcome], unknown: float, decision_discount: float
-) -> None:
+def test_replanning_after_each_outcome_equals_solving_anew(seen: list[Outcome], unknown: float, decision_discount: float) -> None:
     model = AbstractModel(OPTIONS, gamma=0.95)
-    hope = np.full(MASK.shape, unknown)
+    pseudo_values = np.full(MASK.shape, unknown)
     renewed = Plan(model, EXACT, decision_discount)
-    renewed.solve(MASK, hope)
+    renewed.solve(MASK, pseudo_values)
     for outcome in seen:
         model.add(outcome)
-        renewed.replan([outcome.situation], MASK, hope, backups=100_000)
+        renewed.replan([outcome.situation], MASK, pseudo_values, backups=100_000)
     anew = Plan(model, EXACT, decision_discount)
-    anew.solve(MASK, hope)
+    anew.solve(MASK, pseudo_values)
     np.testing.assert_allclose(renewed.q, anew.q, atol=1e-6)
     np.testing.assert_allclose(renewed.value, anew.value, atol=1e-6)
 
 
-def test_a_reward_at_the_end_of_a_chain_reaches_its_beginning_in_as_many_backups_as_it_is_long() -> None:
+def test_a_reward_at_the_end_of_a_chain_takes_one_backup_per_situation() -> None:
     model = AbstractModel(1, gamma=0.99)
     mask, nothing = np.ones((50, 1), dtype=np.bool_), np.zeros((50, 1))
     plan = Plan(model, EvidenceConfig(optimism=0.0))
@@ -58,7 +56,7 @@ def test_a_reward_at_the_end_of_a_chain_reaches_its_beginning_in_as_many_backups
     assert plan.value[0] == pytest.approx(0.99**49)
 
 
-def test_an_outcome_that_moves_nothing_costs_one_backup() -> None:
+def test_an_outcome_that_changes_no_value_costs_one_backup() -> None:
     model = AbstractModel(2, gamma=0.99)
     mask, nothing = np.ones((30, 2), dtype=np.bool_), np.zeros((30, 2))
     plan = Plan(model, EvidenceConfig())

@@ -1,4 +1,4 @@
-"""Rows kept for distillation: only those that can be relabelled, the newest of them."""
+"""The replay buffer keeps the newest rows in which some option can be followed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ LAYOUT = Layout(flags=1)
 
 
 def rollout(situations: list[int], valid: bool = True, options: bool = True) -> Rollout:
-    """One environment, in these situations one after the other; each row's feature is its situation."""
+    """Return a rollout of one environment in these situations; each row's feature is its situation."""
     made = Rollout.empty(len(situations), 1, LAYOUT, SLOTS)
     made.situation[:-1, 0] = made.features[:-1, 0, 0] = situations
     made.valid[:] = valid
@@ -31,7 +31,7 @@ def test_rows_without_a_way_to_follow_advice_and_restarts_are_left_out() -> None
     assert replay.filled == 2 and replay.situation[:2].tolist() == [5, 6] and replay.controls[:2].tolist() == [[2, -1, -1]] * 2
 
 
-def test_the_oldest_rows_make_room() -> None:
+def test_the_oldest_rows_are_replaced() -> None:
     replay = Replay(4, LAYOUT, SLOTS)
     for first in range(0, 6, 2):
         replay.add(rollout([first, first + 1]))

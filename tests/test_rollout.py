@@ -1,4 +1,4 @@
-"""Collecting: whose rows are whose, what counts as a step, and what is evidence of which option."""
+"""Collecting: which rows the teacher controls, what counts as a step, and which outcomes of options are recorded."""
 
 from __future__ import annotations
 
@@ -41,18 +41,18 @@ class Watched(MiniGridGrounding):
         return now
 
     def expert(self) -> NDArray[np.int64]:
-        """The slot the scripted expert would choose, for every environment."""
+        """Return the slot that the scripted expert chooses in every environment."""
         slots = [self.situations[int(number)].expert for number in self.now.situation]
         return np.array([0 if slot is None else slot for slot in slots])
 
     def events(self) -> list[tuple[int, int]]:
-        """(situation, slot) of every completion that the last step brought about."""
+        """Return (situation, slot) of every option that the last step completed."""
         found = [(env, slot) for env in np.flatnonzero(self.now.completed) for slot in range(self.max_options)]
         return [(int(self.before.situation[e]), s) for e, s in found if int(self.now.completed[e]) >> s & 1]
 
 
 class Acting:
-    """A student that does what it is told, or acts at random."""
+    """A student that takes the given actions, or random ones."""
 
     def __init__(self, choose=None) -> None:
         self.rng = np.random.default_rng(0)
@@ -64,7 +64,7 @@ class Acting:
 
 
 class Table:
-    """A collector on a task, with what it takes to play it step by step."""
+    """A collector on a task that is played step by step."""
 
     def __init__(self, task: str = UNLOCK, envs: int = 8, share: float = 0.0, patience: int = 40, turning: bool = False) -> None:
         self.grounding = Watched(envs, turning)
@@ -78,7 +78,7 @@ class Table:
         self.collector.assign_all(share)
 
     def oracle(self, numbers: NDArray[np.int64], optimistic: NDArray[np.bool_]) -> NDArray[np.float64]:
-        """The expert's option in these situations, without doubt."""
+        """Return the expert's option in these situations, with probability 1."""
         advice = np.zeros((len(numbers), self.grounding.max_options))
         situations = [self.grounding.situations[int(number)] for number in numbers]
         for row, answer in zip(advice, OracleTeacher().advise(situations), strict=True):
@@ -86,11 +86,11 @@ class Table:
         return advice
 
     def step(self, student: Acting) -> Rollout:
-        """One step, led by the oracle where the teacher leads."""
+        """Take one step; the oracle is the teacher."""
         return self.collector.collect(1, student, self.oracle, self.share)
 
     def expert(self) -> Acting:
-        """A student that happens to do what the expert's controller would."""
+        """Return a student that acts like the expert's controller."""
 
         def choose(rows: int) -> NDArray[np.int64]:
             return np.maximum(self.grounding.now.actions[np.arange(rows), self.grounding.expert()], 0)
@@ -124,7 +124,7 @@ def test_an_episode_is_counted_whole_however_rounds_cut_it() -> None:
 
 
 @pytest.mark.parametrize("share", [0.0, 0.25, 1.0])
-def test_the_share_of_environments_that_the_teacher_leads_is_kept(share: float) -> None:
+def test_the_share_of_environments_that_the_teacher_controls_is_kept(share: float) -> None:
     table = Table(share=share)
     for _ in range(60):
         rollout = table.step(Acting())
@@ -138,7 +138,7 @@ def test_a_share_that_shrinks_shrinks_with_the_episodes_that_end() -> None:
     assert seen[0] == 8 and seen[-1] == 2 and seen == sorted(seen, reverse=True)
 
 
-def test_led_by_the_oracle_every_episode_succeeds_and_by_chance_hardly_any() -> None:
+def test_the_oracle_solves_every_episode_and_random_actions_none() -> None:
     controlled, alone = Table(share=1.0), Table(share=0.0)
     by_oracle = [episode for _ in range(120) for episode in controlled.step(Acting()).episodes]
     by_chance = [episode for _ in range(120) for episode in alone.step(Acting()).episodes]
@@ -147,7 +147,7 @@ def test_led_by_the_oracle_every_episode_succeeds_and_by_chance_hardly_any() -> 
 
 
 @pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
-def test_every_completion_is_counted_once_whoever_brought_it_about(share: float) -> None:
+def test_every_completion_is_counted_once_whoever_acted(share: float) -> None:
     table = Table(share=share)
     student, happened, counted = table.expert(), Counter[tuple[int, int]](), Counter[tuple[int, int]]()
     for _ in range(100):
@@ -157,14 +157,14 @@ def test_every_completion_is_counted_once_whoever_brought_it_about(share: float)
         completed = ended.ending == Ending.COMPLETED
         counted.update(zip(ended.situation[completed].tolist(), ended.slot[completed].tolist(), strict=True))
         counted.update((o.situation, o.slot) for o in rollout.outcomes if o.duration is None and not o.failed)
-    table.step(student)  # what a led option's last step brought about is found when the next is chosen
+    table.step(student)  # the end of a followed option is detected on the next step
     ended = table.collector.follower.ended
     completed = ended.ending == Ending.COMPLETED
     counted.update(zip(ended.situation[completed].tolist(), ended.slot[completed].tolist(), strict=True))
     assert sum(happened.values()) > 20 and counted == happened
 
 
-def test_what_the_student_brought_about_says_nothing_of_how_long_an_option_takes() -> None:
+def test_options_completed_by_the_student_have_no_duration() -> None:
     table = Table(share=0.0)
     student = table.expert()
     rollouts = [table.step(student) for _ in range(60)]
@@ -185,7 +185,7 @@ def test_the_option_that_ends_an_episode_leads_nowhere_and_has_its_reward(share:
     assert others and all(outcome.following >= 0 for outcome in others)
 
 
-def test_time_running_out_says_nothing_about_the_option_under_way() -> None:
+def test_an_option_cut_off_by_the_time_limit_has_no_outcome() -> None:
     table = Table("MiniGrid-Empty-5x5-v0", envs=4, share=1.0, patience=1000, turning=True)
     student = Acting()
     until = [table.step(student) for _ in range(100)]
@@ -195,7 +195,7 @@ def test_time_running_out_says_nothing_about_the_option_under_way() -> None:
     assert after.outcomes == []
 
 
-def test_an_option_that_never_ends_fails_for_lack_of_patience() -> None:
+def test_an_option_that_never_ends_fails_by_timeout() -> None:
     table = Table("MiniGrid-Empty-5x5-v0", envs=4, share=1.0, patience=30, turning=True)
     student = Acting()
     outcomes = [outcome for _ in range(99) for outcome in table.step(student).outcomes]
@@ -203,7 +203,7 @@ def test_an_option_that_never_ends_fails_for_lack_of_patience() -> None:
     assert len(late) >= 4 and all(outcome.failed for outcome in late)
 
 
-def test_situations_that_nobody_gave_advice_for_are_led_at_random() -> None:
+def test_options_are_drawn_uniformly_without_advice() -> None:
     table = Table(share=1.0)
 
     def nothing(numbers: NDArray[np.int64], optimistic: NDArray[np.bool_]) -> NDArray[np.float64]:
@@ -216,7 +216,7 @@ def test_situations_that_nobody_gave_advice_for_are_led_at_random() -> None:
 
 
 def going_on(task: str, tmp_path: Path) -> Iterator[tuple[Collector, MiniGridGrounding]]:
-    """A collector in the middle of its episodes, and another one that took up what the first one kept as JSON."""
+    """Yield a collector in the middle of its episodes, and another one restored from the JSON of the first."""
     situations = Situations()
     state = None
     for _ in range(2):
@@ -237,7 +237,7 @@ def uniform(numbers: NDArray[np.int64], optimistic: NDArray[np.bool_]) -> NDArra
 
 
 @pytest.mark.parametrize("task", levels.task_ids()[::12])
-def test_episodes_under_way_are_brought_back_with_all_that_was_believed_of_them(task: str, tmp_path: Path) -> None:
+def test_episodes_under_way_are_restored_with_their_belief_maps(task: str, tmp_path: Path) -> None:
     (first, one), (second, other) = going_on(task, tmp_path)
     for mine, theirs in zip(one.belief, other.belief, strict=True):
         assert np.array_equal(mine, theirs)

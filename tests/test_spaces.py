@@ -1,4 +1,4 @@
-"""Observations of any of Gymnasium's simple spaces become rows of one layout, each part in its place."""
+"""Observations of Gymnasium's simple spaces are encoded as rows of one layout."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_a_picture_with_its_channels_in_front_already_is_left_so() -> None:
     assert np.array_equal(encoder.encode(picture), picture.ravel())
 
 
-def test_bounds_say_where_numbers_lie_and_infinite_ones_say_nothing() -> None:
+def test_centre_and_spread_come_from_the_bounds_if_these_are_finite() -> None:
     box = spaces.Box(np.array([0.0, -np.inf, -3.4e38], np.float32), np.array([12.0, np.inf, 3.4e38], np.float32))
     layout = Encoder(box, "x").layout
     assert layout.centre == (6.0, 0.0, 0.0) and layout.spread == pytest.approx((12 / np.sqrt(12), 1.0, 1.0))

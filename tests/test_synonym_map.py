@@ -1,4 +1,4 @@
-"""Old words for new ones: matched one for one by meaning, and only where words went and others came."""
+"""New words are matched one to one with missing known words by their embeddings."""
 
 import numpy as np
 
@@ -12,30 +12,30 @@ NEARBY = {"explore": 0, "look around": 1, "pick up": 10, "grab": 11, "open": 20,
 
 
 def meaning(phrases):
-    """Phrases on a circle, forty steps around."""
+    """Return embeddings on a circle, at forty equally spaced angles."""
     angle = np.array([NEARBY[phrase] for phrase in phrases]) * 2 * np.pi / 40
     return np.stack([np.cos(angle), np.sin(angle)], axis=1)
 
 
-def test_new_words_are_read_as_the_nearest_old_ones_one_for_one():
+def test_new_words_are_matched_one_to_one_with_the_nearest_known_words():
     new = ("put down the red key", "unlatch the red door", "grab the red key", "look around")
     found = synonym_map(KNOWN, new, meaning)
     assert found == {"look around": "explore", "grab": "pick up", "unlatch": "open", "put down": "drop"}
 
 
-def test_words_that_stay_are_left_alone():
+def test_words_in_both_lists_are_not_mapped():
     assert synonym_map(KNOWN, KNOWN, meaning) == {}
-    assert synonym_map(KNOWN, (*KNOWN, "unlatch the red box"), meaning) == {}, "nothing is gone that it could stand for"
+    assert synonym_map(KNOWN, (*KNOWN, "unlatch the red box"), meaning) == {}, "no known word is missing"
     found = synonym_map(KNOWN, ("explore", "grab the red key", "open the red door", "drop the red key"), meaning)
     assert found == {"grab": "pick up"}
 
 
-def test_of_more_new_phrases_than_old_ones_some_stay_as_they_are():
+def test_some_new_phrases_are_not_mapped_if_there_are_more_than_missing_ones():
     found = synonym_map(("explore", "open the door"), ("look around", "unlatch the door", "grab the door"), meaning)
     assert found == {"look around": "explore", "unlatch": "open"}
 
 
-def test_a_meaning_is_what_the_untuned_model_holds():
+def test_embeddings_are_those_of_the_untuned_model():
     teacher = LocalTeacher(tiny_lm.loaded(), TeacherConfig(device="cpu"))
     phrases = ["pick up", "explore the room", "pick up"]
     before = teacher.lm.meaning(phrases)

@@ -1,4 +1,4 @@
-"""Renamed options mean the same things, in the same order, and stay apart."""
+"""Renamed options keep their order and stay different from each other."""
 
 import itertools
 
@@ -22,12 +22,12 @@ MISSIONS = {
     "get to the green goal square": (e.PLAIN,),
     "something that no grammar knows": (e.PLAIN,),
 }
-"""Mission -> for which reasons things may be told apart under it."""
+"""Mission -> the attributes by which it may distinguish things."""
 CARRIED = [None, words.Thing(0, e.KEY, e.PLAIN), words.Thing(1, e.BALL, e.PLAIN)]
 
 
 def grounding_options():
-    """The options of every situation with two sorts of things in it, for each kind of mission and of load."""
+    """Yield the options of every situation with two sorts of things, for each kind of mission and of carried object."""
     for (text, tags), held in itertools.product(MISSIONS.items(), CARRIED):
         read = mission.read(text)
         part = tuple(read.parts[0].tolist())
@@ -43,7 +43,7 @@ def every():
 
 
 @pytest.mark.parametrize("name", WORDINGS)
-def test_options_of_the_grounding_stay_apart(every, name):
+def test_renamed_options_of_the_grounding_stay_different(every, name):
     single = sorted({option for options in every for option in options})
     new = rename_options(Situation("", tuple(single)), WORDINGS[name]).options
     assert len(single) > 100 and len(set(new)) == len(new)

@@ -1,4 +1,4 @@
-"""Word values: what a few outcomes say about situations never met, and where it knows that it does not know."""
+"""Word values: estimates for situations never met, and their uncertainty."""
 
 from pathlib import Path
 
@@ -16,13 +16,13 @@ UNTRIED = ("grey", "pink", "white")
 
 
 def go_to(colour: str, colours: tuple[str, ...]) -> Situation:
-    """The mission names one of the balls that can be seen."""
+    """Return a situation whose mission names one of the visible balls."""
     seen = ", ".join(f"a {c} ball" for c in colours)
     return Situation(f"Mission: go to the {colour} ball. You see {seen}.", tuple(f"go to the {c} ball" for c in colours))
 
 
 def taught(rounds: int = 40) -> WordValues:
-    """Word values that saw every option tried among balls of the first colours: the one named is worth 0.9, others nothing."""
+    """Return word values trained on balls of the first colours: going to the named ball has the value 0.9, the others 0."""
     situations = Situations()
     for colours in (TRIED, UNTRIED):
         for colour in colours:
@@ -40,7 +40,7 @@ def taught(rounds: int = 40) -> WordValues:
     return words
 
 
-def test_words_that_both_share_are_blanked_out() -> None:
+def test_shared_words_are_blanked_out() -> None:
     assert blank("go to the red ball", "Mission: go to the red ball") == ("* * * *", "mission: * * * *")
     assert blank("pick up the blue key", "a locked blue door") == ("pick up * key", "locked * door")
 
@@ -64,14 +64,14 @@ def test_doing_what_the_mission_says_is_learned_for_colours_never_tried() -> Non
     assert (mean.argmax(axis=1) == [0, 1, 2]).all()
 
 
-def test_where_the_shape_decides_it_is_sure_of_words_it_has_never_seen() -> None:
+def test_values_are_certain_for_new_words_if_the_shape_decides() -> None:
     uncertainty = taught().uncertainty
     assert uncertainty[:3].max() < 0.1
     assert uncertainty[3:].max() < 0.2
 
 
-def test_where_the_shape_says_nothing_it_is_uncertain_of_what_is_new() -> None:
-    """What belongs where is known by its name alone: of the things that were put away nothing follows for others."""
+def test_values_are_uncertain_for_new_words_if_the_shape_does_not_decide() -> None:
+    """The right place depends on the thing's name alone: nothing follows for other things."""
     situations, places = Situations(), ("put it in the fridge", "put it on the shelf", "put it in the box")
     for thing in range(12):
         situations.number(Situation(f"Mission: put the thing{thing} away. You hold the thing{thing}.", places))
@@ -89,16 +89,16 @@ def test_where_the_shape_says_nothing_it_is_uncertain_of_what_is_new() -> None:
     assert words.uncertainty[9:].min() > 0.4
 
 
-def test_it_is_uncertain_of_what_it_has_never_seen_the_like_of() -> None:
+def test_values_are_uncertain_in_an_unfamiliar_situation() -> None:
     words = taught()
     strange = words.situations.number(Situation("Mission: bake bread. You see an oven.", ("light fire", "knead dough")))
     words.grow(strange + 1)
-    assert words.uncertainty[strange].tolist() == [0.5] * 3, "nothing is known before it has looked"
+    assert words.uncertainty[strange].tolist() == [0.5] * 3, "nothing is known before `refresh`"
     words.refresh(np.array([strange]))
     assert words.uncertainty[strange, :2].mean() > 3 * words.uncertainty[:3].mean()
 
 
-def test_the_distilled_prior_repeats_the_teachers_answers() -> None:
+def test_the_distilled_prior_predicts_the_teachers_answers() -> None:
     words = taught()
     says = np.array([[0.1, 0.2, 0.7]] * 6)
     answered = np.arange(6) < 4
@@ -109,7 +109,7 @@ def test_the_distilled_prior_repeats_the_teachers_answers() -> None:
     assert np.abs(words.distilled[:4] - says[:4]).max() < 0.1
 
 
-def test_it_goes_on_from_a_checkpoint_as_it_would_have(tmp_path: Path) -> None:
+def test_word_values_continue_from_a_checkpoint_unchanged(tmp_path: Path) -> None:
     one = taught(rounds=3)
     one.save(tmp_path)
     other = WordValues(one.situations, 3, WordsConfig(steps=12), EvidenceConfig(), seed=9)

@@ -1,7 +1,7 @@
-"""The teacher's advice, improved by the evidence: the table of policies, what fills it, and when the LLM is asked.
+"""The teacher's advice, improved by the evidence.
 
-`Advice` joins the teacher, who is the prior, and the evidence; `table` has what they come to for every situation. What an arm
-switches off is decided once, when it is built.
+`Advice` combines the prior (the teacher's answers) with the evidence and stores the resulting policies of every situation in its
+`table`. It also decides when to query the teacher. What an arm switches off is decided once, in the constructor.
 """
 
 from __future__ import annotations
@@ -31,9 +31,12 @@ FILE = "advice.safetensors"
 
 
 class Advice:
-    """Prior and improved advice of one run.
+    """The prior and the improved advice of one run.
 
-    prior_trust: the power to which the prior is raised, in [0, 1]: how far the LLM's own answers have proved right.
+    table:       the policies of every situation.
+    evidence:    outcomes, plans and word values.
+    budget:      how many situations the teacher may still be asked about in this round.
+    prior_trust: the power to which the prior is raised, in [0, 1]; high where the LLM's own answers predict what works.
     """
 
     def __init__(self, config: Config, arm: Arm, family: Family, situations: Situations, teacher: Teacher, seed: int) -> None:
@@ -55,9 +58,9 @@ class Advice:
     # Collect: what the teacher follows where it controls an episode.
 
     def follow(self, numbers: NDArray[np.int64], optimistic: NDArray[np.bool_]) -> Array:
-        """(N, K) policies that the teacher follows in situations (N,); what it was not asked about is asked now.
+        """Return the policies (N, K) that the teacher follows in situations (N,), after querying it where that is still needed.
 
-        optimistic: (N,) True for the exploration policy, False for the one that the student is shown.
+        optimistic: (N,) bool, True for the exploration policy, False for the imitation policy.
         """
         met = np.unique(numbers)
         new = self.initialise(met)
@@ -69,7 +72,7 @@ class Advice:
         return self.table.follow(numbers, optimistic)
 
     def initialise(self, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Give the situations that were met for the first time policies by the word values; return which these are."""
+        """Set the policies of situations met for the first time, from the word values; return these situations."""
         self.grow()
         new = numbers[~self.table.initialised[numbers]]
         if len(new):
@@ -86,21 +89,21 @@ class Advice:
     # Advise: when the LLM is asked.
 
     def begin_round(self, queries: int) -> None:
-        """Allow at most so many queries in this round; fewer, the less the LLM's answers have proved right."""
+        """Allow at most `queries` queries in this round, and fewer with less trust in the prior."""
         self.budget.begin_round(queries, self.prior_trust, self.config.teacher.least_query_share)
 
     def count_visits(self, situations: Iterable[NDArray[np.int64]]) -> None:
-        """Count where a round's rollouts were, so that queries go where the agents are."""
+        """Count the situations of a round's rollouts, so that queries go to those that are visited most."""
         self.grow()
         self.table.count_visits(situations, self.config.evidence.visit_decay)
 
     def query_most_visited(self) -> int:
-        """Ask the teacher about the situations that are visited most; return how many it answered."""
+        """Query the teacher about the most visited situations; return how many it answered."""
         visited = np.flatnonzero(self.table.visits > self.config.teacher.query_visits)
         return self.query(choose_queries(self.table, visited, self.budget.available, self._least_weight))
 
     def query(self, chosen: NDArray[np.int64]) -> int:
-        """Ask the teacher about these situations; return how many it answered (the others are asked about again)."""
+        """Query the teacher about these situations; return how many it answered. The others may be queried again."""
         answers = self.teacher.advise([self.situations[int(i)] for i in chosen]) if len(chosen) else []
         self.budget.spend(len(chosen))
         answered = [(int(i), answer) for i, answer in zip(chosen, answers, strict=True) if answer is not None]
@@ -109,7 +112,7 @@ class Advice:
         return len(answered)
 
     def store_answer(self, number: int, answer: Array) -> None:
-        """Keep the teacher's answer about a situation as its prior, unless it is no distribution."""
+        """Store the teacher's answer as the prior of a situation, unless it is no probability distribution."""
         table = self.table
         table.asked[number] = table.answered[number] = True
         if np.isfinite(answer).all() and answer.min() >= 0.0 and abs(answer.sum() - 1.0) < 1e-6:
@@ -118,13 +121,13 @@ class Advice:
             note(f"teacher {self.teacher.name!r}: its advice is no distribution and is left out: {np.round(answer, 3)}")
 
     def ask_again(self) -> None:
-        """Let every situation be asked about again: the teacher has new weights or a new prompt. Old answers serve until then."""
+        """Allow new queries about every situation, because the teacher changed; old answers are used until then."""
         self.table.asked[:] = False
 
     # Evidence and reweighing.
 
     def improve(self) -> None:
-        """Learn from the evidence so far, and reweigh the prior by it in every situation met of late."""
+        """Learn from the evidence so far, and improve the policies of all situations visited recently."""
         self.grow()
         table, evidence, settings = self.table, self.evidence, self.config.evidence
         evidence.learn(table.visits, table.prior, table.answered)
@@ -142,7 +145,7 @@ class Advice:
     def update_policies(
         self, numbers: NDArray[np.int64], optimistic_q: Array | None = None, pessimistic_q: Array | None = None
     ) -> None:
-        """Improve the advice for these situations by Q, (N, K) each; without it, by what the word values expect."""
+        """Improve the policies of these situations by Q, (N, K) each; None: by the bounds of the word values."""
         table, prior = self.table, self.expected_prior(numbers)
         mask = prior > 0
         prior = sharpen(prior, self.prior_trust) if self._tempers_prior else prior
@@ -165,10 +168,10 @@ class Advice:
         table.imitation[numbers], table.value[numbers] = improved.imitation, improved.value
 
     def _guess(self, numbers: NDArray[np.int64], prior: Array, weight: Array, exploration: Array) -> Array:
-        """(N, K) what the student is shown where no way to a reward is known.
+        """Return what the student imitates where no way to a reward is known, (N, K).
 
-        Where nothing was tried it is what the word values expect to be best, not what may turn out best, which is what they know
-        least about; elsewhere novelty guides the student too.
+        Where no option was tried, it is the prior reweighed by the expected word values: the exploration policy would prefer the
+        options about which the word values know least. Elsewhere it is the exploration policy.
         """
         if not self._guesses:
             return exploration
@@ -177,7 +180,7 @@ class Advice:
         return np.where(untried[:, None], expected, exploration)
 
     def expected_prior(self, numbers: NDArray[np.int64]) -> Array:
-        """(N, K) the teacher's own advice; where it was not asked, what the distilled prior says once it has seen enough."""
+        """Return the teacher's answers (N, K); where there is none, the distilled prior once it has seen enough answers."""
         table, settings = self.table, self.config.words
         prior = table.prior[numbers]
         if not self._distils_prior or table.answered.sum() < settings.distilled_after:
@@ -187,7 +190,7 @@ class Advice:
         return np.where(stands_in[:, None], np.maximum(distilled, settings.distilled_floor) * (prior > 0), prior)
 
     def bounds(self, numbers: NDArray[np.int64]) -> tuple[Array, Array]:
-        """(N, K) each: what an option never tried may be worth under optimism, and at worst."""
+        """Return the optimistic and the pessimistic value of an untried option, (N, K) each."""
         opinions = self.evidence.words.opinions(numbers)
         if not self._is_optimistic:
             return opinions.worst, opinions.worst
@@ -195,7 +198,7 @@ class Advice:
         return improvement.optimistic_bound(opinions.best, opinions.mean, self.expected_prior(numbers), power), opinions.worst
 
     def outcomes(self, numbers: NDArray[np.int64]) -> Array:
-        """(N,) outcomes counted in a situation, and those for which sure word values count."""
+        """Return the number of outcomes in situations (N,), including those for which certain word values count."""
         return self.evidence.outcomes(numbers, self.table.prior[numbers] > 0)
 
     # Checkpoints.

@@ -1,7 +1,7 @@
-"""The advice table: what is known of every situation met, as arrays to look up.
+"""The advice table: the prior, the improved policies and their values for every situation, as arrays.
 
-Rows are situations, columns option slots. `prior` is the teacher's own advice; the improved policies are made from it and from
-the evidence by `improvement.improve`. The table holds arrays, grows them, and goes into checkpoints; who fills it is `Advice`.
+Rows are situations, columns are option slots. `prior` is the teacher's own advice; `improvement.improve` computes the policies
+from it and from the evidence. The table stores and grows the arrays; `Advice` fills them.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ class AdviceTable:
 
     prior:         (S, K) the teacher's own advice, uniform until it was asked.
     exploration:   (S, K) improved advice by optimistic Q; optimistic episodes follow it.
-    pessimistic:   (S, K) improved advice by what was shown to work alone.
+    pessimistic:   (S, K) improved advice by pessimistic Q, which counts only what was shown to work.
     imitation:     (S, K) the sharp improved advice that the student imitates and the LLM is tuned towards.
-    optimistic_q:  (S, K) Q under optimism; pessimistic_q: by what was shown to work.
+    optimistic_q:  (S, K) Q with optimism for untried options; pessimistic_q: Q without it.
     value:         (S,) value of the imitation policy under the abstract model; 0 where nothing is known.
-    prior_weight:  (S,) lambda_N, how much the prior still weighs; infinite before any evidence.
+    prior_weight:  (S,) lambda_N, the weight of the prior; infinite before any evidence.
     visits:        (S,) rows of recent rollouts; older ones fade.
-    asked:         (S,) bool, the teacher was asked under its present weights and prompt; answered: under any.
-    taught:        (S,) bool, it was once tuned towards the improved advice there.
-    initialised:   (S,) bool, there are policies to follow.
+    asked:         (S,) bool, the teacher was queried under its present weights and prompt; answered: it has ever answered.
+    taught:        (S,) bool, the teacher was tuned on this situation.
+    initialised:   (S,) bool, the policies were set.
     """
 
     def __init__(self, situations: Situations, max_options: int) -> None:
@@ -51,7 +51,7 @@ class AdviceTable:
         return len(self.prior)
 
     def grow(self) -> bool:
-        """Make room for the situations met since the last call, with a uniform prior; whether there were any."""
+        """Make room for the situations met since the last call, with a uniform prior; return whether there were any."""
         old, new = len(self), len(self.situations)
         if new == old:
             return False
@@ -67,12 +67,12 @@ class AdviceTable:
         return True
 
     def has_choice(self) -> NDArray[np.bool_]:
-        """(S,) whether a situation has more than one option."""
+        """Return which situations have more than one option, (S,) bool."""
         several: NDArray[np.bool_] = (self.prior > 0).sum(axis=1) > 1
         return several
 
     def follow(self, numbers: NDArray[np.int64], optimistic: NDArray[np.bool_]) -> Array:
-        """(N, K) the policies to follow in situations (N,): for exploration where `optimistic` (N,), else for imitation."""
+        """Return the policies (N, K) of situations (N,): for exploration where `optimistic` (N,), else for imitation."""
         return np.where(optimistic[:, None], self.exploration[numbers], self.imitation[numbers])
 
     def count_visits(self, rows: Iterable[NDArray[np.int64]], decay: float) -> None:
@@ -81,12 +81,12 @@ class AdviceTable:
         self.visits = decay * self.visits + np.bincount(every, minlength=len(self.visits))
 
     def state(self) -> dict[str, NDArray[Any]]:
-        """All arrays by name; those by option hold only the slots in which there is one, situation by situation."""
+        """Return all arrays by name; those by option contain only the existing options, situation by situation."""
         offered = self._offered()
         return {name: getattr(self, name)[offered] for name in BY_OPTION} | {name: getattr(self, name) for name in BY_SITUATION}
 
     def restore(self, state: Mapping[str, NDArray[Any]]) -> None:
-        """Take up what `state` gave, the situations being the same."""
+        """Restore what `state` returned; the situations must be the same."""
         self.grow()
         offered = self._offered()
         for name in BY_OPTION:
@@ -95,6 +95,6 @@ class AdviceTable:
             getattr(self, name)[:] = state[name]
 
     def _offered(self) -> NDArray[np.bool_]:
-        """(S, K) where a situation has an option."""
+        """Return which slots are options, (S, K) bool."""
         counts = np.array([len(situation.options) for situation in self.situations], dtype=np.int64)
         return np.arange(self.max_options) < counts[:, None]

@@ -1,6 +1,6 @@
-"""What a checkpoint of a run holds: the players, what they know, and how far the run is, as safetensors and JSON.
+"""Saves and loads checkpoints: the players, what they know, and the progress of the run, as safetensors and JSON.
 
-This module alone knows which file holds what; every object saves its own state, and takes it up again.
+Only this module knows which file contains what. Every object saves and loads its own state.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ TEACHER, KNOWLEDGE, PROGRESS = "teacher", "knowledge.json", "progress.json"
 
 
 def save(folder: Path, players: Players, schooling: Schooling, progress: dict[str, Any]) -> None:
-    """Write everything into `folder`. progress: how far the run is, plain JSON."""
+    """Write everything into `folder`. progress: how far the run has come, as plain JSON."""
     save_players(folder, players)
     if schooling.standing is not None:
         schooling.standing.save(folder)
@@ -31,7 +31,7 @@ def save(folder: Path, players: Players, schooling: Schooling, progress: dict[st
 
 
 def load(folder: Path, players: Players, schooling: Schooling) -> dict[str, Any]:
-    """Take up what `save` wrote; return the progress."""
+    """Load what `save` wrote into `players` and `schooling`; return the progress."""
     load_players(folder, players)
     schooling.standing = Standing.load(folder)
     progress: dict[str, Any] = json.loads((folder / PROGRESS).read_text(encoding="utf-8"))
@@ -39,7 +39,7 @@ def load(folder: Path, players: Players, schooling: Schooling) -> dict[str, Any]
 
 
 def save_players(folder: Path, players: Players) -> None:
-    """Write teacher, students and what they know into `folder`."""
+    """Write the teacher, the students and their knowledge into `folder`."""
     for student, home in _homes(folder, players):
         student.save(home)
     players.teacher.save(folder / TEACHER)
@@ -53,7 +53,7 @@ def save_players(folder: Path, players: Players) -> None:
 
 
 def load_players(folder: Path, players: Players) -> None:
-    """Take up what `save_players` wrote: these players then go on as those would have."""
+    """Load what `save_players` wrote: `players` then continue exactly as the saved ones would have."""
     for student, home in _homes(folder, players):
         student.load(home)
     if (folder / TEACHER).is_dir():
@@ -69,7 +69,7 @@ def load_players(folder: Path, players: Players) -> None:
 
 
 def players_of(run: Run) -> Players:
-    """Return teacher and students as the run's newest checkpoint has them; CoteachError where there is none."""
+    """Return the players of the run's newest checkpoint; CoteachError if there is none."""
     checkpoint = run.latest_checkpoint()
     if checkpoint is None:
         raise CoteachError(f"{run.folder} has no whole checkpoint: let `coteach train --resume {run.folder}` save one")
@@ -80,6 +80,6 @@ def players_of(run: Run) -> Players:
 
 
 def _homes(folder: Path, players: Players) -> list[tuple[Student, Path]]:
-    """Where a checkpoint in `folder` keeps each student: student, student-2, ..."""
+    """Return each student with its subfolder of a checkpoint: student, student-2, ..."""
     names = ["student", *(f"student-{number}" for number in range(2, len(players.students) + 1))]
     return [(student, folder / name) for student, name in zip(players.students, names, strict=True)]

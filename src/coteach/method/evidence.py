@@ -1,7 +1,7 @@
-"""The evidence of a run: what became of options, its solution, and what carries it over to situations never met.
+"""The evidence of a run: the outcomes of options, the solutions of the abstract model, and the word values.
 
-`Evidence` holds the abstract model, a plan of it under optimism and one of what was shown to work, and the word values. An
-arm without word values gets `NoWordValues` in their place.
+`Evidence` has the abstract model, an optimistic and a pessimistic plan of it, and the word values, which generalise to situations
+never met. An arm without word values gets `NoWordValues` instead.
 """
 
 from __future__ import annotations
@@ -27,13 +27,15 @@ FILE, WORDS = "plans.safetensors", "words"
 
 
 class Evidence:
-    """Counts, plans and word values; arrays grow with the situations (S).
+    """Outcomes, plans and word values; the arrays grow with the situations (S).
 
-    model: counts of outcomes. optimistic, pessimistic: plans of it. words: values guessed from words.
+    model:       counts of outcomes.
+    optimistic:  its solution with optimism for untried options; pessimistic: without it.
+    words:       values estimated from words.
     """
 
     def __init__(self, config: Config, family: Family, situations: Situations, shares: bool, seed: int) -> None:
-        """shares: word values carry what was learned in one situation over to others."""
+        """shares: whether word values generalise from one situation to others."""
         self.settings = config.evidence
         self.model = AbstractModel(family.max_options, config.student.gamma, family.typical_duration)
         self.optimistic = Plan(self.model, self.settings, self.settings.decision_discount)
@@ -49,14 +51,14 @@ class Evidence:
         self.words.grow(situations)
 
     def add_outcome(self, outcome: Outcome) -> None:
-        """Count what became of an option."""
+        """Count the outcome of an option."""
         self.model.add(outcome)
         self.words.add_outcome(outcome)
 
     def learn(self, visits: Array, prior: Array, answered: NDArray[np.bool_]) -> None:
-        """Train the word values on the mean returns counted so far, and on the LLM's answers.
+        """Train the word values on the mean returns so far, and on the LLM's answers.
 
-        visits: (S,) of recent rounds; prior: (S, K), the LLM's where answered (S,).
+        visits: (S,) of recent rounds; prior: (S, K), the LLM's answers where `answered` (S,).
         """
         returns = np.clip(self.model.mean_returns(self.pessimistic.value), 0.0, 1.0)
         targets = widen_gaps(returns, self.model.tries > 0, self.settings.action_gap)
@@ -64,7 +66,7 @@ class Evidence:
         self.words.refresh(np.flatnonzero(visits >= self.settings.recent_visits))
 
     def outcomes(self, numbers: NDArray[np.int64], mask: NDArray[np.bool_]) -> Array:
-        """(N,) outcomes counted in situations (N,), and those for which sure word values count. mask: (N, K) options."""
+        """Return the outcomes in situations (N,), including those for which certain word values count; mask: (N, K) options."""
         sure = np.where(mask, self.words.opinions(numbers).known, 0.0).sum(axis=1)
         count: Array = self.model.tries[numbers].sum(axis=1) + self.settings.known_outcomes * sure
         return count
@@ -76,7 +78,7 @@ class Evidence:
         return self.model.state()
 
     def load(self, folder: Path, counts: dict[str, Any]) -> None:
-        """Take up what `save` wrote and returned."""
+        """Load what `save` wrote and returned."""
         values = {name: value.numpy().copy() for name, value in tensors.read(folder / FILE).items()}
         self.model.restore(counts)
         self.optimistic.value, self.pessimistic.value = values["optimistic"], values["pessimistic"]

@@ -1,4 +1,4 @@
-"""How either player fares alone: greedy and reference evaluations, films, and rollouts of the LLM alone."""
+"""Evaluates either player alone: greedy and reference evaluations, films, and rollouts of the LLM alone."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ Who = Literal["student", "teacher"]
 
 
 class Examiner:
-    """Plays episodes with one player alone; nothing is learned from them.
+    """Plays episodes with one player alone; no player learns from them.
 
-    The situations met in greedy evaluations are numbered apart: they are not experience.
+    The situations of greedy evaluations are numbered separately, because they are not part of the experience.
     """
 
     def __init__(self, players: Players) -> None:
@@ -39,7 +39,7 @@ class Examiner:
         self._situations = Situations()
 
     def evaluate(self, who: Who, task: str, episodes: int | None = None, seed: int = SEED) -> Evaluation:
-        """Play the reference environments: with the greedy student, or with the teacher's own advice, no evidence in it."""
+        """Play the reference environments with the greedy student, or with the teacher's own advice, without evidence."""
         players, ground = self.players, partial(self.players.ground, task)
         episodes = episodes or self.config.episodes
         if who == "student":
@@ -54,7 +54,7 @@ class Examiner:
         return {"success": result.success, "return": result.mean_return}
 
     def greedy_success(self, task: str) -> float:
-        """Return the success of the greedy student alone, on the levels kept for it, stepped by the engine that trains."""
+        """Return the success of the greedy student on the levels kept for it, with the engine that is used in training."""
         settings = self.config.evaluation
         environments = tasks.make(task, self.config.engine, settings.levels, settings.level_seed)
         grounding = self.players.ground(task, settings.levels, environments.num_actions, situations=self._situations)
@@ -68,9 +68,9 @@ class Examiner:
         return film_teacher(players.teacher.advise, task, ground, self.config.collect.option_patience, seed)
 
     def roll_out_teacher(self, climbed: Sequence[str]) -> tuple[float, NDArray[np.float64]]:
-        """Play the tasks `climbed` with the LLM's advice alone, on levels kept for nothing else.
+        """Play the tasks `climbed` with the LLM's advice alone, on newly drawn levels.
 
-        Returns the mean success, and how often the LLM chose in each situation (S,).
+        Returns the mean success in [0, 1], and how often the LLM chose an option in each situation (S,).
         """
         players, config = self.players, self.config
         successes, chosen = [], Counter[int]()

@@ -22,14 +22,14 @@ Reweigh = Callable[[Array, Array, Array], Array]
 
 
 class Improved(NamedTuple):
-    """The policies of N situations, (N, K) each, and the value of the one that is imitated, (N,)."""
+    """The policies of N situations, (N, K) each, and the value of the imitation policy, (N,)."""
 
     exploration: Array
-    """By optimistic Q: what may turn out best; optimistic episodes follow it."""
+    """The prior reweighed by optimistic Q; optimistic episodes follow it."""
     pessimistic: Array
-    """By pessimistic Q: what was shown to work."""
+    """The prior reweighed by pessimistic Q."""
     imitation: Array
-    """The sharp policy that the student imitates and the LLM is tuned towards."""
+    """The sharpened policy that the student imitates and the LLM is tuned towards."""
     value: Array
 
 
@@ -43,11 +43,11 @@ def improve(
     least_promise: float,
     sharpness: float,
 ) -> Improved:
-    """Improve the advice for N situations.
+    """Improve the advice for N situations; return the policies.
 
     prior, optimistic_q, pessimistic_q: (N, K), 0 where there is no option; weight: (N,) lambda_N.
-    guess: what is imitated where no way to a reward is known, made from the exploration policy, (N, K) -> (N, K).
-    least_promise: pessimistic value from which on a way to a reward counts as known.
+    guess: exploration policy (N, K) -> the policy (N, K) that is imitated where no way to a reward is known.
+    least_promise: a way to a reward counts as known where the pessimistic value exceeds this.
     sharpness: power to which the policy is raised before it is imitated.
     """
     exploration, pessimistic = reweigh(prior, optimistic_q, weight), reweigh(prior, pessimistic_q, weight)
@@ -57,18 +57,18 @@ def improve(
 
 
 def prior_weight(outcomes: Array, options: Array, scale: float) -> Array:
-    """Return lambda_N = c sqrt(N + 1) / (N + K): how much the prior weighs after N outcomes (Grill et al., eq. 4).
+    """Return lambda_N = c sqrt(N + 1) / (N + K), the weight of the prior after N outcomes, (S,) (Grill et al., eq. 4).
 
-    outcomes: (S,) N, counted in the situation; options: (S,) K; scale: c.
+    outcomes: (S,) N, those of the situation; options: (S,) K, its number of options; scale: c.
     """
     return scale * np.sqrt(outcomes + 1.0) / (outcomes + np.maximum(options, 1.0))
 
 
 def optimistic_bound(best: Array, mean: Array, prior: Array, power: Array) -> Array:
-    """Scale the optimism for untried options by the prior: what the teacher thinks likely is tried first.
+    """Scale the optimism for untried options by the prior, so that options which the teacher thinks likely are tried first.
 
-    best, mean: (N, K) what an option may be worth at best, and on average, which is the least that is returned;
-    prior: (N, K); power: (N, K) 0 where the prior has no say.
+    best: (N, K) upper bound of an option's value; mean: (N, K) its expected value, the least that is returned; prior: (N, K);
+    power: (N, K) of the prior relative to its best option; 0: the prior has no influence.
     """
     likely = prior / np.maximum(prior.max(axis=1, keepdims=True, initial=0.0), 1e-12)
     bound: Array = np.maximum(best * likely**power, mean)
@@ -76,11 +76,11 @@ def optimistic_bound(best: Array, mean: Array, prior: Array, power: Array) -> Ar
 
 
 def widen_gaps(returns: Array, tried: NDArray[np.bool_], factor: float) -> Array:
-    """Take each tried option's distance from the best tried one of its situation `factor` times, in [0, 1].
+    """Multiply the gap between each tried option and the best tried option of its situation by `factor`, down to a value of 0.
 
-    A mistake that can be made good again costs hardly more than a factor of gamma, which is less than a guess from words errs by.
-    The best option and the order stay as they are (action gap: Bellemare et al. 2016, arXiv 1512.04860), but for what falls to 0.
-    returns: (S, K) in [0, 1]; options never tried become 0.
+    A reversible mistake costs hardly more than a factor of gamma, which is less than the error of the word values. The best
+    option and the order are unchanged, except among values that become 0 (action gap: Bellemare et al. 2016, arXiv 1512.04860).
+    returns: (S, K) in [0, 1]; the result is 0 for options never tried.
     """
     known = np.where(tried, returns, 0.0)
     best = known.max(axis=1, keepdims=True, initial=0.0)
@@ -89,7 +89,7 @@ def widen_gaps(returns: Array, tried: NDArray[np.bool_], factor: float) -> Array
 
 
 def keep_prior(prior: Array, q: Array, weight: Array) -> Array:
-    """Return the prior: the improvement of an arm that does not reweigh."""
+    """Return the prior unchanged, for an arm that does not reweigh."""
     return prior
 
 
@@ -106,7 +106,7 @@ def reweigh(prior: Array, q: Array, weight: Array, steps: int = 50) -> Array:
 
 @numba.njit(cache=True)  # type: ignore[untyped-decorator]
 def _bisect(prior: Array, q: Array, lam: Array, steps: int, out: Array) -> None:
-    """`reweigh`, into `out` (S, K)."""
+    """Compute `reweigh` into `out` (S, K)."""
     slots = prior.shape[1]
     for row in range(len(prior)):
         low = high = -np.inf

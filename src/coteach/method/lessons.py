@@ -1,6 +1,6 @@
-"""What the evidence has to teach the LLM: lessons for its weights, experience for its prompt.
+"""What the LLM is taught: lessons for tuning its weights, and experiences for its prompt.
 
-Both are about situations from which a way to a reward is known; what was merely hopeful is never taught.
+Both are only about situations from which a way to a reward is known. Optimistic values are never taught.
 """
 
 from __future__ import annotations
@@ -19,10 +19,11 @@ Array = NDArray[np.float64]
 
 
 def make_lessons(advice: Advice, limit: int, rng: np.random.Generator, met: Array | None = None) -> list[Lesson]:
-    """Return at most `limit` lessons; the teacher is asked about them as it is now.
+    """Return at most `limit` lessons, after querying the present teacher about their situations.
 
-    met: (S,) how often the teacher came by when it acted alone: what is wrong there is what it fails by. Without it the
-    evidence says where the students were, and nothing is taught once the teacher says nearly the same.
+    met: (S,) how often the teacher chose in each situation when it acted alone: its errors there are the ones that cost success.
+    None: the number of outcomes of recently visited situations is used instead, and there are no lessons once the teacher
+    agrees with the advice.
     """
     table, settings = advice.table, advice.config.teacher
     outcomes = advice.outcomes(np.arange(len(table)))
@@ -41,7 +42,7 @@ def make_lessons(advice: Advice, limit: int, rng: np.random.Generator, met: Arra
 
 
 def make_experiences(advice: Advice) -> list[Experience]:
-    """Return what the prompt could say: the situations met of late in which a way to a reward is known and there is a choice."""
+    """Return experiences for the prompt: recently visited situations with a choice and a known way to a reward."""
     table, settings = advice.table, advice.config.evidence
     recent = (table.visits > settings.forgotten_visits) & (table.value > settings.least_promise) & table.has_choice()
     return [experience(table, advice.evidence.model, int(number)) for number in np.flatnonzero(recent)]
@@ -56,11 +57,11 @@ def choose_lessons(
     settings: TeacherConfig,
     rng: np.random.Generator,
 ) -> NDArray[np.int64]:
-    """Draw at most `limit` situations to teach, those first in which the LLM is wrong and which are met often.
+    """Draw at most `limit` situations to teach; frequent situations in which the LLM is wrong are more likely.
 
-    known: (S,) where a way to a reward is known and there is a choice; outcomes: (S,) counted in each situation;
-    often: (S,) how often it is met. A handful of lessons learned by heart spoils what the LLM knew of everything else: where
-    enough situations have `lesson_outcomes`, the others are left out.
+    known: (S,) whether a way to a reward is known and there is a choice; outcomes: (S,) number of outcomes; often: (S,) how often
+    the situation is met. Situations with fewer than `lesson_outcomes` outcomes are used only if there are not enough others:
+    tuning on a handful of lessons would overfit and damage what the LLM knew before.
     """
     known = known & (outcomes >= settings.lesson_fewest_outcomes) & (often > 0)
     well_known = known & (outcomes >= settings.lesson_outcomes)
@@ -73,29 +74,29 @@ def choose_lessons(
 
 
 def lesson_weight(often: Array, divergence: Array, settings: TeacherConfig) -> Array:
-    """(N,) weight of a lesson: how often the situation is met, times how far the LLM is from what it should say.
+    """Return the weights of lessons (N,): how often the situation is met, times the divergence of the LLM from the target.
 
-    What the LLM knows already is rehearsed with a part of that weight, or it would be forgotten.
+    `lesson_rehearsal` is the weight where the LLM already agrees, so that tuning elsewhere does not make it forget.
     """
     return often * (settings.lesson_rehearsal + np.minimum(divergence, 1.0))
 
 
 def lesson(table: AdviceTable, number: int, weight: float) -> Lesson:
-    """Return what the LLM should say in a situation."""
+    """Return the lesson of a situation: the imitation policy as target, and pessimistic Q."""
     situation = table.situations[number]
     count = len(situation.options)
     return Lesson(situation, table.imitation[number, :count].copy(), weight, table.pessimistic_q[number, :count].copy())
 
 
 def disagreement(table: AdviceTable) -> Array:
-    """(S,) KL(imitation || prior) in nats: how far the LLM's own advice is from what the student is shown."""
+    """Return KL(imitation policy || prior) of every situation, (S,) in nats."""
     ratio = np.log(np.maximum(table.imitation, 1e-9) / np.maximum(table.prior, 1e-9))
     divergence: Array = (table.imitation * ratio).sum(axis=1)
     return divergence
 
 
 def experience(table: AdviceTable, model: AbstractModel, number: int) -> Experience:
-    """Return what is known of one situation, for the LLM's prompt."""
+    """Return the experience of one situation, for the LLM's prompt."""
     situation = table.situations[number]
     at = (number, slice(len(situation.options)))
     said = table.prior[at] if table.answered[number] else None

@@ -1,7 +1,7 @@
-"""The loop around the rounds: rung after rung, checkpoints, greedy evaluations, and the end of a rung.
+"""The loop over rungs and rounds: checkpoints, greedy evaluations, the end of a rung, and resuming a run.
 
-`round.play_round` is the algorithm; here is when it is played, what is saved, and how a run goes on after an interruption. Rungs
-are trained on one after the other, both players carried over, or side by side (`together`), one teacher with a student on each.
+`round.play_round` is the algorithm. The rungs are trained on one after the other, with both players carried over, or side by side
+(`together`), with one teacher and a student for each rung.
 """
 
 from __future__ import annotations
@@ -28,13 +28,14 @@ from coteach.runs.signals import Signals
 from coteach.teacher.recorded import RECORD
 
 CHECKPOINT_ROUNDS, CHECKPOINT_SECONDS = 20, 30.0
-"""So many rounds or seconds after a checkpoint the next one is due, whichever comes first."""
+"""The next checkpoint is due after so many rounds or seconds, whichever comes first."""
 
 
 class Loop:
-    """Trains teacher and student, rung by rung, round by round.
+    """Trains teacher and student, rung by rung and round by round.
 
-    rungs: those being trained on, one, or all where the tasks are trained on together. summaries: of the rungs that are over.
+    rungs:     the present rung, or all rungs if the tasks are trained on together.
+    summaries: of the rungs that are over.
     """
 
     def __init__(self, config: Config, run: Run, display: Callable[[Progress], None] | None = None) -> None:
@@ -46,16 +47,16 @@ class Loop:
         self.rungs: list[Rung] = []
         self.summaries: list[dict[str, Any]] = []
         self._whole = True
-        """False in the middle of a round: what there is then must not be saved."""
+        """False in the middle of a round, when the state is inconsistent and must not be saved."""
         self._best = (0, -1.0)
-        """Rung and success of the best greedy evaluation so far; its checkpoint is kept."""
+        """Rung and success of the best greedy evaluation at a checkpoint; that checkpoint is kept."""
         self._saved = (0, time.perf_counter())
-        """At which round, and when, a checkpoint was last made."""
+        """Round and time of the last checkpoint."""
 
     def train(self, resumed: Sequence[dict[str, Any]] = ()) -> list[dict[str, Any]]:
-        """Train on all rungs; return one summary a rung. On Ctrl-C or SIGTERM everything is saved first.
+        """Train on all rungs; return one summary for each rung. Ctrl-C or SIGTERM saves everything before it ends the run.
 
-        resumed: the states of the rungs under way, as `take_up` gives them.
+        resumed: the states of the rungs under way, as `take_up` returns them.
         """
         states = {state["index"]: state for state in resumed}
         for climbed in self._ahead():
@@ -78,7 +79,7 @@ class Loop:
         return self.summaries
 
     def _ahead(self) -> list[list[int]]:
-        """The rungs that are not over, in lists of those that are trained on side by side."""
+        """Return the rungs that are not over, in lists of those that are trained on side by side."""
         rest = list(range(len(self.summaries), len(self.config.tasks)))
         return [rest] if self.config.together and rest else [[index] for index in rest]
 
@@ -112,7 +113,7 @@ class Loop:
             rung.begin(alone, self.players.teacher.usage)
 
     def advance(self, playing: Sequence[Rung]) -> None:
-        """Play a round, evaluate the students where that is due, write it all down."""
+        """Play a round, evaluate the students where that is due, and log the metrics."""
         began = time.perf_counter()
         rows = play_round(self.players, playing, self.show)
         seconds = (time.perf_counter() - began) / len(playing)
@@ -121,7 +122,7 @@ class Loop:
             self.reporter.log_round(rung, row | self._evaluate_greedily(rung))
 
     def _evaluate_greedily(self, rung: Rung) -> dict[str, float]:
-        """Evaluate the student alone where that is due. Where it has held out, the reference environments decide."""
+        """Evaluate the greedy student if that is due; confirm a success that was held on the reference environments."""
         if not self.players.arm.learn or not rung.curve.evaluation_due(rung.steps):
             return {}
         success = self.examiner.greedy_success(rung.task)
@@ -132,7 +133,7 @@ class Loop:
         return {"success_greedy": success}
 
     def _school(self) -> None:
-        """Fine-tune the LLM after the rungs. Saved after each of its steps: these take minutes."""
+        """Fine-tune the LLM after the rungs, with a checkpoint after each step, as a step can take minutes."""
         if self.rungs[0].schooled:
             return
         self.save()
@@ -150,17 +151,17 @@ class Loop:
 
     @property
     def rounds(self) -> int:
-        """Rounds played on the rungs being trained on."""
+        """The number of rounds played on the present rungs."""
         return max(rung.rounds for rung in self.rungs)
 
     def _checkpoint_due(self, playing: Sequence[Rung]) -> bool:
-        """Whether to make a checkpoint now: it is time, or a round begins that is long because the LLM is tuned in it."""
+        """Return whether to save now: a checkpoint is due, or the next round is long because it tunes the LLM."""
         tunes = self.players.arm.tune and steps.teaches(self.players, playing)
         rounds, seconds = self.rounds - self._saved[0], time.perf_counter() - self._saved[1]
         return rounds > 0 and (tunes or rounds >= CHECKPOINT_ROUNDS or seconds >= CHECKPOINT_SECONDS)
 
     def save(self) -> None:
-        """Keep a checkpoint: the players, what they know, and how far the run is."""
+        """Save a checkpoint."""
         success = sum(rung.curve.greedy or 0.0 for rung in self.rungs) / len(self.rungs)
         evaluated = (self.rungs[-1].index, success)
         best, self._best = evaluated >= self._best, max(evaluated, self._best)
@@ -175,7 +176,7 @@ class Loop:
         self._saved = self.rounds, time.perf_counter()
 
     def take_up(self, checkpoint: Path | None) -> list[dict[str, Any]]:
-        """Go on from a checkpoint, or from the beginning where there is none yet; return the states of its rungs."""
+        """Restore a checkpoint, or begin anew if there is none yet; return the states of its rungs."""
         if checkpoint is None:
             self.run.rewind({})
             return []
@@ -189,23 +190,23 @@ class Loop:
         return states
 
     def _total_steps(self) -> int:
-        """Environment steps over all rungs so far."""
+        """Return the environment steps over all rungs so far."""
         climbed = {rung.index: rung.steps for rung in self.rungs}
         return sum(({summary["rung"]: int(summary["steps"]) for summary in self.summaries} | climbed).values())
 
     def show(self, phase: str, detail: str = "") -> None:
-        """Show where the run stands."""
+        """Show the progress of the run."""
         self.reporter.show(self.rungs, phase, detail)
 
 
 def train(
     config: Config, run: Run, progress: Callable[[Progress], None] | None = None, resume: bool = False
 ) -> list[dict[str, Any]]:
-    """Train teacher and student as `config` says, leaving everything in `run`; return a summary per rung.
+    """Train teacher and student as `config` says, write everything into `run`, and return one summary for each rung.
 
-    resume: go on from the run's latest checkpoint, exactly as the run would have gone on had it not been stopped (with EnvPool,
-    whose episodes cannot be saved, from new ones). Raises KeyboardInterrupt or SystemExit(143) after saving, and CoteachError
-    where another process trains this run.
+    resume: continue from the run's latest checkpoint, exactly as the run would have continued without the interruption (with
+    EnvPool, whose episodes cannot be saved, new episodes begin). Raises KeyboardInterrupt or SystemExit(143) after saving, and
+    CoteachError if another process trains this run.
     """
     with run.held():
         loop = Loop(config, run, progress)

@@ -1,8 +1,8 @@
-"""Planning: optimistic value iteration on the abstract model, solved anew or renewed outcome by outcome.
+"""Planning: optimistic value iteration on the abstract model, for all situations or incrementally.
 
-Every option gets a few pseudo-outcomes of a value that is given from outside (R-max: Brafman & Tennenholtz 2002, in its soft
-form). With high values it is Q under optimism, which leads to what was never tried; with low ones it is what was shown to work.
-`Plan.solve` sweeps over everything; `Plan.replan` follows the changes backwards (prioritised sweeping: Moore & Atkeson 1993).
+Every option gets a few pseudo-outcomes of a given value (a soft form of R-max: Brafman & Tennenholtz 2002). High values give the
+optimistic Q, which favours untried options; low values give the pessimistic Q, which counts only what was shown to work.
+`Plan.solve` sweeps over all situations; `Plan.replan` propagates changes backwards (prioritised sweeping: Moore & Atkeson 1993).
 
     Q(c, o) = (R(c, o) + m U(c, o) + d(c, o) sum_c' N(c, o, c') V(c')) / (N(c, o) + m),   V(c) = max_o Q(c, o)
 """
@@ -23,11 +23,11 @@ Array = NDArray[np.float64]
 
 
 class Plan:
-    """A solution of the abstract model; the last one is the starting point of the next.
+    """A solution of the abstract model, which is the starting point of the next solution.
 
-    decision_discount: factor for each further option, beside the discount for the time it takes.
-
-    value: (S,) V; q: (S, K) Q, 0 where there is no option.
+    decision_discount: factor for each further option, in addition to the discount for its duration.
+    value:             (S,) V.
+    q:                 (S, K) Q; 0 where there is no option.
     """
 
     def __init__(self, model: AbstractModel, settings: EvidenceConfig, decision_discount: float = 1.0) -> None:
@@ -36,7 +36,7 @@ class Plan:
         self.q = np.zeros((0, model.max_options))
 
     def solve(self, mask: NDArray[np.bool_], unknown: Array) -> Array:
-        """Sweep over all situations until no value moves by more than the tolerance; return Q (S, K).
+        """Sweep over all situations until no value changes by more than the tolerance; return Q (S, K).
 
         mask: (S, K) where there is an option; unknown: (S, K) value of the pseudo-outcomes.
         """
@@ -58,9 +58,9 @@ class Plan:
         return q
 
     def replan(self, changed: Iterable[int], mask: NDArray[np.bool_], unknown: Array, backups: int = 1_000) -> int:
-        """Renew the plan after outcomes in the situations `changed`, following what moved backwards, the largest change first.
+        """Update the plan after outcomes in the situations `changed`, backwards along the links, the largest change first.
 
-        At most `backups` situations are computed anew; returns how many were. What was not reached keeps its value.
+        At most `backups` situations are backed up; returns how many were. The others keep their values.
         """
         self.grow(len(mask))
         discount = self.model.discounts() * self.decision_discount
@@ -81,7 +81,7 @@ class Plan:
         return done
 
     def _back_up(self, number: int, discount: Array, mask: NDArray[np.bool_], unknown: Array) -> float:
-        """Compute the Q of one situation anew; return by how much its value moved."""
+        """Back up one situation; return the absolute change of its value."""
         optimism = self.settings.optimism
         for slot in np.flatnonzero(mask).tolist():
             total = self.model.tries[number, slot] + optimism
@@ -96,7 +96,7 @@ class Plan:
         return moved
 
     def grow(self, situations: int) -> None:
-        """Make room for situations numbered below `situations`; new ones are worth nothing yet."""
+        """Make room for situations numbered below `situations`; new ones have the value 0."""
         self.model.grow(situations)
         missing = situations - len(self.value)
         if missing > 0:

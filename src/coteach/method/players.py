@@ -1,7 +1,7 @@
-"""The players and what they know, carried from rung to rung.
+"""The players and what they know, which are carried over from rung to rung.
 
-One teacher, with the situations met and the advice improved by the evidence; one student, or one for each task where these are
-trained on together. `checkpoint` saves all of it, `examiner` plays episodes with either player alone.
+There is one teacher, with the situations met and the improved advice, and one student, or one for each task if the tasks are
+trained on together. `checkpoint` saves all of it; `examiner` evaluates either player alone.
 """
 
 from __future__ import annotations
@@ -36,10 +36,16 @@ from coteach.teacher.scripted import OracleTeacher
 
 
 class Players:
-    """Everything that outlives a rung."""
+    """Everything that is carried over from rung to rung.
+
+    teacher, advice: the LLM or its stand-in, and its advice improved by the evidence.
+    students:        one, or one for each task if these are trained on together.
+    situations:      all situations met so far.
+    rng:             the source of all further seeds.
+    """
 
     def __init__(self, config: Config, record: Path | None = None) -> None:
-        """record: the file in which what an LLM says is written down."""
+        """record: the file in which the LLM's answers are recorded; None: nowhere."""
         torch.set_num_threads(config.threads or cores())
         self.config, self.arm = config, ARMS[config.arm]
         self.family = tasks.common_family(config.tasks, self.arm.raw)
@@ -50,7 +56,7 @@ class Players:
         self.begin_students(config.seed)
 
     def begin_teacher(self, seed: int) -> None:
-        """Make a teacher that has learned nothing: its weights as they came, no evidence, no advice."""
+        """Make a new teacher, with its original weights, no evidence and no advice."""
         config, family = self.config, self.family
         scripted = self.arm.prior != "llm"
         spec, cache = (self.arm.prior, None) if scripted else (config.teacher.spec, AnswerCache.default())
@@ -62,18 +68,18 @@ class Players:
         self.advice = Advice(config, self.arm, family, self.situations, self.teacher, seed)
 
     def begin_students(self, seed: int) -> None:
-        """Make students that have learned nothing: one, or one for each task where these are trained on together."""
+        """Make new students: one, or one for each task if these are trained on together."""
         others = len(self.config.tasks) - 1 if self.config.together else 0
         seeds = [seed, *(self.draw_seed() for _ in range(others))]
         self.students = [Student(self.config, self.family, self.situations, seed) for seed in seeds]
 
     def student_of(self, task: str) -> Student:
-        """Return the student that is trained on `task`; of a task that none is trained on, the last one."""
+        """Return the student that is trained on `task`; the last student if none is."""
         names = self.config.tasks
         return self.students[names.index(task) if self.config.together and task in names else -1]
 
     def next_rung(self) -> None:
-        """Begin anew with what the configuration does not carry over to the next rung."""
+        """Replace the player that the configuration does not carry over to the next rung."""
         if self.config.fresh == "teacher":
             spent = self.teacher.usage
             self.begin_teacher(self.draw_seed())
@@ -82,12 +88,12 @@ class Players:
             self.begin_students(self.draw_seed())
 
     def draw_seed(self) -> int:
-        """Return a seed for something new, from the one generator."""
+        """Draw a seed from the run's random number generator."""
         return int(self.rng.integers(0, 2**31 - 1))
 
     @property
     def repeatable(self) -> bool:
-        """Whether a grounding that is shown the same episodes again ends up as it was: not where it draws or learns."""
+        """Whether replaying the same episodes restores a grounding; not if it draws random numbers or learns."""
         return self.students[0].executor is None and not self.config.guidance.hint
 
     def ground(
@@ -95,8 +101,8 @@ class Players:
     ) -> Grounding:
         """Make a grounding for `num_envs` environments of `task`.
 
-        learn: the student learns there: to carry out options that have no controller, and with hints.
-        situations: where they are numbered; by default together with all others.
+        learn: for training: the student learns to carry out options without a controller, and may get hints.
+        situations: where the situations are numbered; None: together with all others.
         """
         grounding = self.family.ground(num_envs, self.situations if situations is None else situations, num_actions)
         executor = self.student_of(task).executor if situations is None else None
@@ -109,21 +115,21 @@ class Players:
         return HintedGrounding(grounding, self._hint, self.config.guidance.hint, np.random.default_rng(self.draw_seed()))
 
     def _hint(self, situation: NDArray[np.int64]) -> NDArray[np.float64]:
-        """(N, K) what the student would be shown in these situations."""
+        """Return the imitation policies (N, K) of situations (N,)."""
         return self.advice.follow(situation, np.zeros(len(situation), dtype=np.bool_))
 
     def add_outcomes(self, outcomes: Iterable[Outcome]) -> None:
-        """Add outcomes to the evidence (shuffled feedback: each to a situation drawn at random)."""
+        """Add outcomes to the evidence; in an arm with shuffled evidence, each to a situation drawn at random."""
         for outcome in outcomes:
             self.advice.evidence.add_outcome(self._shuffled(outcome) if self.arm.shuffle else outcome)
 
     def _shuffled(self, outcome: Outcome) -> Outcome:
-        """Return the outcome as if it had come about in a situation drawn at random."""
+        """Return the outcome with its situation replaced by one drawn at random."""
         wrong = int(self.rng.integers(len(self.situations)))
         return replace(outcome, situation=wrong, slot=outcome.slot % len(self.situations[wrong].options))
 
     def learn_options(self, student: Student) -> dict[str, float]:
-        """Let a student learn to carry out the options without a controller; what is known of these fades, as it changes."""
+        """Train a student's executor and return its metrics; the counts of the options that it carries out fade."""
         if student.executor is None:
             return {}
         self.advice.evidence.model.fade(student.executor.met, self.config.evidence.fading)
@@ -132,13 +138,13 @@ class Players:
     def targets(
         self, student: Student, situation: NDArray[np.int64], controls: NDArray[np.int8]
     ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-        """Return q (B, A) and which rows imitate it (B,): those with a q where the student's own value is below the advice's."""
+        """Return the targets q (B, A) and a mask (B,) of the rows that imitate: where the student does not surpass the advice."""
         table = self.advice.table
         q, there = action_targets(table.imitation[situation], controls, len(self.family.action_names))
         return q, there & ~student.surpasses(situation, table.value[situation])
 
     def give_feedback(self) -> None:
-        """Say in the LLM's prompt what the evidence shows; where that changes it, its answers are asked for again."""
+        """Put what the evidence shows into the LLM's prompt; if the prompt changes, allow new queries everywhere."""
         settings, teacher = self.config.teacher, self.teacher
         if settings.feedback == "nothing":
             return
@@ -147,11 +153,12 @@ class Players:
             self.advice.ask_again()
 
     def tune(self, met: NDArray[np.float64] | None = None) -> dict[str, Any]:
-        """Move the LLM towards the advice that proved right; its other answers are asked for again where they still matter.
+        """Tune the LLM towards the imitation policy where a way to a reward is known; return the metrics.
 
-        A teacher whose weights are out of reach is left as it is: it is corrected by the evidence alone.
+        Afterwards new queries about every situation are allowed. A teacher whose weights cannot be changed is left as it is,
+        and is corrected by the evidence alone.
 
-        met: (S,) how often it came by each situation when it acted alone, if that is known.
+        met: (S,) how often it chose in each situation when it acted alone; None if that is not known.
         """
         if not self.teacher.tunable:
             return {}

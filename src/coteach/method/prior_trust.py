@@ -1,6 +1,6 @@
-"""Trust in the prior: how far the LLM's own answers are believed, judged where the evidence can tell.
+"""Trust in the prior: the power to which the LLM's answers are raised, estimated from the evidence.
 
-The trust is the power to which the prior is raised: 1 takes the LLM at its word, 0 makes its advice uniform.
+A power of 1 uses the LLM's answers as they are; a power of 0 makes them uniform.
 """
 
 from __future__ import annotations
@@ -20,10 +20,11 @@ Array = NDArray[np.float64]
 def judge(
     trust: float, table: AdviceTable, model: AbstractModel, pessimistic_q: Array, outcomes: Array, settings: EvidenceConfig
 ) -> float:
-    """Return the trust in the prior, moved towards what the LLM's answers have earned where a way to a reward is known.
+    """Return the new trust in the prior: it moves towards the power that fits the evidence where a way to a reward is known.
 
-    trust: as it was; pessimistic_q: (S, K) what was shown to work; outcomes: (S,) counted in each situation. Left out is what
-    the LLM was taught about. While there are too few such situations, an LLM that misleads loses trust.
+    trust: the present one; pessimistic_q: (S, K); outcomes: (S,) number of outcomes in each situation. Situations that the LLM
+    was tuned on are left out. While there are too few situations with a known way to a reward, an LLM that misleads loses
+    trust.
     """
     judged = table.asked & ~table.taught & table.has_choice()
     promising = (table.visits >= settings.recent_visits) & (pessimistic_q.max(axis=1, initial=0.0) > settings.least_promise)
@@ -39,10 +40,10 @@ def judge(
 
 
 def prior_power(prior: Array, target: Array, settings: EvidenceConfig) -> float:
-    """Return the power of the prior that foretells best what was shown to work.
+    """Return the power of the prior that best predicts what works, out of `settings.prior_powers`.
 
-    prior: (N, K) the LLM's answers; target: (N, K) what the evidence alone says. What a power gains over no prior at all, in
-    log-likelihood, counts less `clear_errors` standard errors: a gain within what chance does is none.
+    prior: (N, K) the LLM's answers; target: (N, K) the policy that follows from the evidence alone. Powers are compared by the
+    lower bound of their gain in log-likelihood over a uniform prior: the mean gain minus `clear_errors` standard errors.
     """
     powers = settings.prior_powers
     likelihood = np.array([(target * np.log(np.maximum(sharpen(prior, power), 1e-12))).sum(axis=1) for power in powers])
@@ -52,9 +53,10 @@ def prior_power(prior: Array, target: Array, settings: EvidenceConfig) -> float:
 
 
 def misleads(prior: Array, tries: Array, wasted: Array, settings: EvidenceConfig) -> bool:
-    """Return whether the LLM's first choices clearly come to nothing more often than other options, where both were tried.
+    """Return whether the LLM's first choices fail significantly more often than other options.
 
-    prior, tries, wasted: (N, K) its answers, the outcomes counted, and how many of these failed or ended without a reward.
+    prior: (N, K) its answers; tries: (N, K) number of outcomes; wasted: (N, K) how many of them failed or ended the episode
+    without a reward. Significantly: by more than `clear_errors` standard errors of the difference.
     """
     first = np.arange(prior.shape[1]) == prior.argmax(axis=1)[:, None]
     share = wasted / np.maximum(tries, 1.0)

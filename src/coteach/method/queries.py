@@ -1,4 +1,4 @@
-"""Whom to ask: calls to the LLM are rationed to the situations where its answer would matter, the most visited first."""
+"""Chooses the situations about which the LLM is queried: those where its answer matters, the most visited first."""
 
 from __future__ import annotations
 
@@ -12,20 +12,21 @@ from coteach.method.advice_table import AdviceTable
 
 @dataclass
 class QueryBudget:
-    """Situations about which the teacher may still be asked in this round.
+    """The number of situations about which the teacher may be queried in a round.
 
-    reserved: how many of these are kept for the rungs that have their turn later in the round.
+    left:     remaining queries of the round.
+    reserved: how many of these are reserved for rungs that are played later in the round.
     """
 
     left: int = 0
     reserved: int = 0
 
     def begin_round(self, queries: int, prior_trust: float, least_share: float) -> None:
-        """Allow a share of `queries`: fewer, the less the teacher's answers have proved right, but at least `least_share`."""
+        """Allow a share of `queries` for this round: the trust in the prior, but at least `least_share`."""
         self.left = round(queries * max(prior_trust, least_share))
 
     def reserve_for(self, others: int) -> None:
-        """Keep equal parts of what is left for so many rungs that have their turn later in the round."""
+        """Reserve equal parts of the remaining queries for so many rungs that are played later in the round."""
         self.reserved = self.left * others // (others + 1)
 
     def spend(self, queries: int) -> None:
@@ -34,15 +35,15 @@ class QueryBudget:
 
     @property
     def available(self) -> int:
-        """Situations about which may be asked now."""
+        """The number of queries allowed now."""
         return max(self.left - self.reserved, 0)
 
 
 def choose_queries(table: AdviceTable, numbers: NDArray[np.int64], most: int, least_weight: float) -> NDArray[np.int64]:
-    """Choose at most `most` of the situations `numbers` (N,) to ask about, the most visited first.
+    """Choose at most `most` of the situations `numbers` (N,) for queries, the most visited first; return their numbers.
 
-    Left out is where the answer would not matter: one option only, asked already, or evidence that outweighs any prior
-    (`least_weight`: lambda_N down to which the prior counts).
+    Situations where the answer does not matter are left out: those with a single option, those already asked about, and those
+    with so much evidence that the weight of the prior, lambda_N, is at most `least_weight`.
     """
     matters = table.has_choice()[numbers] & ~table.asked[numbers] & (table.prior_weight[numbers] > least_weight)
     waiting: NDArray[np.int64] = numbers[matters]

@@ -1,4 +1,4 @@
-"""What a run writes and shows: metrics of each round, the LLM's calls, and at the end of a rung its summary, advice and GIF."""
+"""Reports a run: the metrics of each round, the LLM's calls, and at the end of a rung its summary, the advice and a GIF."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from coteach.teacher.costs import Usage
 
 
 class Reporter:
-    """Writes a run's metrics, calls and artifacts, and tells a display where the run stands.
+    """Writes a run's metrics, calls and artifacts, and shows its progress.
 
-    display: is called with a `Progress`, or None where nobody looks.
+    display: called with a `Progress`; None: nothing is shown.
     """
 
     def __init__(self, run: Run, players: Players, display: Callable[[Progress], None] | None) -> None:
@@ -34,15 +34,15 @@ class Reporter:
 
     @property
     def seconds(self) -> float:
-        """Seconds since the run began, what came before an interruption included."""
+        """Seconds since the run began, including those before an interruption."""
         return time.perf_counter() - self._began
 
     def go_on(self, seconds: float) -> None:
-        """Count the seconds of a run that was interrupted."""
+        """Add the seconds of the run before its interruption."""
         self._began -= seconds
 
     def show(self, rungs: Sequence[Rung], phase: str, detail: str = "") -> None:
-        """Tell the display where the run stands: the first of the rungs being climbed, with the others beside it."""
+        """Show the progress of the first of the present rungs, with that of the others beside it."""
         if self.display is None:
             return
         first, *others = (self._progress(rung, phase, detail) for rung in rungs)
@@ -70,7 +70,7 @@ class Reporter:
         )
 
     def log_round(self, rung: Rung, metrics: dict[str, Any]) -> None:
-        """Write a line of metrics.jsonl, and the LLM's calls since the last; the LLM's costs are the whole run's so far."""
+        """Write a line of metrics.jsonl, with the LLM's costs of the run so far, and the LLM's calls since the last line."""
         usage = self.players.teacher.usage
         self.log_calls(rung)
         self.run.log(
@@ -97,14 +97,14 @@ class Reporter:
         self.run.log_calls(rung.index, rung.rounds, map(asdict, self.players.teacher.usage.drain()))
 
     def write_artifacts(self, summaries: list[dict[str, Any]]) -> None:
-        """Write what the run folder shows of the rungs so far. The newest rung's fields stand at the summary's top."""
+        """Write summary, advice and the teacher's weights. The fields of the newest rung are at the top of the summary."""
         self.run.write_json("summary.json", summaries[-1] | {"rungs": summaries})
         self.run.write_jsonl("advice.jsonl", advice_rows(self.players))
         with disk(self.run.folder / "teacher"):
             self.players.teacher.save(self.run.folder / "teacher")
 
     def write_video(self, examiner: Examiner, rung: Rung) -> None:
-        """Film one episode of the rung's trained player, the first of the evaluation's. Not every task can be filmed."""
+        """Write a GIF of the rung's trained player in the first evaluation episode, if the task can be rendered."""
         try:
             frames = examiner.film("student" if self.players.arm.learn else "teacher", rung.task)
         except CoteachError:
@@ -113,10 +113,10 @@ class Reporter:
 
 
 def rung_summaries(rungs: Sequence[Rung], players: Players, examiner: Examiner) -> list[dict[str, Any]]:
-    """Return the summaries of rungs climbed side by side, all players evaluated alone now.
+    """Evaluate all players alone; return the summaries of rungs that were trained on side by side.
 
-    The LLM's costs are those while training; of several rungs each has an equal part of these and of the time, as they had one
-    teacher. `llm_total` has everything since the run began, evaluations included.
+    The LLM's costs are those of training. Several rungs have one teacher, so each gets an equal part of the costs and of the
+    time. `llm_total` contains all costs since the run began, including those of evaluations.
     """
     usage, alone, config = players.teacher.usage, [], players.config
     spent = usage.since(rungs[0].usage_before or Usage())
@@ -142,7 +142,7 @@ def rung_summaries(rungs: Sequence[Rung], players: Players, examiner: Examiner) 
 
 
 def _summary(rung: Rung, student: dict[str, float], teacher: dict[str, float]) -> dict[str, Any]:
-    """Say what became of a rung; student, teacher: success and return of each alone (empty where there is no teacher)."""
+    """Return the results of a rung. student, teacher: success and return of each alone; empty if there is no teacher."""
     return {
         "rung": rung.index,
         "task": rung.task,
@@ -165,6 +165,7 @@ def _summary(rung: Rung, student: dict[str, float], teacher: dict[str, float]) -
 
 
 def _costs(spent: Usage) -> dict[str, Any]:
+    """Return the LLM's costs under the keys of the summary."""
     return {
         "llm_queries": spent.queries,
         "llm_cache_hits": spent.cache_hits,
@@ -178,13 +179,13 @@ def _costs(spent: Usage) -> dict[str, Any]:
 
 
 def peak_memory() -> int:
-    """Return the largest resident size of this process so far, in MiB."""
+    """Return the peak resident set size of this process, in MiB."""
     kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return kib // (2**20 if sys.platform == "darwin" else 2**10)  # macOS counts bytes
 
 
 def advice_rows(players: Players) -> Iterator[dict[str, Any]]:
-    """Yield one row per situation with evidence or an answer: what the LLM says, what the evidence made of it, and why."""
+    """Yield a row for each situation with evidence or an answer: prior, improved advice, Q and counts of each option."""
     players.advice.grow()  # evaluations meet situations too
     table, model = players.advice.table, players.advice.evidence.model
     for i in np.flatnonzero(table.answered | (model.tries.sum(axis=1) > 0)):

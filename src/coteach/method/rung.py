@@ -1,7 +1,7 @@
-"""A rung: one task being trained on, from its first round to the summary, across interruptions.
+"""A rung: one task that is trained on, from its first round to its summary, across interruptions.
 
-It holds what belongs to the task and not to the players: environments, the episodes under way, the learning curve, how long it
-took. `state` is the part of a checkpoint that brings it back exactly. A `Turn` is its part in a round.
+A rung has what belongs to the task and not to the players: the environments, the episodes under way, the learning curve, and the
+time spent. `state` is the part of a checkpoint that restores it exactly. A `Turn` is its part in a round.
 """
 
 from __future__ import annotations
@@ -21,21 +21,23 @@ from coteach.student.rollout import Collector, Rollout
 from coteach.teacher.costs import Usage
 
 MOST_SKIPPED = 3
-"""Rounds in a row from which the student cannot learn because numbers in them are not finite: the last of them ends the run."""
+"""The run ends after so many consecutive rounds with numbers that are not finite, from which the student cannot learn."""
 
 
 class Rung:
-    """One task being trained on: its environments and its learning curve.
+    """One task that is trained on: its environments and its learning curve.
 
-    rounds, steps: so far, over all environments. seconds: of training alone; `age` counts evaluations too.
-    held: the student alone has held the success at which the rung may end. schooled: the LLM's fine-tuning after it is over.
-    skipped: rounds in a row from which the student could not learn.
-    before: success and return of the teacher alone when the rung began; usage_before: what the teacher had cost by then, None
-    until the rung has begun.
+    rounds, steps: so far, over all environments.
+    seconds:       of training, without evaluations; `age` includes them.
+    held:          whether the greedy student has held the success at which the rung may end.
+    schooled:      whether the LLM's fine-tuning after the rung is over.
+    skipped:       number of consecutive rounds from which the student could not learn.
+    before:        success and return of the teacher alone when the rung began.
+    usage_before:  the teacher's costs by then; None until the rung has begun.
     """
 
     def __init__(self, index: int, config: Config, players: Players, state: dict[str, Any] | None = None) -> None:
-        """state: what `state` gave of a rung that goes on."""
+        """state: what `state` returned for the rung, if it is continued."""
         self.index, self.task, self.config = index, config.tasks[index], config
         self.student = players.student_of(self.task)
         self.curve, self.rounds, self.seconds = Curve(config.evaluation), 0, 0.0
@@ -50,14 +52,14 @@ class Rung:
         grounding = players.ground(self.task, config.collect.envs, self.environments.num_actions, learn=True)
         self.collector = Collector(self.environments, grounding, config.collect, players.rng, under_way)
         self.repeatable = players.repeatable
-        """Whether the episodes under way can be brought back."""
+        """Whether the episodes under way can be restored."""
         if not self.collector.resumed:
             self.collector.assign_all(config.collect.led_share_max if players.arm.controls else 0.0)
         if state is not None:
             self._restore(state)
 
     def _restore(self, state: dict[str, Any]) -> None:
-        """Take up what `state` gave, but for the episodes under way."""
+        """Restore what `state` returned, except for the episodes under way."""
         for name in ("rounds", "seconds", "held", "schooled", "before"):
             setattr(self, name, state[name])
         self.collector.go_on(state["steps"])
@@ -68,29 +70,29 @@ class Rung:
             note(f"the episodes under way cannot be brought back (engine {self.environments.engine!r}): new ones begin")
 
     def begin(self, before: dict[str, float], usage: Usage) -> None:
-        """Keep how the teacher alone fares before the first round, and what it has cost so far."""
+        """Store success and return of the teacher alone before the first round, and the teacher's costs so far."""
         self.before, self.usage_before = before, usage.copy()
 
     def add_round(self, seconds: float) -> None:
-        """Count a round that took so many seconds."""
+        """Count a round and the seconds that it took."""
         self.rounds += 1
         self.seconds += seconds
 
     def add_schooling(self, seconds: float, over: bool) -> None:
-        """Count seconds of the LLM's fine-tuning after the rung; `over`: there is no more of it."""
+        """Count the seconds of a step of the LLM's fine-tuning after the rung; over: whether it was the last one."""
         self.seconds += seconds
         self.schooled = over
 
     def confirm(self, success: float) -> None:
-        """Take in the student's success on the reference environments: where it is enough, the rung is over."""
+        """End the rung if the student's success on the reference environments is at least `stop_at`."""
         self.held = success >= self.config.stop_at
 
     def learned(self) -> None:
-        """Count that the student learned from a round."""
+        """Reset the count of skipped rounds, because the student learned from a round."""
         self.skipped = 0
 
     def skip(self, error: NotFinite) -> None:
-        """Note that the student does not learn from a round; RunFailed where that has gone on for too long."""
+        """Count a round from which the student does not learn, and say so; RunFailed after too many in a row."""
         self.skipped += 1
         if self.skipped == MOST_SKIPPED:
             raise failed(error, self) from error
@@ -98,31 +100,31 @@ class Rung:
 
     @property
     def steps(self) -> int:
-        """Environment steps taken on this rung, over all environments."""
+        """Environment steps on this rung, over all environments."""
         return self.collector.steps
 
     @property
     def where(self) -> str:
-        """Rung and round under way, for people."""
+        """The present rung and round, for messages."""
         return f"rung {self.index + 1}, round {self.rounds + 1}"
 
     @property
     def over(self) -> bool:
-        """Whether the student alone has held the success asked for, or the budget is spent."""
+        """Whether the greedy student has held the success asked for, or the budget of steps is spent."""
         return self.held or self.steps >= self.config.steps
 
     @property
     def age(self) -> float:
-        """Seconds spent on it, evaluations included."""
+        """Seconds spent on this rung, including evaluations."""
         return time.perf_counter() - self._began
 
     @property
     def rate(self) -> float:
-        """Environment steps per second so far, everything included."""
+        """Environment steps per second of `age`."""
         return self.steps / max(self.age, 1e-9)
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint keeps of it, as plain JSON."""
+        """Return what a checkpoint stores, as plain JSON."""
         return {
             "index": self.index,
             "seed": self.seed,
@@ -141,7 +143,12 @@ class Rung:
 
 @dataclass(frozen=True)
 class Turn:
-    """A rung's part in a round: its rows, the share of teacher-controlled environments, and lambda, `weight`."""
+    """A rung's part in a round.
+
+    rollout:   the rows collected.
+    led_share: the share of teacher-controlled environments, in [0, 1].
+    weight:    lambda, the weight of the guidance.
+    """
 
     rung: Rung
     rollout: Rollout
@@ -150,19 +157,19 @@ class Turn:
 
     @property
     def shares(self) -> dict[str, float]:
-        """How much of the teacher there was in it, as metrics.jsonl has it."""
+        """The share of teacher-controlled environments and the weight of the guidance, with their keys in metrics.jsonl."""
         return {"led_share": self.led_share, "guidance_weight": self.weight}
 
 
 def failed(error: NotFinite, *rungs: Rung) -> RunFailed:
-    """Return what ends the run where numbers on `rungs` are not finite; it can be resumed from before they came in."""
+    """Return the error that ends the run because numbers on `rungs` are not finite; the run can be resumed."""
     where = " and ".join(rung.where for rung in rungs)
     return RunFailed(f"{where}: {error}; the last checkpoint was made before: mend the cause and use --resume")
 
 
 @contextmanager
 def blamed(*rungs: Rung) -> Iterator[None]:
-    """End the run where numbers are not finite, with a message that names `rungs`."""
+    """Turn NotFinite into RunFailed, with a message that names `rungs`."""
     try:
         yield
     except NotFinite as error:

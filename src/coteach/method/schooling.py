@@ -1,7 +1,8 @@
-"""Fine-tuning of the LLM when a rung is over: rollouts of the LLM alone and tunings by turns, until it is good enough.
+"""Fine-tuning of the LLM after a rung: rollouts of the LLM alone alternate with tunings, until it is good enough.
 
-Advice is followed blindly, so one wrong situation that everyone passes through decides; which one that is shows only where the
-LLM itself goes, now and before (DAgger: Ross et al. 2011, arXiv 1011.0686). Between any two rollouts or tunings the run may stop.
+Without evidence, a single wrong answer in a situation that every episode passes through makes the LLM fail. Rollouts of the LLM
+itself show which situations matter, so it is tuned on these (DAgger: Ross et al. 2011, arXiv 1011.0686). The run may be
+interrupted between any two steps.
 """
 
 from __future__ import annotations
@@ -27,11 +28,15 @@ FILE, WEIGHTS = "schooling.json", "schooling.safetensors"
 
 @dataclass
 class Standing:
-    """How far the fine-tuning has come: what a checkpoint keeps of it.
+    """The progress of the fine-tuning, which a checkpoint stores.
 
-    kept: the LLM's best weights so far (`Teacher.snapshot`); best: its success with them, -1 before any rollout;
-    success: of the last rollouts; tunings: so far, and in_vain: since the best; asked: situations met in rollouts, counted anew
-    in each; rolled_out: whether there were rollouts with the present weights; met: (S,) how often it chose in each situation.
+    kept:       the LLM's best weights so far (`Teacher.snapshot`).
+    best:       its success with them, in [0, 1]; -1 before any rollout.
+    success:    of the last rollouts.
+    tunings:    number of tunings so far; in_vain: those since the best weights.
+    asked:      number of situations met, summed over all rollouts.
+    rolled_out: whether there were rollouts with the present weights.
+    met:        (S,) how often the LLM chose in each situation, over all rollouts.
     """
 
     kept: Mapping[str, Tensor]
@@ -44,7 +49,7 @@ class Standing:
     met: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
 
     def add_rollouts(self, success: float, met: NDArray[np.float64], weights: Mapping[str, Tensor]) -> None:
-        """Take in rollouts: their success, how often the LLM chose in each situation (S,), and with which weights."""
+        """Add rollouts: their success, how often the LLM chose in each situation (S,), and its weights."""
         self.met = np.append(self.met, np.zeros(len(met) - len(self.met))) + met
         self.success, self.rolled_out = success, True
         self.asked += int((met > 0).sum())
@@ -52,23 +57,23 @@ class Standing:
             self.best, self.kept, self.in_vain = success, weights, 0
 
     def add_tuning(self) -> None:
-        """Take in that the LLM has new weights."""
+        """Count a tuning: the LLM has new weights."""
         self.tunings, self.in_vain, self.rolled_out = self.tunings + 1, self.in_vain + 1, False
 
     def describe(self) -> str:
-        """Say how far it has come, in a few words."""
+        """Return the progress in a few words."""
         tunings = f"after {self.tunings} tuning{'' if self.tunings == 1 else 's'}"
         return f"the LLM alone {percent(self.success)} {tunings}" if self.rolled_out else f"rollouts {tunings}"
 
     def save(self, folder: Path) -> None:
-        """Write it into `folder`."""
+        """Write the progress into `folder`."""
         tensors.write(folder / WEIGHTS, tensors.add_prefix("kept.", self.kept) | {"met": torch.from_numpy(self.met)})
         numbers = {name: getattr(self, name) for name in ("best", "success", "tunings", "in_vain", "asked", "rolled_out")}
         (folder / FILE).write_text(json.dumps(numbers), encoding="utf-8")
 
     @classmethod
     def load(cls, folder: Path) -> Self | None:
-        """Return what `save` wrote; None where no fine-tuning was under way."""
+        """Return what `save` wrote; None if no fine-tuning was under way."""
         if not (folder / FILE).exists():
             return None
         state = tensors.read(folder / WEIGHTS)
@@ -77,20 +82,20 @@ class Standing:
 
 
 class Schooling:
-    """Fine-tunes the LLM after a rung. `standing` is None where nothing is under way."""
+    """Fine-tunes the LLM after a rung. `standing` is None while no fine-tuning is under way."""
 
     def __init__(self, players: Players, examiner: Examiner) -> None:
         self.players, self.examiner = players, examiner
         self.standing: Standing | None = None
 
     def describe(self) -> str:
-        """Say how far it has come, in a few words; nothing where it has not begun."""
+        """Return the progress in a few words; empty if no fine-tuning is under way."""
         return self.standing.describe() if self.standing else ""
 
     def advance(self, climbed: Sequence[str]) -> bool:
-        """Do one step, rollouts of the LLM alone on the tasks `climbed` or one tuning; return whether there is more to do.
+        """Take one step: rollouts of the LLM alone on the tasks `climbed`, or one tuning; return whether there is more to do.
 
-        The weights are kept with which the LLM alone does best on all of these tasks.
+        In the end the LLM has the weights with the best mean success on these tasks.
         """
         players, settings = self.players, self.players.config.teacher
         if not (settings.schooling and players.arm.tune and players.teacher.tunable):
@@ -109,7 +114,7 @@ class Schooling:
         return False
 
     def _enough(self, standing: Standing) -> bool:
-        """Whether the LLM is good enough, gets no better, or was asked enough."""
+        """Return whether the LLM is good enough, stopped improving, or met as many situations as allowed."""
         settings = self.players.config.teacher
         return (
             standing.best >= settings.schooling_success

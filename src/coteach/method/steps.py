@@ -16,7 +16,7 @@ from coteach.student.ppo import gae
 
 
 def collect(players: Players, rung: Rung, others: int) -> Turn:
-    """Collect the rung's rows of this round; so many `others` collect theirs later, and are left as many of the queries."""
+    """Collect the rung's rows of this round. others: number of rungs that collect later, with equal shares of the queries."""
     config, advice, arm = players.config, players.advice, players.arm
     coefficient = guidance.imitation_coefficient(config.guidance, rung.curve.student, rung.curve.controlled)
     led_share = guidance.controlled_share(config.collect, coefficient) if arm.controls else 0.0
@@ -28,9 +28,9 @@ def collect(players: Players, rung: Rung, others: int) -> Turn:
 
 
 def guide(players: Players, turn: Turn) -> dict[str, Any]:
-    """Update the student of a turn, as far as the arm does, and its own options; return the metrics.
+    """Update the student of a turn, if the arm does, and its executor; return the metrics.
 
-    A student stays as it is where numbers are not finite; a few such rounds in a row end the run (RunFailed).
+    The student is not updated if numbers are not finite; a few such rounds in a row end the run (RunFailed).
     """
     metrics: dict[str, Any] = {}
     if players.arm.learn:
@@ -43,7 +43,7 @@ def guide(players: Players, turn: Turn) -> dict[str, Any]:
 
 
 def update_student(players: Players, turn: Turn) -> dict[str, Any]:
-    """Take one update of PPO with guidance. Rows of teacher-controlled episodes never enter PPO's ratio."""
+    """Update a student by PPO with guidance; return the metrics. PPO's ratio uses no teacher-controlled rows (off-policy)."""
     config, student, rollout = players.config.student, turn.rung.student, turn.rollout
     potential = players.advice.table.value[rollout.situation] * players.config.guidance.subgoal
     rewards = guidance.shape_rewards(rollout.rewards, potential, rollout.terminated, config.gamma)
@@ -73,7 +73,7 @@ def update_student(players: Players, turn: Turn) -> dict[str, Any]:
 
 
 def replayed(players: Players, turn: Turn, rows: int) -> Imitation:
-    """Draw the replayed rows that belong beside `rows` of PPO's, relabelled with today's advice."""
+    """Draw replayed rows, `guidance.replay` for each of `rows` rows of PPO, with targets from the present advice."""
     student, replay = turn.rung.student, turn.rung.student.replay
     at = replay.sample(round(rows * players.config.guidance.replay), players.rng)
     target, imitates = players.targets(student, replay.situation[at], replay.controls[at])
@@ -82,12 +82,12 @@ def replayed(players: Players, turn: Turn, rows: int) -> Imitation:
 
 
 def teaches(players: Players, rungs: Sequence[Rung]) -> bool:
-    """Return whether the round under way ends with feedback to the teacher."""
+    """Return whether the present round ends with feedback to the teacher."""
     return (rungs[0].rounds + 1) % players.config.teacher.tune_every == 0
 
 
 def teach(players: Players, show: Callable[[str], None]) -> dict[str, Any]:
-    """Give the teacher in-context feedback and tune it, as far as the arm does; return the tuning's metrics."""
+    """Give the teacher in-context feedback and tune it, if the arm does; return the metrics of tuning."""
     if players.arm.feedback:
         players.give_feedback()
     if not players.arm.tune:

@@ -1,9 +1,9 @@
-"""Situations as bags of word pairs: how an option resembles others, whatever they are called.
+"""Options in their situations as bags of hashed text pairs, which similar options share whatever their names.
 
-Every clause of a situation's text is compared with an option: once as it is, and once with the words they share blanked out, so
-that "go to the red ball" beside "Mission: go to the red ball" is the same pair as "pick up the key" beside "Mission: pick up the
-key". The task is the text's first sentence, by convention; beside it the pair's shape counts too, which of their words the two
-share: "pick up the red ball" beside "Mission: pick up a ball" shares all but one, whatever the colour. Pairs are hashed.
+Each option is paired with every clause of the situation's text: once as it is, and once with the shared words blanked out. So
+the pair of "go to the red ball" and "Mission: go to the red ball" equals the pair of "pick up the blue key" and "Mission: pick
+up the blue key". The first clause is the task, by convention. The pair with the task also has a shape, which says only where
+the shared words are: "pick up the red ball" and "Mission: pick up a ball" have the same shape for every colour.
 """
 
 from __future__ import annotations
@@ -22,13 +22,14 @@ from coteach.grounding.base import Situations
 ARTICLES = frozenset({"a", "an", "the"})
 
 Bags = tuple[Tensor, Tensor]
-"""Rows of the table (L,) int64, one bag after another, and how many each bag has (B,) int64."""
+"""Rows of the table (L,) int64, one bag after another, and the size of each bag (B,) int64."""
 
 
 class Pairs:
-    """Situations as hashed pairs of words.
+    """Hashes situations into bags of text pairs.
 
-    rows: rows of the table into which pairs are hashed; they are numbered as they are met, so that those in use come first.
+    rows: size of the table into which pairs are hashed. Rows are renumbered in the order of first use, so those in use come
+    first.
     """
 
     def __init__(self, situations: Situations, rows: int) -> None:
@@ -36,26 +37,26 @@ class Pairs:
         self._relations: list[list[tuple[int, int]]] = []
         self._options: list[list[NDArray[np.int64]]] = []
         self._known: dict[tuple[str, str], tuple[int, int, int]] = {}
-        """Rows of a pair: its words, with those that both share blanked out, and its shape."""
+        """The three rows of each pair: of its words, of its words with the shared ones blanked out, and of its shape."""
         self._rows: dict[int, int] = {}
 
     @property
     def used(self) -> int:
-        """Rows of the table in use: all below."""
+        """The number of rows in use; they are the first ones."""
         return len(self._rows)
 
     def of(self, number: int) -> list[NDArray[np.int64]]:
-        """Return the pairs of each option of a situation: rows of the table, without repetition."""
+        """Return the bag of each option of a situation: distinct rows of the table."""
         self._read(number)
         return self._options[number]
 
     def relations(self, number: int) -> list[tuple[int, int]]:
-        """Return how each option of a situation relates to the task: its row in words, and that of its shape."""
+        """Return the rows of each option's pair with the task: of the blanked words, and of the shape."""
         self._read(number)
         return self._relations[number]
 
     def options_of(self, chosen: NDArray[np.int64]) -> tuple[Bags, NDArray[np.int64], NDArray[np.int64]]:
-        """Return bags (B) of every option of the situations; place (B,) in `chosen` and slot (B,) of each."""
+        """Return the bags of all B options of situations `chosen` (N,), and the index in `chosen` (B,) and slot (B,) of each."""
         options = [self.of(int(number)) for number in chosen]
         lengths = [len(bags) for bags in options]
         place = np.repeat(np.arange(len(chosen)), lengths)
@@ -63,6 +64,7 @@ class Pairs:
         return bags_of([bag for bags in options for bag in bags]), place, slot
 
     def _read(self, number: int) -> None:
+        """Hash all situations up to this number that were not hashed yet."""
         while len(self._options) <= number:
             situation = self.situations[len(self._options)]
             clauses = [clause for clause in re.split(r"[.,]\s*", situation.text) if clause]
@@ -71,11 +73,13 @@ class Pairs:
             self._options.append([self._bag(option, task, ["", *clauses]) for option in situation.options])
 
     def _bag(self, option: str, task: str, clauses: Sequence[str]) -> NDArray[np.int64]:
+        """Return the bag of an option: the shape of its pair with the task, and its pairs with all clauses."""
         shape = self._pair(option, task)[2]
         bag = dict.fromkeys([shape, *(row for clause in clauses for row in self._pair(option, clause)[:2])])
         return np.fromiter(bag, dtype=np.int64, count=len(bag))
 
     def _pair(self, option: str, clause: str) -> tuple[int, int, int]:
+        """Return the rows of a pair: of its words, of its blanked words, of its shape."""
         key = (option, clause)
         if key not in self._known:
             blanked = blank(option, clause)
@@ -84,12 +88,13 @@ class Pairs:
         return self._known[key]
 
     def _row(self, option: str, clause: str) -> int:
+        """Return the row of the table for two texts."""
         hashed = zlib.crc32(f"{option}|{clause}".encode()) % self.rows
         return self._rows.setdefault(hashed, len(self._rows))
 
 
 def blank(option: str, clause: str) -> tuple[str, str]:
-    """Return both texts with the words they share blanked out, articles left out."""
+    """Return both texts in lower case, with their shared words replaced by "*" and without articles."""
     one, other = ([word for word in text.lower().split() if word not in ARTICLES] for text in (option, clause))
     shared = set(one) & set(other)
     blanked = [" ".join("*" if word in shared else word for word in words) for words in (one, other)]
@@ -97,6 +102,6 @@ def blank(option: str, clause: str) -> tuple[str, str]:
 
 
 def bags_of(bags: Sequence[NDArray[np.int64]]) -> Bags:
-    """Return bags (B) one after another."""
+    """Concatenate B bags."""
     counts = np.fromiter(map(len, bags), dtype=np.int64, count=len(bags))
     return torch.from_numpy(np.concatenate(bags)), torch.from_numpy(counts)

@@ -1,9 +1,10 @@
-"""What options are worth in situations never met before: a small evaluator over words, trained on the evidence and on the LLM.
+"""Word values: estimates an option's value and its uncertainty in situations never met, from their words.
 
-A table of outcomes knows nothing about a new situation; its words say how it resembles others (`word_pairs`). Several small
-networks are trained on pairs of words; where they disagree the value is uncertain (deep ensembles: Lakshminarayanan et al. 2017,
-arXiv 1612.01474), and so it is where an option's relation to the task is new, as far as options of the same shape turned out
-differently. One more network is distilled from the LLM's answers; it stands in for them until the LLM can be asked.
+The abstract model knows nothing about a new situation, but the words of the situation show how it resembles others
+(`word_pairs`). Several small networks are trained on the evidence. Their disagreement is the uncertainty (deep ensembles:
+Lakshminarayanan et al. 2017, arXiv 1612.01474). A value is also uncertain where an option's relation to the task is new, unless
+options with a relation of the same shape had similar values. One more network is the distilled prior: it predicts the LLM's
+answer until the LLM is queried.
 """
 
 from __future__ import annotations
@@ -30,13 +31,13 @@ Array = NDArray[np.float64]
 
 FILE = "word_values.safetensors"
 KEPT = ("mean", "uncertainty", "distilled", "related", "shape_uncertainty")
-"""Arrays that a checkpoint keeps beside the networks: they are renewed for what is met, not for all situations at once."""
+"""Arrays that a checkpoint stores too, because they are updated for the visited situations only."""
 
 
 class Opinions(NamedTuple):
-    """What is expected of the options of N situations, (N, K) each.
+    """The estimated values of the options of N situations, (N, K) each, in [0, 1].
 
-    mean: expected value in [0, 1]; best, worst: what it may be at best and at worst; known: how sure that is, in [0, 1].
+    mean: expected value; best, worst: its upper and lower bound; known: certainty, 1 for no uncertainty.
     """
 
     mean: Array
@@ -46,7 +47,7 @@ class Opinions(NamedTuple):
 
 
 class Networks(nn.Module):
-    """Bags of pairs -> `members + 1` logits: hidden = relu(sum of the pairs' rows / sqrt(their number)), one linear unit each."""
+    """`members + 1` networks from a bag to a logit: relu(sum of the rows / sqrt(their number) + bias), then a linear unit."""
 
     def __init__(self, settings: WordsConfig, generator: torch.Generator) -> None:
         super().__init__()
@@ -57,7 +58,7 @@ class Networks(nn.Module):
         self.out = nn.Parameter(torch.randn(count, self.width, generator=generator) * (2.0 / self.width) ** 0.5)
 
     def forward(self, ids: Tensor, counts: Tensor, table: Tensor | None = None) -> Tensor:
-        """Map ids (L,) int64 and counts (B,) int64 with sum L to logits (B, members + 1). table: its rows in use."""
+        """Return logits (B, members + 1) for ids (L,) int64 and counts (B,) int64 with sum L. table: instead of its own."""
         starts = counts.cumsum(0) - counts
         bag = F.embedding_bag(ids, self.table if table is None else table, starts, mode="sum") / counts.sqrt()[:, None]
         hidden = torch.relu(bag + self.hidden).view(len(counts), -1, self.width)
@@ -65,12 +66,13 @@ class Networks(nn.Module):
 
 
 class WordValues:
-    """Values of the options of every situation met, as arrays to look up; K columns.
+    """The word values of all situations met, as arrays; K columns.
 
-    mean, uncertainty: (S, K) what the members expect an option to be worth, and how far they disagree (standard deviation).
-    distilled: (S, K) what the LLM would say, rows sum to 1; meaningless before `learn` has seen answers.
-    related: (rows of the table,) outcomes of each relation between an option and the task.
-    shape_uncertainty: (rows of the table,) standard deviation of what options were worth whose relations have the same shape.
+    mean:        (S, K) mean of the members' estimates, in [0, 1].
+    uncertainty: (S, K) their standard deviation, or more where an option's relation to the task is new.
+    distilled:   (S, K) the distilled prior, rows sum to 1; meaningless before `learn` has seen answers.
+    related:     (rows of the table,) number of outcomes for each relation between an option and the task.
+    shape_uncertainty: (rows of the table,) standard deviation of the values of options whose relations have the same shape.
     """
 
     def __init__(
@@ -88,7 +90,7 @@ class WordValues:
         self.shape_uncertainty = np.full(settings.table, settings.new_uncertainty)
 
     def grow(self, situations: int) -> None:
-        """Make room for situations numbered below `situations`: nothing is known about new ones until `refresh`."""
+        """Make room for situations numbered below `situations`; `refresh` sets the values of new ones."""
         missing = situations - len(self.mean)
         if missing > 0:
             unknown = np.full((missing, self.max_options), 0.5)
@@ -96,11 +98,11 @@ class WordValues:
             self.distilled = np.vstack([self.distilled, np.zeros_like(unknown)])
 
     def add_outcome(self, outcome: Outcome) -> None:
-        """Count an outcome: its option's relation to the task is no longer so new."""
+        """Count an outcome for its option's relation to the task, which becomes less new."""
         self.related[self.pairs.relations(outcome.situation)[outcome.slot][0]] += 1.0
 
     def opinions(self, numbers: NDArray[np.int64]) -> Opinions:
-        """Return what is expected of the options of situations (N,)."""
+        """Return the estimated values of the options of situations (N,)."""
         mean, uncertainty = self.mean[numbers], self.uncertainty[numbers]
         spread = self.evidence.bound_deviations * uncertainty
         known = np.clip(1.0 - uncertainty / self.evidence.uncertain_at, 0.0, 1.0)
@@ -108,11 +110,11 @@ class WordValues:
 
     @one_thread()
     def learn(self, returns: Array, tries: Array, visits: Array, prior: Array, answered: NDArray[np.bool_]) -> None:
-        """Take a few optimiser steps: members towards `returns` (S, K) in [0, 1] where `tries` (S, K) > 0, the distilled prior
-        towards `prior`.
+        """Take some optimiser steps: fit the members to `returns` where options were tried, the distilled prior to `prior`.
 
-        visits: (S,) how much each situation is met at present: half of the rows are drawn from those, or what is new would be
-        one row among many. answered: (S,) where `prior` (S, K) is the LLM's. Raises NotFinite.
+        returns: (S, K) in [0, 1]; tries: (S, K); prior: (S, K), the LLM's answer where `answered` (S,). visits: (S,) of recent
+        rounds; half of the rows are drawn from recently visited situations, so that new ones are learned soon. Raises
+        NotFinite.
         """
         settings, cells, asked = self.settings, np.argwhere(tries > 0), np.flatnonzero(answered)
         if not len(cells):
@@ -137,7 +139,7 @@ class WordValues:
             optimizer.step()
 
     def _compare_shapes(self, cells: NDArray[np.int64], tries: Array, returns: Array) -> None:
-        """Measure how much options of one shape differ in what they were worth; the fewer there are, the more is added."""
+        """Estimate the standard deviation of values within each shape, plus a term that shrinks with the number of outcomes."""
         shape = np.array([self.pairs.relations(situation)[slot][1] for situation, slot in cells.tolist()])
         sums = (np.bincount(shape, weight, self.settings.table) for weight in (tries, tries * returns, tries * returns**2))
         count, total, squares = sums
@@ -146,9 +148,9 @@ class WordValues:
         self.shape_uncertainty = spread + self.settings.new_uncertainty / np.sqrt(1.0 + count)
 
     def _in_use(self) -> tuple[Tensor, torch.optim.Adam]:
-        """Return the rows of the table in use, and Adam over these and the other parameters, all on the memory of the whole ones.
+        """Return a view of the rows of the table in use, and Adam over this view and the other parameters, with the kept moments.
 
-        The others have neither gradient nor moments, and are most of the table: Adam would spend nearly all of its time on them.
+        Most rows of the table are unused. They have no gradient, and Adam would spend most of its time on them.
         """
         leaves: dict[str, Tensor] = dict(self.networks.named_parameters())
         leaves["table"] = self.networks.table.detach()[: self.pairs.used].requires_grad_()
@@ -161,7 +163,7 @@ class WordValues:
     @one_thread()
     @torch.no_grad()
     def refresh(self, chosen: NDArray[np.int64]) -> None:
-        """Renew the values, uncertainties and the distilled prior of the situations `chosen`."""
+        """Update the values, uncertainties and the distilled prior of the situations `chosen` (N,)."""
         if not len(chosen):
             return
         bags, place, slot = self.pairs.options_of(chosen)
@@ -184,7 +186,7 @@ class WordValues:
         (folder / "generator.json").write_text(json.dumps(self._rng.bit_generator.state), encoding="utf-8")
 
     def load(self, folder: Path) -> None:
-        """Take up what `save` wrote."""
+        """Load what `save` wrote."""
         state = tensors.read(folder / FILE)
         self.networks.load_state_dict(tensors.select_prefix("network.", state))
         self._moments = {name: {m: state[f"{name}.{m}"].clone() for m in kept} for name, kept in self._moments.items()}
@@ -194,7 +196,7 @@ class WordValues:
         self._rng.bit_generator.state = json.loads((folder / "generator.json").read_text(encoding="utf-8"))
 
     def _value_loss(self, chosen: NDArray[np.int64], returns: Array, table: Tensor) -> Tensor:
-        """Cross-entropy of the members; each sees its own part of the rows, which keeps them apart."""
+        """Return the cross-entropy of the members; each is trained on its own random part of the rows, so that they differ."""
         bags = bags_of([self.pairs.of(int(c))[int(o)] for c, o in chosen])
         logits = self.networks(*bags, table)[:, : self.settings.members]
         target = torch.from_numpy(returns.astype(np.float32))[:, None].expand_as(logits)
@@ -202,7 +204,7 @@ class WordValues:
         return F.binary_cross_entropy_with_logits(logits, target, weight=seen, reduction="sum") / len(chosen)
 
     def _distilled_loss(self, chosen: NDArray[np.int64], prior: Array, table: Tensor) -> Tensor:
-        """Cross-entropy of the distilled prior against the LLM's answers."""
+        """Return the cross-entropy of the distilled prior with the LLM's answers."""
         bags, place, slot = self.pairs.options_of(chosen)
         logits = self.networks(*bags, table)[:, self.settings.members]
         return F.cross_entropy(
@@ -211,7 +213,7 @@ class WordValues:
 
 
 class NoWordValues:
-    """In place of `WordValues` in an arm without them: an untried option may be worth anything, and nothing is known of it."""
+    """Replaces `WordValues` in an arm without them: the value of an untried option is in [0, 1], with no certainty."""
 
     def __init__(self, max_options: int) -> None:
         self.max_options = max_options
@@ -248,7 +250,7 @@ def _no_moments(parameter: Tensor) -> dict[str, Tensor]:
 
 
 def _by_slot(values: Tensor, place: NDArray[np.int64], slot: NDArray[np.int64], shape: tuple[int, ...]) -> Tensor:
-    """Return values of options at their (place, slot); next to minus infinity where there is no option."""
+    """Return a tensor with `values` (B,) at their (place, slot), and -1e9 where there is no option."""
     spread = torch.full(shape, -1e9, dtype=values.dtype)
     spread[torch.from_numpy(place), torch.from_numpy(slot)] = values
     return spread
