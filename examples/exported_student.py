@@ -1,4 +1,4 @@
-"""An exported student plays 200 fixed levels with onnxruntime, minigrid and coteach's grounding, by which it sees; no PyTorch.
+"""Evaluate an exported student on 200 fixed levels with onnxruntime, minigrid and coteach's grounding, without PyTorch.
 
 `coteach export RUN --to DIR`, then `python examples/exported_student.py DIR/student`; needs `pip install onnxruntime`.
 """
@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import gymnasium
-import minigrid  # noqa: F401  (enters its tasks into Gymnasium's registry)
+import minigrid  # noqa: F401  (registers its levels with Gymnasium)
 import numpy as np
 import onnxruntime
 

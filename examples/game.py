@@ -1,4 +1,4 @@
-"""Teacher and student as agents of one PettingZoo environment: what they earn together when both guess, and when both know.
+"""Teacher and student as agents of one PettingZoo environment: their return with random actions, and with an expert's advice.
 
 Run it with `python examples/game.py [TASK]`; it needs `pip install 'coteach[game]'`.
 """
@@ -14,26 +14,26 @@ from coteach.teacher.scripted import OracleTeacher
 
 EPISODES = 20
 NOOP = 6
-"""MiniGrid's "done", which does nothing: a student that has heard no advice waits for it."""
+"""MiniGrid's action "done", which does nothing: a student without advice waits for some."""
 
 Play = Callable[[Game, dict[str, Any], dict[str, Any]], dict[str, int]]
 
 
 def guess(game: Game, seen: dict[str, Any], infos: dict[str, Any]) -> dict[str, int]:
-    """Any option that can be followed, and any action."""
+    """Choose at random: an option that can be followed, and an action."""
     mask = seen["teacher"]["action_mask"]
     return {"teacher": game.action_space("teacher").sample(mask), "student": game.action_space("student").sample()}
 
 
 def cooperate(game: Game, seen: dict[str, Any], infos: dict[str, Any]) -> dict[str, int]:
-    """The teacher says what a scripted expert would; the student does as it was told on the step before."""
+    """The teacher names the scripted expert's option; the student takes the action that it was advised one step earlier."""
     advice = OracleTeacher().advise([infos["teacher"]["situation"]])[0]
     advised = seen["student"][-game.action_space("student").n :]
     return {"teacher": int(advice.argmax()), "student": int(advised.argmax()) if advised.any() else NOOP}
 
 
 def common_return(game: Game, play: Play, episodes: int = EPISODES) -> float:
-    """Mean over episodes that begin from the seeds 0, 1, ... of what each of the two earned."""
+    """Return the mean return over episodes with the seeds 0, 1, ... (both agents get the same reward)."""
     returns = np.zeros(episodes)
     for seed in range(episodes):
         seen, infos = game.reset(seed)
@@ -47,5 +47,5 @@ if __name__ == "__main__":
     game = parallel_env(*sys.argv[1:])
     for agent in game.possible_agents:
         game.action_space(agent).seed(0)
-    print(f"common return over {EPISODES} episodes: both guess {common_return(game, guess):.3f}, ", end="", flush=True)
-    print(f"the teacher knows and the student listens {common_return(game, cooperate):.3f}")
+    print(f"common return over {EPISODES} episodes: random actions {common_return(game, guess):.3f}, ", end="", flush=True)
+    print(f"an expert advises and the student follows {common_return(game, cooperate):.3f}")

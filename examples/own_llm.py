@@ -1,10 +1,10 @@
-"""Any LLM behind an OpenAI-compatible server as the teacher.
+"""Train with any LLM on an OpenAI-compatible server as the teacher.
 
     python examples/own_llm.py                                            # its own server with SmolLM2, about a minute
     python examples/own_llm.py openai:qwen3@http://127.0.0.1:8080/v1      # yours: vLLM, Ollama, llama.cpp, a hosted one
 
-Needs `pip install 'coteach[remote]'`, and xllamacpp (llama.cpp with its server, as a wheel) where no server is named. A key is
-read from OPENAI_API_KEY. The run is left in runs/own-llm; its calls.jsonl has a line for every call.
+It needs `pip install 'coteach[remote]'` and, if no server is named, xllamacpp (llama.cpp with its server, as a wheel). The
+server's key is read from OPENAI_API_KEY. The run is in runs/own-llm; its calls.jsonl has a line for every call.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ TRAIN = ["train", "--task", "MiniGrid-UnlockPickup-v0", "--steps", "20000", "--o
 
 @contextmanager
 def serving(**settings: Any) -> Iterator[str]:
-    """A server on this machine with the model that coteach carries; gives its base url. settings: of xllamacpp's CommonParams."""
+    """Serve the model that comes with coteach on this machine; yield the base URL. settings: of xllamacpp's CommonParams."""
     import xllamacpp
 
     params = xllamacpp.CommonParams()
     params.model.path = str(source())
     params.n_parallel, params.n_ctx, params.verbosity = 2, 8192, -1
-    for threads in (params.cpuparams, params.cpuparams_batch):  # half of the processor: the student needs the other
+    for threads in (params.cpuparams, params.cpuparams_batch):  # half of the cores: the student needs the others
         threads.n_threads, threads.poll = max(cores() // 2, 1), 0
     for name, value in settings.items():
         setattr(params, name, value)
@@ -37,11 +37,11 @@ def serving(**settings: Any) -> Iterator[str]:
     try:
         yield f"{server.listening_address}/v1"
     finally:
-        del server  # stops it
+        del server  # this stops it
 
 
 def main() -> int:
-    """Train a short rung; the last lines say what the LLM's answers cost. `--budget` ends the asking, not the training."""
+    """Train a short rung; the last lines show the LLM's usage. When `--budget` is used up, training goes on without queries."""
     if len(sys.argv) > 1:
         return cli.main([*TRAIN, "--teacher", sys.argv[1], "--budget", "200000tokens"])
     with serving() as url:

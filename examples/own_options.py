@@ -1,7 +1,8 @@
-"""An environment and options of one's own: a corridor with a key and a locked door, and three things worth doing in it.
+"""An environment and options of your own: a corridor with a key and a locked door, and three options.
 
-An option has a controller, which says how to go on with it, and an event that completes it. Run it: about a minute. `coteach
-doctor --grounding own_options:CORRIDOR` checks it; a package adds it by an entry point `Corridor-v0 = "own_options:CORRIDOR"`.
+An option has a controller, which gives the next action, and an event that completes it. It runs for about a minute.
+`coteach doctor --grounding own_options:CORRIDOR` checks it. A package adds it as a task by the entry point
+`Corridor-v0 = "own_options:CORRIDOR"`.
 """
 
 from pathlib import Path
@@ -12,12 +13,12 @@ from gymnasium.wrappers import TimeLimit
 
 import coteach
 
-DOOR, TAKEN = 11, 12  # where the door is; where the key is once it was taken
+DOOR, TAKEN = 11, 12  # the place of the door; the "place" of the key when it is carried
 LEFT, RIGHT, TAKE, OPEN = range(4)
 
 
 class Corridor(Env):
-    """Agent and key begin anywhere in twelve places; opening the door with the key is rewarded with 1."""
+    """Agent and key start at random in twelve places; opening the door with the key is rewarded with 1 and ends the episode."""
 
     observation_space = spaces.Dict({"agent": spaces.Discrete(12), "key": spaces.Discrete(13)})
     action_space = spaces.Discrete(4)
@@ -36,12 +37,12 @@ class Corridor(Env):
 
 
 def walk(seen, place, then):
-    """Towards the place, and there the action `then`."""
+    """Return the next action on the way to a place, and at the place the action `then`."""
     return then if seen["agent"] == place else RIGHT if seen["agent"] < place else LEFT
 
 
 def at_door(before, action):
-    """Whether the step was an attempt on the door."""
+    """Return whether the step was an attempt to open the door."""
     return before["agent"] == DOOR and action == OPEN
 
 
@@ -63,7 +64,7 @@ CORRIDOR = coteach.Environment(
 
 
 def main(steps=12_000, *settings):
-    """Train for `steps` steps; `settings` as `coteach train` takes them, for example "arm=student-only"."""
+    """Train for `steps` steps; return the summary. settings: as for `coteach train`, for example "arm=student-only"."""
     coteach.add(CORRIDOR)
     config = coteach.load(overrides=["tasks=Corridor-v0", f"steps={steps}", *settings])
     with TemporaryDirectory() as folder, coteach.Run.create(Path(folder) / "corridor", config) as run:

@@ -1,7 +1,7 @@
-"""Gymnasium's Taxi in words: which way the passenger or the destination lies, and where in the small town the taxi is.
+"""Gymnasium's Taxi in words: the direction of the passenger or the destination, and where the taxi is.
 
-Where the passenger wants to go does not matter while the taxi is empty, so the text leaves it out then: 200 situations
-instead of 404, each of which recurs the sooner. Run it: it trains both players for about a minute and prints what came of it.
+While the taxi is empty, the destination does not matter, and the text leaves it out: there are 200 situations instead of
+404, so each recurs sooner. It runs for about a minute.
 """
 
 import sys
@@ -12,15 +12,15 @@ import gymnasium
 
 import coteach
 
-TASK = max(name for name in gymnasium.registry if name.startswith("Taxi-v"))  # Taxi-v3, or v4 as newer Gymnasiums call it
-SETTINGS = ("arm=no-tune",)  # the LLM is asked and overruled; to tune it too (arm=mutual) takes minutes more
+TASK = max(name for name in gymnasium.registry if name.startswith("Taxi-v"))  # Taxi-v3, or v4 in newer versions of Gymnasium
+SETTINGS = ("arm=no-tune",)  # the LLM is queried, but not tuned; tuning it too (arm=mutual) takes some minutes more
 ACTIONS = ("move south", "move north", "move east", "move west", "pick up the passenger", "drop off the passenger")
 STANDS = ((0, 0), (0, 4), (4, 0), (4, 3))
 IN_TAXI = 4
 
 
 def describe(observation):
-    """What the driver should know. The observation is ((row * 5 + column) * 5 + passenger) * 4 + destination."""
+    """Return a text with what the driver needs. observation: ((row * 5 + column) * 5 + passenger) * 4 + destination."""
     rest, destination = divmod(int(observation), 4)
     place, passenger = divmod(rest, 5)
     row, column = divmod(place, 5)
@@ -32,13 +32,13 @@ def describe(observation):
 
 
 def main(steps=30_000, *settings):
-    """Train for `steps` steps; `settings` as `coteach train` takes them, for example "arm=student-only"."""
+    """Train for `steps` steps; return the summary. settings: as for `coteach train`, for example "arm=student-only"."""
     coteach.register(
         TASK,
         describe=describe,
         actions=ACTIONS,
-        scale=20,  # what a delivery is rewarded with
-        solved_at=0,  # an episode's return is positive where the way was short and nothing was picked up in vain
+        scale=20,  # the reward of a delivery
+        solved_at=0,  # the return is positive if the way was short and no wrong pick-up was tried
         instruction="You guide a taxi. Answer with the best next step.",
     )
     config = coteach.load(overrides=[f"tasks={TASK}", f"steps={steps}", *SETTINGS, *settings])
@@ -49,4 +49,4 @@ def main(steps=30_000, *settings):
 if __name__ == "__main__":
     result = main(30_000, *sys.argv[1:])  # for example: python examples/taxi.py arm=mutual seed=1 steps=36000
     print(f"{TASK}: the student alone delivers in {result['success']:.0%} of 200 episodes after {result['steps']} steps")
-    print(f"80 % were reached after {result['steps_to_80']} steps, with {result['llm_queries']} questions to the LLM")
+    print(f"80 % were reached after {result['steps_to_80']} steps, with {result['llm_queries']} LLM queries")

@@ -1,8 +1,8 @@
 """A text game made with TextWorld: a house of four rooms, a locked chest with a coin in it, and a key somewhere else.
 
-The teacher chooses among the commands that the game admits. The student may give any of a fixed list: the game answers one that
-it does not admit by doing nothing, and the step is spent. Each episode's seed draws one of sixteen houses. Needs `pip install
-textworld` (on Linux, with a C compiler: one of its dependencies is built). Run it: three to four minutes.
+The teacher chooses among the commands that the game admits. The student may give any command of a fixed list; one that the
+game does not admit does nothing and costs a step. Each episode's seed draws one of sixteen houses. It needs `pip install
+textworld` (on Linux, with a C compiler to build one of its dependencies), and runs for three to four minutes.
 """
 
 import sys
@@ -22,9 +22,9 @@ import coteach
 from coteach.grounding.actions import named_actions
 
 TASK = "Treasure-v0"
-SETTINGS = ("arm=no-tune", "collect.envs=32")  # the LLM is asked and overruled; to tune it too (arm=mutual) takes minutes more
+SETTINGS = ("arm=no-tune", "collect.envs=32")  # the LLM is not tuned; tuning it too (arm=mutual) takes some minutes more
 HOUSES = 16
-ROOMS = ("kitchen", "hall", "cellar", "garden")  # clockwise: whoever keeps going round comes by everything
+ROOMS = ("kitchen", "hall", "cellar", "garden")  # clockwise: going round visits every room
 THINGS = ("chest", "key", "apple")
 COMMANDS = (
     *(f"go {side}" for side in ("north", "east", "south", "west")),
@@ -37,7 +37,7 @@ OPTIONS = dict(zip(COMMANDS, named_actions(COMMANDS), strict=True))
 
 @cache
 def house(seed):
-    """A game, loaded; its seed places chest, key, apple and player."""
+    """Make and load a game. The seed places chest, key, apple and player."""
     maker = textworld.GameMaker()
     kitchen, hall, cellar, garden = rooms = [maker.new_room(name) for name in ROOMS]
     maker.connect(kitchen.east, hall.west)
@@ -63,14 +63,14 @@ def house(seed):
 
 
 class Treasure(Env):
-    """The game as Gymnasium has it: which room one is in, and which commands the game admits; the coin is rewarded with 1."""
+    """The game as a Gymnasium environment. Observation: room and admitted commands; taking the coin is rewarded with 1."""
 
     observation_space = spaces.Dict({"room": spaces.Discrete(len(ROOMS)), "admits": spaces.MultiBinary(len(COMMANDS))})
     action_space = spaces.Discrete(len(COMMANDS))
 
     def reset(self, *, seed=None, options=None):
         super().reset(seed=seed)
-        self.game = copy(house(int(self.np_random.integers(HOUSES))))  # its reset makes all else anew
+        self.game = copy(house(int(self.np_random.integers(HOUSES))))  # its reset renews everything else
         return self.seen(self.game.reset()), {}
 
     def step(self, action):
@@ -84,12 +84,12 @@ class Treasure(Env):
 
 
 def admitted(seen):
-    """The commands that the game admits."""
+    """Return the commands that the game admits."""
     return [command for command, yes in zip(COMMANDS, seen["admits"], strict=True) if yes]
 
 
 def describe(seen):
-    """What the player should know: where he is, what he has and what he sees."""
+    """Return a text with the mission, and where the player is, what he carries and what he sees."""
     commands = admitted(seen)
     has = [thing for thing in THINGS if f"drop {thing}" in commands]
     sees = [thing for thing in THINGS if f"examine {thing}" in commands and thing not in has]
@@ -101,19 +101,19 @@ def describe(seen):
 
 
 def expert(seen):
-    """What one who knows would do, for the arm `oracle`: what brings the coin nearer, or on to the next room clockwise."""
+    """Return an expert's command, for the arm `oracle`: one that leads to the coin, else the way to the next room clockwise."""
     useful = ("take coin from chest", "open chest", "unlock chest with key", "take key")
     onward = ("go east", "go south", "go west", "go north")[seen["room"]]
     return next((command for command in useful if command in admitted(seen)), onward)
 
 
 def listed(things):
-    """Things in words."""
+    """Return a list of things in words."""
     return " and ".join(f"the {thing}" for thing in things) or "nothing"
 
 
 def main(steps=20_000, *settings):
-    """Train for `steps` steps; `settings` as `coteach train` takes them, for example "arm=student-only"."""
+    """Train for `steps` steps; return the summary. settings: as for `coteach train`, for example "arm=student-only"."""
     coteach.register(
         TASK,
         describe=describe,
@@ -131,4 +131,4 @@ def main(steps=20_000, *settings):
 if __name__ == "__main__":
     result = main(20_000, *sys.argv[1:])  # for example: python examples/text_game.py arm=student-only steps=40000
     print(f"{TASK}: the student alone finds the coin in {result['success']:.0%} of 200 episodes after {result['steps']} steps")
-    print(f"80 % were reached after {result['steps_to_80']} steps, with {result['llm_queries']} questions to the LLM")
+    print(f"80 % were reached after {result['steps_to_80']} steps, with {result['llm_queries']} LLM queries")

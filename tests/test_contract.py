@@ -1,4 +1,4 @@
-"""The checker finds each breach of the contract, and none where there is none."""
+"""The checker finds each breach of the contract, and reports none for a correct grounding."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def line(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 class Sound:
-    """A grounding of the line that keeps the contract; `spoil` may break it."""
+    """A grounding of the line that keeps the contract."""
 
     layout, action_names, max_options = Layout(flags=worlds.LENGTH), ("left", "right"), 2
 
@@ -45,7 +45,7 @@ class Sound:
 
 
 def found(spoil: Callable[[Any, Grounded, Any], None], **attributes: Any) -> Report:
-    """The report on a grounding whose answers are spoilt, or its attributes."""
+    """Return the report on a grounding whose answers `spoil` changes, or whose attributes are set to these."""
 
     class Spoilt(Sound):
         def observe(self, seen: Any, actions: Any, restarted: Any) -> Grounded:
@@ -59,7 +59,7 @@ def found(spoil: Callable[[Any, Grounded, Any], None], **attributes: Any) -> Rep
 
 
 def nothing(grounding: Any, now: Grounded, restarted: Any) -> None:
-    """Spoils nothing."""
+    """Change nothing."""
 
 
 def set_to(name: str, value: Any) -> Callable[[Any, Grounded, Any], None]:
@@ -110,7 +110,7 @@ BREACHES: list[tuple[Any, str]] = [
 
 
 @pytest.mark.parametrize(("spoil", "message"), BREACHES)
-def test_each_breach_is_found_and_named(spoil: Any, message: str) -> None:
+def test_each_breach_is_found_and_described(spoil: Any, message: str) -> None:
     report = found(spoil)
     whats = [finding.what for finding in report.findings]
     assert not report.kept and any(re.search(message, what) for what in whats), whats
@@ -125,12 +125,12 @@ def test_each_breach_is_found_and_named(spoil: Any, message: str) -> None:
         ("action_names", ("left",), "action_names are 1: expected 2, one for each action"),
     ],
 )
-def test_what_is_wrong_before_anything_was_seen(name: str, value: Any, message: str) -> None:
+def test_wrong_attributes_are_found_before_the_first_step(name: str, value: Any, message: str) -> None:
     (finding,) = found(nothing, **{name: value}).findings
     assert finding.kind == "breach" and re.search(message, finding.what)
 
 
-def test_sound_groundings_are_left_in_peace() -> None:
+def test_correct_groundings_have_no_findings() -> None:
     own = found(nothing)
     assert own.findings == [] and own.kept and own.rows == 4 * 61 and own.completed > 100 and own.episodes > 5
     ready = check(tasks.family(LINE).ground, tasks.reference(LINE, 4, 0), 60)

@@ -1,4 +1,4 @@
-"""Any Gymnasium environment with numbered actions and a text is a task; what cannot be one is refused in a line."""
+"""Any Gymnasium environment with discrete actions and a text can be a task; others are refused with an error of one line."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from worlds import LEFT, RIGHT
 
 @pytest.fixture(autouse=True)
 def registry(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """What a test registers is gone after it."""
+    """Remove what a test registers after the test."""
     monkeypatch.setattr(environments, "_registered", {})
     yield
 
@@ -52,20 +52,20 @@ def test_an_episode_ends_with_its_last_observation_and_then_restarts() -> None:
     assert not any(step.terminated[1] for step in rest)
 
 
-def test_the_seed_decides_every_episode_and_episodes_differ() -> None:
+def test_the_seed_determines_every_episode_and_episodes_differ() -> None:
     add(make=worlds.line(anywhere=True))
     first, again, other = ([tasks.make("Line-v0", "auto", 30, seed).reset() for _ in range(2)] for seed in (1, 1, 2))
     assert first == again and first[0] == first[1] != other[0] and len(set(first[0])) > 2
 
 
-def test_actions_may_be_numbered_from_anywhere() -> None:
+def test_action_numbers_may_start_anywhere() -> None:
     add(make=worlds.line(actions=spaces.Discrete(2, start=3)))
     task = tasks.make("Line-v0", "auto", 1, 0)
     task.reset()
     assert task.step(np.array([RIGHT])).observation == [1]
 
 
-def test_what_an_environment_goes_on_writing_into_is_copied() -> None:
+def test_an_observation_that_the_environment_overwrites_is_copied() -> None:
     shared = np.zeros(1, dtype=np.float32)
 
     def show(place: int) -> Any:
@@ -94,21 +94,21 @@ def test_an_episode_is_a_success_above_the_threshold(reward: float, solved_at: f
     assert (result.success, result.mean_return, result.mean_length) == (success, reward, 4.0)
 
 
-def test_gymnasiums_own_threshold_is_taken_where_none_is_given() -> None:
+def test_the_success_threshold_defaults_to_gymnasiums_reward_threshold() -> None:
     coteach.register("CartPole-v1", worlds.describe, ("left", "right"))
     coteach.register("FrozenLake-v1", worlds.describe, ("left", "down", "right", "up"), solved_at=0)
     thresholds = [tasks.make(name, "auto", 1, 0).scoring.solved_at for name in ("CartPole-v1", "FrozenLake-v1")]
     assert thresholds == [475.0, 0.0]
 
 
-def test_rewards_are_scaled_and_the_user_may_say_what_they_are_worth() -> None:
+def test_rewards_are_scaled_or_replaced_by_the_users_function_for_the_evidence() -> None:
     reward, terminated = np.array([20.0, -10.0, -1.0], np.float32), np.array([True, False, False])
     assert Scoring(scale=20.0).worth(reward, terminated).tolist() == pytest.approx([1.0, -0.5, -0.05])
     assert Scoring(counts=lambda _, ended: ended).worth(reward, terminated).tolist() == [1.0, 0.0, 0.0]
     assert Scoring(counts=lambda _, ended: ended).worth(reward, terminated).dtype == np.float32
 
 
-def test_the_student_learns_from_scaled_rewards_and_the_evidence_counts_their_worth(tmp_path: Path) -> None:
+def test_the_student_learns_from_scaled_rewards_and_the_evidence_counts_the_users(tmp_path: Path) -> None:
     from coteach.method.loop import Loop, Rung
 
     add(make=worlds.line(reward=-1.0, step_reward=-1.0), scale=10, solved_at=-19, worth=lambda _, ended: 0.5 * ended)
@@ -124,7 +124,7 @@ def test_the_student_learns_from_scaled_rewards_and_the_evidence_counts_their_wo
 
 
 class Point(EntryPoint):
-    """An entry point without a distribution behind it."""
+    """An entry point without a distribution."""
 
     made: Any = None
 
@@ -149,14 +149,14 @@ def test_a_package_adds_a_task_by_an_entry_point(plugged: None) -> None:
     assert tasks.make("Plugged-v0", "auto", 1, 0).reset() == [0]
 
 
-def test_an_entry_point_that_leads_elsewhere_is_named(plugged: None) -> None:
+def test_the_error_for_an_entry_point_of_a_wrong_type_names_it(plugged: None) -> None:
     Point.made = 3
     with pytest.raises(CoteachError, match=r"'Plugged-v0' of the entry point 'package:LINE'.*is a int: expected a coteach.Env"):
         tasks.check("Plugged-v0")
 
 
 def test_an_installed_packages_tasks_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As the interpreter sees it: a distribution's metadata on the path."""
+    """An installed package is a distribution's metadata on the path."""
     info = tmp_path / "plug-1.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: plug\nVersion: 1.0\n")
@@ -183,7 +183,7 @@ def test_tasks_of_different_families_cannot_be_rungs_of_one_run() -> None:
 
 
 @pytest.mark.parametrize("teacher", ["arm=oracle", "arm=liar", "arm=llm-only teacher.spec=oracle"])
-def test_without_an_expert_there_is_none_to_repeat(teacher: str) -> None:
+def test_teachers_that_need_an_expert_are_refused_for_tasks_without_one(teacher: str) -> None:
     add()
     config = coteach.load(overrides=["tasks=Line-v0", *teacher.split()])
     with pytest.raises(CoteachError, match=r"teacher '(oracle|liar)': no expert plays task 'Line-v0': say .* choose another arm"):
@@ -193,7 +193,7 @@ def test_without_an_expert_there_is_none_to_repeat(teacher: str) -> None:
         Players(config)
 
 
-def test_the_oracle_repeats_the_experts_choice_and_the_liar_twists_it() -> None:
+def test_the_oracle_gives_the_experts_choice_and_the_adversarial_teacher_another() -> None:
     add(expert=lambda place: "go right")
     players = {arm: Players(coteach.load(overrides=["tasks=Line-v0", f"arm={arm}", "episodes=5"])) for arm in ("oracle", "liar")}
     assert {arm: Examiner(player).evaluate("teacher", "Line-v0").success for arm, player in players.items()} == {
@@ -203,14 +203,14 @@ def test_the_oracle_repeats_the_experts_choice_and_the_liar_twists_it() -> None:
     assert {situation.expert for situation in players["oracle"].situations} == {1}
 
 
-def test_an_expert_that_names_no_option_is_named_itself() -> None:
+def test_an_expert_that_returns_no_option_is_reported() -> None:
     add(expert=lambda place: "fly")
     with pytest.raises(CoteachError, match="'Line-v0': expert gave 'fly' for the observation 0: expected one of its options"):
         Examiner(Players(coteach.load(overrides=["tasks=Line-v0", "arm=oracle"]))).evaluate("teacher", "Line-v0", 1)
 
 
 class Silent:
-    """A grounding that names no expert's choice."""
+    """A grounding without an expert's choice."""
 
     max_options, layout, action_names = 2, Layout(flags=1), ("left", "right")
 
@@ -250,7 +250,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("wrong", "message"), WRONG)
-def test_what_cannot_be_a_task_is_refused_in_one_line(wrong: dict[str, Any], message: str) -> None:
+def test_what_cannot_be_a_task_is_refused_with_an_error_of_one_line(wrong: dict[str, Any], message: str) -> None:
     with pytest.raises(CoteachError, match=message) as error:
         coteach.register("Line-v0", **(GOOD | wrong))
         Examiner(Players(coteach.load(overrides=["tasks=Line-v0", "arm=no-llm"]))).greedy_success("Line-v0")
@@ -267,7 +267,7 @@ def test_ids_that_have_a_grounding_and_engines_that_cannot_play_are_refused() ->
         tasks.make("MiniGrid-Unlock-v0", "gymnasium", 1, 0)
 
 
-def test_a_task_that_draws_no_pictures_cannot_be_filmed_and_trains_all_the_same(tmp_path: Path) -> None:
+def test_a_task_that_draws_no_pictures_cannot_be_filmed_but_can_be_trained_on(tmp_path: Path) -> None:
     add()
     config = coteach.load(overrides=["tasks=Line-v0", "arm=no-llm", "steps=512", "collect.envs=8", "episodes=3", "threads=1"])
     with coteach.Run.create(tmp_path / "run", config) as run:

@@ -1,4 +1,4 @@
-"""The examples that bring an environment: each says what is so in it, and trains."""
+"""The examples with an environment: each text describes the environment correctly, and each trains."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_it_trains_and_its_grounding_keeps_the_contract(name: str) -> None:
     assert report.kept and report.completed > 0
 
 
-def test_a_text_games_expert_finds_every_coin_and_only_what_the_game_admits_is_offered() -> None:
+def test_a_text_games_expert_finds_every_coin_and_options_are_the_admitted_commands() -> None:
     pytest.importorskip("textworld", reason="the text game needs textworld, which no extra brings")
     game = example("text_game")
     summary = game.main(500, "arm=llm-only", "teacher.spec=oracle", "threads=1", "episodes=16")
@@ -53,19 +53,19 @@ def test_a_text_games_expert_finds_every_coin_and_only_what_the_game_admits_is_o
     before, _ = env.reset(seed=0)
     assert env.observation_space.contains(before) and "open chest" not in game.admitted(before)
     after, *_ = env.step(game.COMMANDS.index("open chest"))
-    assert game.describe(after) == game.describe(before), "what it does not admit changes nothing"
+    assert game.describe(after) == game.describe(before), "a command that is not admitted changes nothing"
 
 
 def test_with_three_options_the_corridor_is_learned_without_an_llm() -> None:
     summary = example("own_options").main(10_000, "arm=no-llm", "threads=1", "episodes=50")
-    assert summary["success"] >= 0.95, "greedy, alone"
+    assert summary["success"] >= 0.95, "greedy evaluation"
 
 
-def test_the_taxi_driver_is_told_the_way_and_where_he_is() -> None:
+def test_the_taxis_text_has_direction_and_place() -> None:
     describe = example("taxi").describe
     text = "Fetch the passenger, in the north-west. The taxi is in row 2, column 3; the goal is in row 0, column 0."
     assert describe(((2 * 5 + 3) * 5 + 0) * 4 + 1) == text == describe(((2 * 5 + 3) * 5 + 0) * 4 + 3), (
-        "where to does not matter yet"
+        "the destination does not matter yet"
     )
     driving = "Drive the passenger to the destination, here. The taxi is in row 4, column 3; the goal is in row 4, column 3."
     assert describe(((4 * 5 + 3) * 5 + 4) * 4 + 3) == driving

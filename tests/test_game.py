@@ -1,4 +1,4 @@
-"""The game as a PettingZoo environment: it keeps to the contract, and what the teacher says reaches the student a step later."""
+"""The game as a PettingZoo environment: it keeps PettingZoo's contract, and advice reaches the student one step later."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def example() -> Any:
 
 
 def chosen(game: Game, seen: dict[str, Any]) -> dict[str, int]:
-    """What the two draw, the teacher among the options that can be followed."""
+    """Draw an action for each agent, the teacher's among the options that can be followed."""
     masks = {TEACHER: seen[TEACHER]["action_mask"], STUDENT: None}
     return {agent: game.action_space(agent).sample(masks[agent]) for agent in game.agents}
 
@@ -41,13 +41,13 @@ def chosen(game: Game, seen: dict[str, Any]) -> dict[str, int]:
 @pytest.mark.parametrize("task", [SHORT, UNLOCK, BARE, "BabyAI-GoToLocal-v0"])
 def test_it_passes_pettingzoos_own_tests(task: str) -> None:
     with warnings.catch_warnings():
-        warnings.simplefilter("error")  # their tests only warn of a good part of the contract
+        warnings.simplefilter("error")  # their tests only warn of many breaches
         parallel_api_test(parallel_env(task), num_cycles=300)
         parallel_seed_test(lambda: parallel_env(task))
 
 
-def test_the_same_seed_is_the_same_play_to_the_end_and_on() -> None:
-    # PettingZoo's seed test stops after its first step: it asks `any` of a dictionary's keys.
+def test_the_same_seed_gives_the_same_episodes() -> None:
+    # PettingZoo's own seed test stops after its first step: it calls `any` on a dictionary's keys.
     def play(game: Game) -> list[Any]:
         lines: list[Any] = []
         for agent in game.possible_agents:
@@ -66,7 +66,7 @@ def test_the_same_seed_is_the_same_play_to_the_end_and_on() -> None:
 
 
 @pytest.mark.parametrize("task", [UNLOCK, BARE, "MiniGrid-LavaCrossingS9N1-v0"])
-def test_everything_seen_is_in_its_space_and_both_get_the_tasks_reward(task: str) -> None:
+def test_observations_are_in_their_space_and_both_agents_get_the_tasks_reward(task: str) -> None:
     game = parallel_env(task)
     for agent in game.possible_agents:
         game.action_space(agent).seed(1)
@@ -79,14 +79,14 @@ def test_everything_seen_is_in_its_space_and_both_get_the_tasks_reward(task: str
         assert set(terminations.values()) | set(truncations.values()) <= {True, False}
         steps += 1
     assert steps > 1 and (any(terminations.values()) or any(truncations.values()))
-    assert game.step({TEACHER: 0, STUDENT: 0}) == ({}, {}, {}, {}, {}), "nobody plays any more"
+    assert game.step({TEACHER: 0, STUDENT: 0}) == ({}, {}, {}, {}, {}), "the episode is over"
 
 
-def test_the_student_hears_on_the_next_step_what_the_option_asks_for_there() -> None:
+def test_the_student_gets_the_action_of_the_advised_option_on_the_next_step() -> None:
     game = parallel_env(UNLOCK)
     actions = int(game.action_space(STUDENT).n)
     seen, infos = game.reset(SEED)
-    assert infos[STUDENT]["advice"] is None and not seen[STUDENT][-actions:].any(), "nothing was said yet"
+    assert infos[STUDENT]["advice"] is None and not seen[STUDENT][-actions:].any(), "there is no advice on the first step"
     heard = 0
     for _ in range(40):
         options, slot = infos[TEACHER]["situation"].options, int(np.flatnonzero(seen[TEACHER]["action_mask"])[-1])
@@ -102,7 +102,7 @@ def test_the_student_hears_on_the_next_step_what_the_option_asks_for_there() -> 
     assert heard > 20
 
 
-def test_a_slot_without_an_option_says_nothing() -> None:
+def test_a_slot_without_an_option_is_no_advice() -> None:
     game = parallel_env(UNLOCK)
     seen, infos = game.reset(0)
     assert len(infos[TEACHER]["situation"].options) < 24 and seen[TEACHER]["action_mask"][23] == 0
@@ -110,7 +110,7 @@ def test_a_slot_without_an_option_says_nothing() -> None:
     assert infos[STUDENT]["advice"] is None and not seen[STUDENT][-7:].any()
 
 
-def test_a_level_is_that_of_an_evaluation_with_the_same_seed_also_after_an_episodes_end() -> None:
+def test_a_seed_gives_the_level_of_an_evaluation_also_after_an_episodes_end() -> None:
     game, fresh = parallel_env(SHORT), parallel_env(SHORT)
     fresh.action_space(STUDENT).seed(0)
     game.reset(1)
@@ -123,7 +123,7 @@ def test_a_level_is_that_of_an_evaluation_with_the_same_seed_also_after_an_episo
             assert data_equivalence(game.step(actions)[0], fresh.step(actions)[0])
 
 
-def test_a_student_that_listens_to_an_expert_earns_nearly_what_the_experts_controllers_do(example: Any) -> None:
+def test_a_student_that_follows_an_experts_advice_gets_nearly_the_return_of_its_controllers(example: Any) -> None:
     game = parallel_env(UNLOCK)
     for agent in game.possible_agents:
         game.action_space(agent).seed(0)
@@ -137,7 +137,7 @@ def test_a_student_that_listens_to_an_expert_earns_nearly_what_the_experts_contr
     assert example.common_return(game, example.guess, 3) < 0.5 * together
 
 
-def test_pictures_only_where_they_were_asked_for() -> None:
+def test_render_returns_pictures_only_with_a_render_mode() -> None:
     game = parallel_env(SHORT, render_mode="rgb_array")
     game.reset(0)
     picture = game.render()
@@ -146,7 +146,7 @@ def test_pictures_only_where_they_were_asked_for() -> None:
     assert parallel_env(SHORT).render() is None
 
 
-def test_wrong_use_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wrong_use_is_an_error_of_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(CoteachError, match="unknown render_mode 'human'"):
         parallel_env(SHORT, render_mode="human")
     with pytest.raises(CoteachError, match="did you mean 'MiniGrid-Unlock-v0'|coteach tasks"):

@@ -1,4 +1,4 @@
-"""Grounding on every MiniGrid and BabyAI level that EnvPool knows: nothing crashes, everything stays in range."""
+"""Grounding on every MiniGrid and BabyAI level of EnvPool: nothing crashes, all values stay in range."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ pytestmark = pytest.mark.slow
 
 envpool = pytest.importorskip("envpool")
 
-# EnvPool's generator of this level searches without end (at the first reset, with every seed tried).
+# EnvPool never returns from the first reset of this level (with every seed tried).
 ENDLESS = {"BabyAI-SynthS5R2-v0"}
 TASKS = [task for task in envpool.list_all_envs() if task.startswith(("MiniGrid-", "BabyAI-")) and task not in ENDLESS]
 ENVS, STEPS = 4, 200
@@ -39,7 +39,7 @@ def walk(task: str, rng: np.random.Generator) -> None:
         missions = [new if begun else old for new, old, begun in zip(texts(view["mission"]), missions, restarted, strict=True)]
         options = [len(grounding.situations[int(number)].options) for number in now.situation]
         now = grounding.observe(Observation(view["image"], missions), actions, restarted)
-        # One check a step for all environments, so that 170 levels take seconds.
+        # One check per step for all environments, so that 170 levels take seconds.
         assert now.features.shape == (ENVS, grounding.layout.size) and now.features.max() <= 1, task
         assert now.actions.min() >= -1 and now.actions.max() < num_actions, task
         assert (now.completed >> options == 0).all() and (now.failed >> options == 0).all(), task

@@ -1,4 +1,4 @@
-"""Grounding on the reference `minigrid`: what is believed is true, and what options promise is kept."""
+"""MiniGrid grounding on the reference `minigrid`: the belief map is correct, and controllers complete their options."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ TURNS = {(0, -1): 0, (1, 0): 1, (0, 1): 2, (-1, 0): 3}
 
 
 class World:
-    """One reference environment with its grounding, stepped together; resets by itself on the step after an end."""
+    """One reference environment and its grounding, stepped together; it resets by itself on the step after an episode's end."""
 
     def __init__(self, task: str, seed: int, situations: Situations | None = None) -> None:
         self.env = gymnasium.make(task).unwrapped
@@ -59,7 +59,7 @@ class World:
         return self.situation.options.index(option)
 
     def place(self, x: int, y: int) -> tuple[int, int]:
-        """Where the true cell lies on the belief map."""
+        """Return the place of a cell of the environment on the belief map."""
         x0, y0, heading = self.start
         dx, dy = x - x0, y - y0
         for _ in range((heading - 3) % 4):  # turn the world until the heading at the start is up
@@ -67,7 +67,7 @@ class World:
         return e.ORIGIN + dx, e.ORIGIN + dy
 
     def follow(self, option: str, patience: int = 100) -> bool:
-        """Follow an option's controller; True when its completion is reported."""
+        """Follow an option's controller; return whether its completion is reported within `patience` steps."""
         slot, number = self.slot(option), self.now.situation[0]
         for _ in range(patience):
             self.act(int(self.now.actions[0, slot]))
@@ -84,8 +84,8 @@ def true_code(world: World, x: int, y: int) -> int:
     return e.EMPTY if cell is None else int(e.CODE_OF[cell.encode()])
 
 
-def believed_falsely(world: World) -> int:
-    """Known cells of the map that are not so; asserts that some are known."""
+def count_wrong_cells(world: World) -> int:
+    """Count the known cells of the belief map that are wrong; assert that some cells are known."""
     belief = world.grounding.belief
     known = wrong = 0
     for x in range(world.env.width):
@@ -102,18 +102,18 @@ def believed_falsely(world: World) -> int:
     "task",
     ["MiniGrid-DoorKey-8x8-v0", "MiniGrid-UnlockPickup-v0", "MiniGrid-BlockedUnlockPickup-v0", "BabyAI-GoToLocal-v0"],
 )
-def test_belief_is_true_whatever_the_agent_does(task: str) -> None:
+def test_belief_is_correct_whatever_the_agent_does(task: str) -> None:
     world, rng = World(task, 3), np.random.default_rng(0)
     moved = 0
     for _ in range(500):
-        # Half at random, half after some controller: so that keys are used and doors passed.
+        # Half of the actions are random, half are a controller's, so that the agent uses keys and passes doors.
         slot = rng.integers(len(world.situation.options))
         planned = int(world.now.actions[0, slot])
         world.act(planned if planned >= 0 and rng.random() < 0.5 else int(rng.integers(7)))
         pose = world.grounding.belief.pose[0]
         assert tuple(pose[:2]) == world.place(*map(int, world.env.agent_pos))
         assert pose[2] == (world.env.agent_dir - world.start[2]) % 4
-        assert believed_falsely(world) == 0
+        assert count_wrong_cells(world) == 0
         moved += tuple(pose[:2]) != (e.ORIGIN, e.ORIGIN)
         held = world.env.carrying
         assert world.grounding.belief.held[0, 0] == (0 if held is None else e.CODE_OF[held.encode()])
@@ -136,7 +136,7 @@ def test_expert_opens_the_door_and_fetches_the_box() -> None:
         assert order == ["pick", "open", "drop"]
 
 
-def test_controllers_reach_what_they_say_and_say_so() -> None:
+def test_controllers_complete_their_options_and_report_it() -> None:
     world = World("MiniGrid-UnlockPickup-v0", 5)
     while not any(o.startswith("pick up") and o.endswith("key") for o in world.situation.options):
         assert world.follow("explore")
@@ -168,8 +168,8 @@ def test_a_locked_door_without_its_key_is_a_failure_not_a_completion() -> None:
     pytest.fail("the controller never tried the door")
 
 
-def test_a_closed_door_is_not_the_locked_one_of_its_colour() -> None:
-    """KeyCorridor has several doors, two of one colour among them: what is done to one says nothing about the other."""
+def test_a_closed_door_and_a_locked_one_of_the_same_colour_are_different_things() -> None:
+    """KeyCorridor has two doors of one colour: an event at one of them is no event of the other."""
     done = set()
     for seed in range(20):
         world, rng = World("MiniGrid-KeyCorridorS3R3-v0", seed), np.random.default_rng(seed)
@@ -190,8 +190,8 @@ def test_a_closed_door_is_not_the_locked_one_of_its_colour() -> None:
     assert {("closed", 1, 0), ("locked", 0, 1)} <= done
 
 
-def test_compiled_code_is_kept_for_these_very_sources(tmp_path: Path) -> None:
-    """A change of one file must reach the compiled functions of another that call into it."""
+def test_compiled_code_is_cached_for_exactly_these_sources(tmp_path: Path) -> None:
+    """A change of one file must also recompile the functions of other files that call into it."""
     folder = Path(controllers.__file__).parent
     assert e.sources_hash(folder) in controllers.completed.stats.cache_path
     for path in folder.glob("*.py"):
@@ -202,7 +202,7 @@ def test_compiled_code_is_kept_for_these_very_sources(tmp_path: Path) -> None:
     assert e.sources_hash(tmp_path) != e.sources_hash(folder)
 
 
-def test_colours_are_only_names() -> None:
+def test_a_permutation_of_colours_changes_neither_situation_nor_features() -> None:
     """The same level with its colours permuted is the same situation, with the same options, at every step."""
     plain, permuted = Situations(), np.array([3, 5, 0, 4, 1, 2])
     env = gymnasium.make("BabyAI-PutNextLocal-v0").unwrapped
@@ -223,7 +223,7 @@ def test_colours_are_only_names() -> None:
             b = other.observe(Observation(recoloured, [mission]), actions, restarted)
             assert np.array_equal(a.situation, b.situation)
             assert np.array_equal(a.features, b.features)
-            # Colours that are alike in every respect may swap names, and with them slots.
+            # Colours that do not differ in any way may swap canonical names, and with them slots.
             assert sorted(a.actions[0]) == sorted(b.actions[0])
             assert int(a.completed[0]).bit_count() == int(b.completed[0]).bit_count()
             met.add(int(a.situation[0]))
@@ -235,7 +235,7 @@ def test_colours_are_only_names() -> None:
     assert len(met) > 20
 
 
-def test_a_text_shows_no_place_and_no_number() -> None:
+def test_a_situation_text_has_no_places_and_no_numbers() -> None:
     world = World("BabyAI-GoToLocal-v0", 1)
     rng = np.random.default_rng(0)
     for _ in range(100):
@@ -260,14 +260,14 @@ def test_a_text_shows_no_place_and_no_number() -> None:
         ("sing and dance", [], []),
     ],
 )
-def test_missions_are_read_in_the_order_in_which_they_must_be_done(text: str, verbs: list[int], stages: list[int]) -> None:
+def test_missions_are_parsed_into_parts_in_the_order_of_execution(text: str, verbs: list[int], stages: list[int]) -> None:
     parts = read(text).parts
     known = parts[parts[:, e.VERB] != e.NO_VERB]
     assert known[:, e.VERB].tolist() == verbs
     assert known[:, e.STAGE].tolist() == stages
 
 
-def test_parts_of_a_mission_are_ticked_off_in_order() -> None:
+def test_parts_of_a_mission_are_marked_as_done_in_order() -> None:
     world = World("BabyAI-OpenTwoDoors-v0", 2)
     texts = []
     for _ in range(200):
@@ -282,22 +282,22 @@ def test_parts_of_a_mission_are_ticked_off_in_order() -> None:
 
 
 def shown(world: World) -> set[str]:
-    """The student's features that are set."""
+    """Return the names of the student's features that are 1."""
     return {name for name, value in zip(MiniGridGrounding.feature_names(), world.now.features[0], strict=True) if value}
 
 
-def test_what_was_done_in_this_very_place_is_counted_until_something_new_is_learned() -> None:
+def test_actions_taken_in_a_place_are_counted_until_the_agent_learns_something_new() -> None:
     world = World("MiniGrid-Empty-8x8-v0", 0)
     assert not any(name.startswith("done here") for name in shown(world))
     counts = []
-    for _ in range(8):  # the first turn round may show something new, the second shows the same
+    for _ in range(8):  # the first turn may show something new, the second does not
         world.act(0)
         counts.append({name for name in shown(world) if name.startswith("done here")})
-    assert not counts[0], "facing elsewhere, it has done nothing yet"
+    assert not counts[0], "facing another way, it has taken no action yet"
     assert counts[7] == {"done here 1 times: left", "done here 2 times: left"}
 
 
-def test_a_habit_speaks_against_doing_the_same_again_and_against_nothing_else() -> None:
+def test_the_repetition_prior_only_lowers_the_logit_of_the_repeated_action() -> None:
     habits, names = MiniGridGrounding.habits(7), MiniGridGrounding.feature_names()
     assert habits.shape == (len(names), 7)
     for row, name in zip(habits, names, strict=True):
@@ -305,7 +305,7 @@ def test_a_habit_speaks_against_doing_the_same_again_and_against_nothing_else() 
         assert (row < 0).tolist() == [done != "" and action == done for action in e.ACTION_NAMES]
 
 
-def test_the_student_sees_which_key_fits_though_it_sees_no_colours() -> None:
+def test_the_features_show_which_key_fits_though_they_show_no_colours() -> None:
     fits = 0
     for seed in range(12):
         world = World("BabyAI-UnlockPickupDist-v0", seed)

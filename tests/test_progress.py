@@ -1,4 +1,4 @@
-"""What is shown of a run: an honest estimate of the time left, plain lines in a pipe, one panel at a terminal."""
+"""The progress of a run: an estimate of the time left, plain lines in a pipe, one panel at a terminal."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ def test_the_time_left_counts_this_rung_and_those_after_it() -> None:
     assert replace(NOW, rung=2, steps=100_000).seconds_left == 0
     assert replace(NOW, steps_per_second=0.0).seconds_left is None
     assert replace(NOW, over=True).seconds_left == pytest.approx(100)
-    assert replace(NOW, over=True, rung=2).seconds_left is None, "schooling takes as long as it takes"
+    assert replace(NOW, over=True, rung=2).seconds_left is None, "how long fine-tuning after a rung takes is unknown"
 
 
-def test_a_phase_may_say_more() -> None:
+def test_a_line_shows_the_detail_of_a_phase() -> None:
     said = line(replace(NOW, phase="school", detail="the LLM alone 85 % after 1 tuning"))
     assert ", school (the LLM alone 85 % after 1 tuning), " in said
 
 
-def test_a_line_says_everything_in_words() -> None:
+def test_a_line_has_task_steps_successes_queries_and_times() -> None:
     said = line(NOW)
     for part in (
         "rung 2/3",
@@ -88,12 +88,12 @@ def test_in_a_pipe_there_is_a_line_per_rung_and_then_one_every_few_seconds() -> 
     assert "\x1b" not in pipe.getvalue()
 
 
-def test_the_display_suits_the_stream() -> None:
+def test_a_stream_that_is_no_terminal_gets_plain_lines() -> None:
     assert isinstance(make_display(io.StringIO()), PlainDisplay)
 
 
 @pytest.mark.parametrize("colour", [True, False])
-def test_at_a_terminal_there_is_one_panel_without_colours_if_so_asked(colour: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_at_a_terminal_there_is_one_panel_and_no_color_is_respected(colour: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("NO_COLOR", raising=False)
     if not colour:
         monkeypatch.setenv("NO_COLOR", "1")
@@ -107,10 +107,10 @@ def test_at_a_terminal_there_is_one_panel_without_colours_if_so_asked(colour: bo
     assert ("\x1b[32m" in shown) == colour
 
 
-def test_a_table_lines_up() -> None:
+def test_the_columns_of_a_table_are_aligned() -> None:
     assert aligned(("task", "n"), [("A", "10"), ("BBBBBB", "5")]) == "task     n\nA       10\nBBBBBB   5"
 
 
-def test_figures_are_written_for_people() -> None:
+def test_shares_and_times_are_formatted() -> None:
     assert [percent(share) for share in (None, 0.0, 0.625, 1.0)] == ["-", "0 %", "62.5 %", "100 %"]
     assert [duration(seconds) for seconds in (None, 0.4, 75, 3600, 7384)] == ["-", "0s", "1m15s", "1h00m", "2h03m"]

@@ -1,4 +1,4 @@
-"""The arm `ppo`: the student sees what the environment shows, in the minigrid package's own encodings, and nothing else."""
+"""The arm `ppo`: the student's input is the raw observation, in the minigrid package's own encodings, and nothing else."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ IMAGE = 7 * 7 * 20
 
 
 def walk(engine: str, task: str) -> list[tuple[Observation, NDArray[np.bool_], Grounded]]:
-    """What environments showed on a random walk, and what became of it."""
+    """Walk at random; return each observation, which rows restarted, and the grounding's answer."""
     env, rng = tasks.make(task, engine, ENVS, seed=3), np.random.default_rng(0)
     grounding = RawGrounding(ENVS, Situations(), env.num_actions)
     seen = env.reset()
@@ -33,7 +33,7 @@ def walk(engine: str, task: str) -> list[tuple[Observation, NDArray[np.bool_], G
     for _ in range(STEPS):
         actions = rng.integers(env.num_actions, size=ENVS)
         step = env.step(actions)
-        # An engine may go on writing into the arrays that it has shown.
+        # An engine may overwrite the arrays that it returned.
         seen = Observation(step.observation.image.copy(), step.observation.mission, np.array(step.observation.direction))
         walked.append((seen, step.restarted, grounding.observe(seen, actions, step.restarted)))
     env.close()

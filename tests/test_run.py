@@ -1,4 +1,4 @@
-"""A run directory keeps what it is given, whole or not at all, and gives it back after a crash."""
+"""A run folder: files are complete or absent, and can be read after a crash."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def save(run: Run, step: int, text: str = "weights", best: bool = False) -> Path
     return run.save_checkpoint(step, write, best)
 
 
-def test_a_run_keeps_its_configuration_and_says_what_it_ran_on(run: Run) -> None:
+def test_a_run_stores_its_configuration_and_its_machine(run: Run) -> None:
     assert Run.open(run.folder).config == run.config
     environment = json.loads((run.folder / "environment.json").read_text())
     assert (environment["format"], environment["coteach"]) == (FORMAT, __version__)
@@ -40,7 +40,7 @@ def test_a_run_keeps_its_configuration_and_says_what_it_ran_on(run: Run) -> None
     assert environment["cores"] >= 1 and environment["processor"] and environment["threads"] >= 1
 
 
-def test_a_folder_in_use_is_not_overwritten(run: Run) -> None:
+def test_a_folder_that_is_not_empty_is_not_overwritten(run: Run) -> None:
     before = sorted(run.folder.rglob("*"))
     with pytest.raises(CoteachError, match="not empty: choose another --out, or go on with --resume"):
         Run.create(run.folder, Config())
@@ -55,7 +55,7 @@ def test_a_run_cannot_be_made_where_a_file_is(tmp_path: Path) -> None:
         Run.create(tmp_path / "file" / "run", Config())
 
 
-def test_an_empty_folder_may_become_a_run(tmp_path: Path) -> None:
+def test_a_run_can_be_made_in_an_empty_folder(tmp_path: Path) -> None:
     assert Run.create(tmp_path, Config()).folder == tmp_path
 
 
@@ -64,7 +64,7 @@ def test_a_folder_that_is_no_run_cannot_be_opened(tmp_path: Path) -> None:
         Run.open(tmp_path)
 
 
-def test_metrics_are_one_object_a_line_and_numbers_go_to_tensorboard(run: Run) -> None:
+def test_metrics_are_one_object_per_line_and_numbers_go_to_tensorboard(run: Run) -> None:
     with run:
         run.log({"rung": 0, "task": "T", "round": 1, "steps": 64, "success_student": None, "loss": np.float32(0.5)})
         run.log({"rung": 0, "task": "T", "round": 2, "steps": 128, "success_student": 0.25, "loss": float("nan")})
@@ -80,7 +80,7 @@ def test_metrics_are_one_object_a_line_and_numbers_go_to_tensorboard(run: Run) -
     assert [(event.step, event.value) for event in board.Scalars("rung0/success_student")] == [(128, 0.25)]
 
 
-def test_a_line_torn_by_a_crash_is_left_out_and_rewinding_mends_the_file(run: Run) -> None:
+def test_an_incomplete_line_is_left_out_and_rewinding_repairs_the_file(run: Run) -> None:
     path = run.folder / "metrics.jsonl"
     whole = [{"rung": rung, "round": round, "steps": 1} for rung in (0, 1) for round in (1, 2)]
     path.write_text("".join(json.dumps(row) + "\n" for row in whole) + '{"rung": 1, "rou')
@@ -91,7 +91,7 @@ def test_a_line_torn_by_a_crash_is_left_out_and_rewinding_mends_the_file(run: Ru
 
 
 @pytest.mark.parametrize("last", ['{"rung": 1, "rou', "", "null", "[" * 100_000])
-def test_the_last_whole_line_is_found_at_the_end_of_a_long_file(run: Run, last: str) -> None:
+def test_the_last_complete_line_of_a_long_file_is_found(run: Run, last: str) -> None:
     path = run.folder / "metrics.jsonl"
     assert jsonl.last(path) == {}
     path.write_text("".join(json.dumps({"round": n, "padding": "x" * 100}) + "\n" for n in range(5000)))
@@ -100,7 +100,7 @@ def test_the_last_whole_line_is_found_at_the_end_of_a_long_file(run: Run, last: 
     assert jsonl.last(path)["round"] == run.metrics()[-1]["round"] == 4999
 
 
-def test_a_file_is_replaced_whole_or_not_at_all(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_is_replaced_completely_or_not_at_all(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     run.write_json("summary.json", {"success": 0.5})
 
     def fail(descriptor: int) -> None:
@@ -113,7 +113,7 @@ def test_a_file_is_replaced_whole_or_not_at_all(run: Run, monkeypatch: pytest.Mo
     assert not [path for path in run.folder.iterdir() if path.name.startswith(".")]
 
 
-def test_json_has_no_numbers_that_are_not_numbers(run: Run) -> None:
+def test_json_has_null_for_numbers_that_are_not_finite(run: Run) -> None:
     path = run.write_json("summary.json", {"a": float("inf"), "b": np.arange(2), "c": [np.int64(3)], "d": Path("x")})
     assert json.loads(path.read_text()) == {"a": None, "b": [0, 1], "c": [3], "d": "x"}
 
@@ -138,7 +138,7 @@ def test_a_checkpoint_saved_again_at_the_same_step_replaces_the_first(run: Run) 
 
 
 @pytest.mark.parametrize("damage", ["flip", "cut", "delete", "add", "manifest"])
-def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(run: Run, damage: str) -> None:
+def test_a_damaged_checkpoint_is_skipped_for_the_one_before(run: Run, damage: str) -> None:
     first, second = save(run, 1), save(run, 2)
     file = second / "student" / "a.safetensors"
     match damage:
@@ -159,7 +159,7 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(run: Run, damage
         run.latest_checkpoint()
 
 
-def test_a_checkpoint_that_could_not_be_written_leaves_nothing(run: Run) -> None:
+def test_a_checkpoint_that_cannot_be_written_leaves_no_files(run: Run) -> None:
     first = save(run, 1)
 
     def fail(folder: Path) -> None:
@@ -172,7 +172,7 @@ def test_a_checkpoint_that_could_not_be_written_leaves_nothing(run: Run) -> None
     assert sorted(path.name for path in (run.folder / "checkpoints").iterdir()) == [first.name]
 
 
-def test_an_error_that_is_not_the_disks_keeps_its_kind_and_leaves_nothing(run: Run) -> None:
+def test_an_error_that_is_no_disk_error_is_not_changed_and_leaves_no_files(run: Run) -> None:
     def fail(folder: Path) -> None:
         raise ZeroDivisionError
 

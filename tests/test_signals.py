@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM never tear a round: they act when it has ended."""
+"""Ctrl-C and SIGTERM do not interrupt a round: they act when it has ended, or after a time limit."""
 
 from __future__ import annotations
 
@@ -44,14 +44,14 @@ def test_a_second_signal_does_not_wait() -> None:
     assert done == ["first"]
 
 
-def test_afterwards_signals_are_handled_as_before() -> None:
+def test_the_signal_handlers_are_restored() -> None:
     before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
     with Signals().handled():
         assert signal.getsignal(signal.SIGINT) is not before[0]
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
 
 
-def test_another_thread_than_the_main_one_leaves_signals_alone() -> None:
+def test_signal_handlers_are_not_changed_in_another_thread() -> None:
     before, seen = signal.getsignal(signal.SIGINT), []
 
     def look() -> None:
@@ -64,11 +64,11 @@ def test_another_thread_than_the_main_one_leaves_signals_alone() -> None:
     assert seen == [before]
 
 
-# A program in a hurry: what happens when, by a clock that stands still
+# With a time limit: what happens when, by a clock that does not run
 
 
 class Clock:
-    """Stands in for timers: keeps when each would act, in seconds, and acts when a test says so."""
+    """Replaces timers: records the seconds of each, and runs the last one when a test says so."""
 
     def __init__(self) -> None:
         self.waits: list[float] = []
@@ -90,8 +90,8 @@ class Clock:
 
         return Timer()
 
-    def strike(self) -> None:
-        """The time of the timer that is set has come."""
+    def expire(self) -> None:
+        """Let the time of the current timer expire."""
         assert self.pending is not None
         self.pending()
 
@@ -104,7 +104,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[Clock]:
     yield clock
 
 
-def test_a_round_that_ends_in_time_is_the_end_of_the_hurry(clock: Clock) -> None:
+def test_a_round_that_ends_in_time_stops_the_timer(clock: Clock) -> None:
     signals, done = Signals(time_limit=True), []
     with signals.handled(), pytest.raises(KeyboardInterrupt), signals.deferred():
         signal.raise_signal(signal.SIGINT)
@@ -112,22 +112,22 @@ def test_a_round_that_ends_in_time_is_the_end_of_the_hurry(clock: Clock) -> None
     assert done == ["the round"] and clock.waits == [module.GRACE] and clock.pending is None and not clock.ended
 
 
-def test_a_round_that_does_not_end_is_left_and_if_that_hangs_too_the_program_ends(clock: Clock) -> None:
+def test_a_round_that_does_not_end_is_interrupted_and_if_that_hangs_too_the_program_ends(clock: Clock) -> None:
     signals, done = Signals(time_limit=True), []
     with signals.handled(), pytest.raises(KeyboardInterrupt), signals.deferred():
         signal.raise_signal(signal.SIGINT)
         done.append("waits")
         try:
-            clock.strike()
+            clock.expire()
             done.append("goes on")
         finally:
             assert clock.waits == [module.GRACE, module.TEARDOWN]
-            clock.strike()  # what the way out hangs on
+            clock.expire()  # hangs while it stops
     assert done == ["waits"] and clock.ended == [signal.SIGINT]
     assert module.GRACE + module.TEARDOWN < 10, "seconds, as the documentation promises"
 
 
-def test_a_second_ctrl_c_leaves_at_once_and_ends_the_program_within_a_second(clock: Clock) -> None:
+def test_a_second_ctrl_c_acts_at_once_and_ends_the_program_within_a_second(clock: Clock) -> None:
     signals = Signals(time_limit=True)
     with signals.handled(), pytest.raises(KeyboardInterrupt), signals.deferred():
         signal.raise_signal(signal.SIGINT)
@@ -135,11 +135,11 @@ def test_a_second_ctrl_c_leaves_at_once_and_ends_the_program_within_a_second(clo
             signal.raise_signal(signal.SIGINT)
         finally:
             assert clock.waits == [module.GRACE, module.LAST_TEARDOWN]
-            clock.strike()
+            clock.expire()
     assert clock.ended == [signal.SIGINT] and module.LAST_TEARDOWN < 1
 
 
-def test_without_hurry_no_timer_is_set(clock: Clock) -> None:
+def test_without_a_time_limit_no_timer_is_set(clock: Clock) -> None:
     signals = Signals()
     with signals.handled(), pytest.raises(KeyboardInterrupt), signals.deferred():
         signal.raise_signal(signal.SIGINT)

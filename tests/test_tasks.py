@@ -1,4 +1,4 @@
-"""Both engines answer alike, and the reference one plays exactly the episodes that it is given."""
+"""Both engines return the same, and the reference engine plays exactly the episodes of its seeds."""
 
 import importlib.util
 import itertools
@@ -19,7 +19,7 @@ LEFT, RIGHT, FORWARD = 0, 1, 2
 
 
 def play(task, steps, seed=0):
-    """`steps` random steps: (observations, steps), both in order."""
+    """Take `steps` random steps; return (observations, steps), both in order."""
     rng = np.random.default_rng(seed)
     first = task.reset()
     rest = [task.step(rng.integers(0, 7, task.num_envs)) for _ in range(steps)]
@@ -43,7 +43,7 @@ def test_an_episode_ends_with_its_last_observation_and_then_restarts(engine):
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_running_out_of_time_is_truncation_not_termination(engine):
+def test_a_time_limit_truncates_and_does_not_terminate(engine):
     task = tasks.make("MiniGrid-Empty-5x5-v0", engine, 1, 0)
     task.reset()
     steps = [task.step(np.array([LEFT])) for _ in range(101)]
@@ -53,7 +53,7 @@ def test_running_out_of_time_is_truncation_not_termination(engine):
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_a_mission_stays_for_an_episode(engine):
+def test_a_mission_is_constant_within_an_episode(engine):
     task = tasks.make("BabyAI-GoToRedBallNoDists-v0", engine, 3, 0)
     assert task.reset().mission == ["go to the red ball"] * 3
     local = tasks.make("BabyAI-GoToLocal-v0", engine, 4, 0)
@@ -66,7 +66,7 @@ def test_a_mission_stays_for_an_episode(engine):
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_the_seed_decides_everything_and_environments_differ(engine):
+def test_the_seed_determines_all_episodes_and_environments_differ(engine):
     runs = [play(tasks.make("BabyAI-GoToLocal-v0", engine, 4, seed), 80)[0] for seed in (3, 3, 4)]
     same, again, other = [np.stack([observation.image for observation in run]) for run in runs]
     assert np.array_equal(same, again)
@@ -115,7 +115,7 @@ def test_each_episode_of_the_reference_engine_has_its_own_seed():
         assert np.array_equal(image, reference.reset(seed=seed)[0]["image"])
 
 
-def test_an_environment_without_further_seeds_is_idle_and_shows_nothing_new():
+def test_an_environment_whose_seeds_are_used_up_is_idle_and_repeats_an_observation():
     task = GymnasiumTask("MiniGrid-Empty-5x5-v0", [iter([1]), iter([1, 2])])
     first = task.reset()
     for _ in range(100):
@@ -151,7 +151,7 @@ def test_levels_that_envpool_cannot_play_are_left_to_the_reference_engine(monkey
     assert tasks._resolve(hangs, "auto") == tasks._resolve(unsolvable, "auto") == "minigrid"
     with pytest.raises(CoteachError, match="it hangs when it resets 'BabyAI-SynthS5R2-v0'; use the engine minigrid"):
         tasks.make(hangs, "envpool", 1, 0)
-    assert tasks._resolve(unsolvable, "envpool") == "envpool", "who asks for it shall have it"
+    assert tasks._resolve(unsolvable, "envpool") == "envpool", "it is used if it is asked for"
     assert set(tasks.ENVPOOL_HANGS) <= set(levels.task_ids())
     assert any(name.startswith(tasks.ENVPOOL_UNSOLVABLE) for name in levels.task_ids())
 
@@ -184,7 +184,7 @@ def test_auto_is_envpool_only_where_it_can_run_the_task(monkeypatch):
         ("Pendulum-v1", "not discrete"),
     ],
 )
-def test_a_task_that_cannot_be_run_is_refused_in_one_line(name, message):
+def test_a_task_that_cannot_be_run_is_refused_with_an_error_of_one_line(name, message):
     with pytest.raises(CoteachError, match=message) as error:
         tasks.make(name, "auto", 1, 0)
     assert "\n" not in str(error.value) and name in str(error.value)

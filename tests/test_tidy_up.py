@@ -1,4 +1,4 @@
-"""The house: every thing has one place, what is new was never met, and only an episode without a mistake is rewarded."""
+"""The house: every thing has one place, held-out things are not trained on, only episodes without a mistake are rewarded."""
 
 import pytest
 
@@ -9,7 +9,7 @@ def place(thing):
     return list(PLACES).index(THINGS[thing][1])
 
 
-def test_every_thing_has_one_place_and_is_either_met_or_new():
+def test_every_thing_has_one_place_and_is_either_for_training_or_held_out():
     names = [thing for thing, _ in THINGS]
     assert len(set(names)) == len(names) == 200
     assert sorted(TRAINING_THINGS + HELD_OUT_THINGS) == list(range(200)) and not set(TRAINING_THINGS) & set(HELD_OUT_THINGS)

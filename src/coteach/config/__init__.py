@@ -1,7 +1,7 @@
-"""The configuration: dataclasses whose defaults are the method, a TOML file, dotted overrides. One place.
+"""The configuration: dataclasses whose defaults are the method, read from a TOML file and dotted overrides.
 
 `load(path, overrides)` resolves defaults < file < overrides ("student.learning_rate=3e-4") into a `Config` checked by pydantic,
-and answers wrong input with a one-line `CoteachError`. `dump(config)` writes the resolved TOML that a run keeps. `fields.py`
+and raises a one-line `CoteachError` for wrong input. `dump(config)` writes the resolved TOML that a run keeps. `fields.py`
 declares every setting with its help, range and source; `python -m coteach.config` prints docs/configuration.md, the table of all.
 """
 

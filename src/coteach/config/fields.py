@@ -59,16 +59,16 @@ ENSEMBLES = "deep ensembles: Lakshminarayanan et al. 2017, arXiv 1612.01474"
 
 @dataclass(config=CHECKED)
 class CollectConfig(Section):
-    """How a round of experience is collected."""
+    """How experience is collected in a round."""
 
     envs: Whole = setting(64, "parallel environments", 1, 4096, CHOSEN)
     horizon: Whole = setting(32, "steps per environment and round", 1, 4096, STOOD_STILL)
     led_share_max: float = setting(0.5, "share of environments that the teacher controls at the start", 0.0, 1.0, CHOSEN)
-    led_share_min: float = setting(0.0625, "share that the teacher keeps controlling", 0.0, 1.0, CHOSEN)
+    led_share_min: float = setting(0.0625, "smallest share of environments that the teacher controls", 0.0, 1.0, CHOSEN)
     optimistic_share: float = setting(
-        0.5, "share of the teacher-controlled episodes that try what may turn out best (optimistic episodes)", 0.0, 1.0, SHARING
+        0.5, "share of the teacher-controlled episodes that are optimistic: they follow the exploration policy", 0.0, 1.0, SHARING
     )
-    option_patience: Whole = setting(40, "steps after which an option that is followed has timed out", 1, 1000, CHOSEN)
+    option_patience: Whole = setting(40, "steps after which an option that is followed times out", 1, 1000, CHOSEN)
 
 
 @dataclass(config=CHECKED)
@@ -85,20 +85,20 @@ class StudentConfig(Section):
     clip: float = setting(0.2, "PPO's clip range", 0.0, 1.0, PPO)
     entropy: float = setting(0.002, "weight of the entropy bonus", 0.0, 1.0, STOOD_STILL)
     value_weight: float = setting(0.5, "weight of the value loss", 0.0, 10.0, DETAILS)
-    max_grad_norm: float = setting(0.5, "gradient norm is clipped here", 0.0, 100.0, DETAILS)
+    max_grad_norm: float = setting(0.5, "largest gradient norm; larger gradients are clipped", 0.0, 100.0, DETAILS)
     clip_obs: float = setting(10.0, "normalised numbers among the observations are clipped to +- this", 0.1, 1e6, VEC_NORMALIZE)
     large_picture: Whole = setting(
-        36, "pixels a side from which on pictures pass through convolutions with strides", 36, 100_000, "Mnih et al. 2015"
+        36, "side in pixels from which on pictures pass through convolutions with strides", 36, 100_000, "Mnih et al. 2015"
     )
     repetition_reluctance: float = setting(
         1.0,
-        "what the logit of an action loses at each count of how often it was done in this place (MiniGrid; not learned)",
+        "by how much an action's logit falls at each count of how often it was taken in this place (MiniGrid; not learned)",
         0.0,
         100.0,
         IN_CIRCLES,
     )
     learned_options: list[str] = setting(
-        [], "beginnings of options, for example pick up: the student learns to carry them out, whatever controllers there are"
+        [], "beginnings of options, for example pick up, that the student learns to carry out even if they have controllers"
     )
     device: Device = setting("auto", "auto, cpu or cuda")
 
@@ -109,27 +109,27 @@ class ExecutorConfig(Section):
 
     words: Whole = setting(256, "columns into which an option's words are hashed", 1, 65_536, CHOSEN)
     discount: float = setting(0.95, "discount per step: an option's value says how soon it can be completed", 0.0, 1.0, CHOSEN)
-    rows: Whole = setting(16_384, "steps remembered", 1, 10_000_000, CHOSEN)
+    rows: Whole = setting(16_384, "steps in the replay buffer", 1, 10_000_000, CHOSEN)
     batch: Whole = setting(256, "rows per optimiser step", 1, 1_000_000, CHOSEN)
     steps: Whole = setting(32, "optimiser steps per round", 1, 100_000, CHOSEN)
     event_share: float = setting(
         0.5,
-        "share of the rows that are drawn from shortly before an option was completed",
+        "share of the rows that are drawn from the last steps before an option was completed",
         0.0,
         1.0,
         f"{HINDSIGHT}; {CHOSEN}",
     )
-    run_up: Whole = setting(16, "how many steps before the completion those rows are drawn from", 1, 10_000, CHOSEN)
+    run_up: Whole = setting(16, "how many steps before the completion count as the last ones", 1, 10_000, CHOSEN)
     learning_rate: float = setting(1e-3, "Adam's learning rate", 1e-7, 1.0, CHOSEN)
     follow: float = setting(
         0.02,
-        "share by which the target network follows in an optimiser step",
+        "share by which the target network moves to the network in an optimiser step",
         0.0,
         1.0,
         f"{SOFT_UPDATE}; {CHOSEN}",
     )
     indifference: float = setting(
-        0.05, "scale of the Gumbel noise added to values: smaller differences are decided by chance", 0.0, 1.0, CHOSEN
+        0.05, "scale of the Gumbel noise added to values: smaller differences are decided at random", 0.0, 1.0, CHOSEN
     )
 
 
@@ -153,13 +153,17 @@ class TeacherConfig(Section):
         16, "most situations that the LLM is queried about in a round (lessons of a tuning come on top)", 0, 100_000, CHOSEN
     )
     least_query_share: float = setting(
-        0.25, "share of the queries that is made however little the LLM is trusted", 0.0, 1.0, CHOSEN
+        0.25, "share of the queries that is made even if the trust in the prior is 0", 0.0, 1.0, CHOSEN
     )
     least_weight: float = setting(
         0.08, "weight of the prior (lambda_N) below which a query would change nothing, and is not made", 0.0, 100.0, LLM_TUNED
     )
     query_visits: float = setting(
-        0.5, "visit count above which the LLM is asked about a situation that no teacher-controlled episode met", 0.0, 1e6, CHOSEN
+        0.5,
+        "visit count above which the LLM is queried about situations of student-controlled episodes",
+        0.0,
+        1e6,
+        CHOSEN,
     )
     oracle_doubt: float = setting(
         0.02, "probability that the scripted teachers oracle and liar leave to the options they do not choose", 0.0, 1.0, CHOSEN
@@ -168,10 +172,10 @@ class TeacherConfig(Section):
     lora_scale: float = setting(2.0, "LoRA's alpha, as a multiple of the rank", 0.01, 100.0, CHOSEN)
     lora_layers: float = setting(0.5, "share of the LLM's layers, the upper ones, that get an adapter", 0.0, 1.0, CHOSEN)
     lora_learning_rate: float = setting(5e-4, "learning rate of the LoRA weights", 1e-7, 1.0, LLM_TUNED)
-    lora_max_grad_norm: float = setting(1.0, "gradient norm is clipped here", 0.0, 100.0, CHOSEN)
+    lora_max_grad_norm: float = setting(1.0, "largest gradient norm; larger gradients are clipped", 0.0, 100.0, CHOSEN)
     feedback: Feedback = setting(
         "nothing",
-        "what the prompt says of the student's experience: nothing, examples, evidence (in words) or both",
+        "what the prompt tells about the student's experience: nothing, examples, evidence (in words) or both",
         source=IN_CONTEXT,
     )
     feedback_tokens: Whole = setting(512, "most prompt tokens for feedback", 0, 100_000, CHOSEN)
@@ -186,12 +190,12 @@ class TeacherConfig(Section):
     feedback_contrast: float = setting(
         0.5, "by how much a condition must be more frequent among failures than among completions to be named", 0.0, 1.0, CHOSEN
     )
-    feedback_regret: float = setting(0.02, "return that advice must cost to be worth a sentence", 0.0, 1e6, CHOSEN)
+    feedback_regret: float = setting(0.02, "return that advice must cost before a sentence is written about it", 0.0, 1e6, CHOSEN)
     tune_every: Whole = setting(10, "rounds between tunings, and between renewals of the feedback", 1, 100_000, CHOSEN)
-    tune_steps: Whole = setting(12, "optimiser steps per tuning; more where there are many lessons", 1, 10_000, LLM_TUNED)
+    tune_steps: Whole = setting(12, "optimiser steps per tuning; more if there are many lessons", 1, 10_000, LLM_TUNED)
     tune_situations: Whole = setting(6, "situations per optimiser step", 1, 1024, LLM_TUNED)
     tune_passes: float = setting(
-        2.5, "how often a lesson is seen in a tuning on average, where tune_steps are too few for that", 0.0, 1000.0, ALL_LESSONS
+        2.5, "how often a lesson is seen in a tuning on average, if tune_steps are too few for that", 0.0, 1000.0, ALL_LESSONS
     )
     tune_length_decay: float = setting(
         0.25,
@@ -220,28 +224,34 @@ class TeacherConfig(Section):
     )
     lesson_outcomes: Whole = setting(10, "outcomes in a situation before it becomes a lesson", 0, 100_000, CHOSEN)
     lesson_fewest_outcomes: Whole = setting(
-        2, "the same where too few situations have lesson_outcomes to fill a tuning", 0, 100_000, TIDY_UP
+        2, "the same if too few situations have lesson_outcomes to fill a tuning", 0, 100_000, TIDY_UP
     )
     lesson_rehearsal: float = setting(
-        0.5, "added to a lesson's disagreement (nats): what the LLM already knows is rehearsed by it", 0.0, 100.0, LLM_TUNED
+        0.5,
+        "added to a lesson's disagreement (nats), so that the LLM also rehearses what it already knows",
+        0.0,
+        100.0,
+        LLM_TUNED,
     )
     schooling: Whole = setting(
         10,
-        "most tunings when a rung is over: the LLM acts alone and is taught where that leads it; 0: none",
+        "most tunings after a rung: the LLM acts alone and is tuned on the situations that it meets; 0: none",
         0,
         1000,
         FINE_TUNING,
     )
     schooling_lessons: Whole = setting(
-        40, "situations taught in one of these, for each of tune_situations", 1, 100_000, ALL_LESSONS
+        40, "situations taught in a tuning after a rung, for each of tune_situations", 1, 100_000, ALL_LESSONS
     )
-    schooling_patience: Whole = setting(3, "tunings in a row without a better result that end it", 1, 1000, ALL_LESSONS)
-    schooling_levels: Whole = setting(60, "levels that the LLM plays before each of these tunings", 1, 100_000, CHOSEN)
+    schooling_patience: Whole = setting(
+        3, "tunings in a row without a better result that end the tuning after a rung", 1, 1000, ALL_LESSONS
+    )
+    schooling_levels: Whole = setting(60, "levels that the LLM plays before each tuning after a rung", 1, 100_000, CHOSEN)
     schooling_situations: Whole = setting(
-        1500, "situations, counted anew each time the LLM plays, after which it ends", 1, 10_000_000, ALL_LESSONS
+        1500, "situations, counted anew each time the LLM plays, that end the tuning after a rung", 1, 10_000_000, ALL_LESSONS
     )
-    schooling_success: float = setting(0.95, "success of the LLM alone that ends it", 0.0, 1.01, FINE_TUNING)
-    samples: Whole = setting(6, "openai: replies per situation where the server gives no log-probabilities", 1, 1000, CHOSEN)
+    schooling_success: float = setting(0.95, "success of the LLM alone that ends the tuning after a rung", 0.0, 1.01, FINE_TUNING)
+    samples: Whole = setting(6, "openai: replies per situation if the server gives no log-probabilities", 1, 1000, CHOSEN)
     reply_tokens: Whole = setting(32, "openai: most tokens of a reply that is read in words", 1, 100_000, CHOSEN)
     reply_temperature: float = setting(1.0, "openai: temperature of replies that are counted", 0.0, 2.0, CHOSEN)
     reply_smoothing: float = setting(
@@ -251,9 +261,9 @@ class TeacherConfig(Section):
         0.05, "openai: probability that the options' labels must have together to be an answer", 0.0, 1.0, CHOSEN
     )
     least_probability: float = setting(1e-3, "openai: probability that every option keeps", 1e-9, 0.01, CHOSEN)
-    concurrency: Whole = setting(8, "openai: calls under way at once", 1, 1000)
+    concurrency: Whole = setting(8, "openai: most calls at the same time", 1, 1000)
     deadline: float = setting(30.0, "openai: seconds that a call may take, retries included", 0.1, 3600.0)
-    price_in: float = setting(0.0, "openai: US dollars for a million tokens of questions", 0.0, 1e6)
+    price_in: float = setting(0.0, "openai: US dollars for a million tokens of prompts", 0.0, 1e6)
     price_out: float = setting(0.0, "openai: US dollars for a million tokens of replies", 0.0, 1e6)
     budget_tokens: Whole = setting(0, "openai: tokens that the run may use; 0: no limit", 0)
     budget_money: float = setting(0.0, "openai: US dollars that the run may cost; 0: no limit", 0.0, 1e9)
@@ -263,18 +273,20 @@ class TeacherConfig(Section):
 class EvidenceConfig(Section):
     """How the student's experience is weighed against the prior."""
 
-    optimism: float = setting(
-        1.0, "pseudo-outcomes of optimistic value per (situation, option)", 0.0, 100.0, f"{R_MAX}; {CHOSEN}"
-    )
+    optimism: float = setting(1.0, "optimistic pseudo-outcomes per (situation, option)", 0.0, 100.0, f"{R_MAX}; {CHOSEN}")
     trust: float = setting(
-        0.5, "c in lambda_N = c sqrt(N+1)/(N+K): how long the prior is believed", 0.0, 100.0, f"{GRILL}, eq. 4; {CHOSEN}"
+        0.5,
+        "c in lambda_N = c sqrt(N+1)/(N+K): weight of the prior after N outcomes of K options",
+        0.0,
+        100.0,
+        f"{GRILL}, eq. 4; {CHOSEN}",
     )
     decision_discount: float = setting(
-        0.95, "factor that each further option costs in the optimistic plan, beside the time it takes", 0.0, 1.0, CHOSEN
+        0.95, "discount per option in the optimistic plan, on top of the discount per step", 0.0, 1.0, CHOSEN
     )
     action_gap: float = setting(
         6.0,
-        "how many times the distance of an option from the best one counts where values are learned from words",
+        "factor on the distance of an option from the best one, in the targets of the word values",
         0.0,
         1000.0,
         "Bellemare et al. 2016, arXiv 1512.04860; " + GAPS,
@@ -283,7 +295,7 @@ class EvidenceConfig(Section):
     planning_tolerance: float = setting(1e-4, "largest change of a value at which value iteration stops", 0.0, 1.0, CHOSEN)
     visit_decay: float = setting(0.7, "share of a situation's visit count that is kept from round to round", 0.0, 1.0, CHOSEN)
     recent_visits: float = setting(
-        1.0, "visit count from which a situation counts as met of late: word values are renewed for these", 0.0, 1e6, CHOSEN
+        1.0, "visit count from which on a situation counts as recent: its word values are renewed", 0.0, 1e6, CHOSEN
     )
     forgotten_visits: float = setting(
         0.01, "visit count below which the policies of a situation are no longer updated", 0.0, 1e6, CHOSEN
@@ -293,16 +305,16 @@ class EvidenceConfig(Section):
     )
     bound_deviations: float = setting(
         2.0,
-        "standard deviations from the mean of the word values to the best and the worst that an option may be worth",
+        "standard deviations between the mean of the word values and an option's optimistic and pessimistic value",
         0.0,
         100.0,
         CHOSEN,
     )
-    uncertain_at: float = setting(0.2, "standard deviation at which the word values count as knowing nothing", 1e-6, 1.0, CHOSEN)
-    known_outcomes: float = setting(10.0, "outcomes that a certain word value stands for", 0.0, 1e6, CHOSEN)
+    uncertain_at: float = setting(0.2, "standard deviation from which on the word values count as uninformed", 1e-6, 1.0, CHOSEN)
+    known_outcomes: float = setting(10.0, "outcomes that a word value without uncertainty counts for", 0.0, 1e6, CHOSEN)
     prior_optimism: float = setting(
         0.25,
-        "power to which the prior, relative to its best option, scales the optimism for an untried option",
+        "the optimism for an untried option is scaled by its prior, relative to the best option's, to this power",
         0.0,
         10.0,
         TIDY_UP,
@@ -326,7 +338,7 @@ class EvidenceConfig(Section):
 
 @dataclass(config=CHECKED)
 class WordsConfig(Section):
-    """The evaluator over words: small networks that guess what an option is worth in a situation never met before."""
+    """The word values: small networks that estimate the value of an option in a situation that was never met."""
 
     members: Whole = setting(4, "networks whose disagreement is the uncertainty", 1, 100, f"{ENSEMBLES}; {CHOSEN}")
     width: Whole = setting(16, "hidden units of each network", 1, 4096, CHOSEN)
@@ -337,11 +349,11 @@ class WordsConfig(Section):
     batch: Whole = setting(256, "pairs of situation and option per optimiser step", 1, 1_000_000, CHOSEN)
     steps: Whole = setting(48, "optimiser steps per round", 0, 100_000, WORD_VALUES)
     new_uncertainty: float = setting(
-        0.5, "standard deviation of an option whose relation to the task is new in words and in shape", 0.0, 1.0, CHOSEN
+        0.5, "standard deviation for an option whose relation to the task is new in words and in shape", 0.0, 1.0, CHOSEN
     )
-    most_tries: float = setting(25.0, "outcomes beyond which an option is drawn no more often as a row", 1.0, 1e6, CHOSEN)
+    most_tries: float = setting(25.0, "outcomes above which an option is not drawn more often", 1.0, 1e6, CHOSEN)
     distilled_after: Whole = setting(
-        32, "answers of the LLM before the distilled prior stands in for the missing ones", 1, 1_000_000, CHOSEN
+        32, "answers of the LLM before the distilled prior replaces missing ones", 1, 1_000_000, CHOSEN
     )
     distilled_floor: float = setting(1e-3, "probability that every option keeps in the distilled prior", 1e-9, 1.0, CHOSEN)
     distilled_batch: Whole = setting(32, "answers of the LLM per optimiser step of the distilled prior", 1, 1_000_000, CHOSEN)
@@ -354,17 +366,15 @@ class GuidanceConfig(Section):
     weight: float = setting(1.0, "lambda, the weight of KL(q || pi), at the start of a rung", 0.0, 100.0, CHOSEN)
     slope: float = setting(
         2.0,
-        "imitation coefficient per share by which the student's success is behind that of teacher-controlled episodes; at most 1",
+        "imitation coefficient per difference of success, teacher-controlled episodes minus the student; at most 1",
         0.0,
         1000.0,
         CHOSEN,
     )
-    least_coefficient: float = setting(
-        0.3, "imitation coefficient that stays when the student is as good or better", 0.0, 1.0, LEAVES
-    )
+    least_coefficient: float = setting(0.3, "imitation coefficient when the student is as good or better", 0.0, 1.0, LEAVES)
     useful_share: float = setting(
         0.5,
-        "share of the student's success that teacher-controlled episodes need for least_coefficient to stay",
+        "share of the student's success that teacher-controlled episodes must reach for least_coefficient to apply",
         0.0,
         1e6,
         LEAVES,
@@ -374,13 +384,13 @@ class GuidanceConfig(Section):
     )
     surpass_margin: float = setting(
         0.05,
-        "return by which the student's own value in a situation must exceed the advice's to end imitation there",
+        "return by which the student's value of a situation must exceed the advice's to end imitation there",
         0.0,
         1e6,
         STOOD_STILL,
     )
     surpass_rows: float = setting(
-        20.0, "the student's own rows in a situation before it has a value of its own there", 0.0, 1e6, CHOSEN
+        20.0, "rows of student-controlled episodes in a situation before the student has a value there", 0.0, 1e6, CHOSEN
     )
     surpass_decay: float = setting(0.8, "share of these rows that is kept from round to round", 0.0, 1.0, CHOSEN)
     hint: float = setting(0.0, "share of the episodes in which the advice is also an input of the student", 0.0, 1.0, CHOSEN)
@@ -402,7 +412,7 @@ class EvaluationConfig(Section):
 
     levels: Whole = setting(100, "levels of a greedy evaluation during training", 1, 100_000, CHOSEN)
     level_seed: Whole = setting(
-        2_000_000, "seed of these levels: the same for every run, so that evaluations compare", 0, 2**31 - 1, CHOSEN
+        2_000_000, "seed of these levels: the same for every run, so that evaluations can be compared", 0, 2**31 - 1, CHOSEN
     )
     spacing: float = setting(
         0.05,
@@ -417,7 +427,7 @@ class EvaluationConfig(Section):
     controlled_window: Whole = setting(50, "the same for teacher-controlled episodes", 1, 100_000, CHOSEN)
     usual_length: float = setting(
         0.95,
-        "quantile of the lengths of recent successes beyond which an episode under way counts as a failure",
+        "quantile of the lengths of recent successes above which an unfinished episode counts as a failure",
         0.0,
         1.0,
         COUNTING,
@@ -426,15 +436,15 @@ class EvaluationConfig(Section):
 
 @dataclass(config=CHECKED)
 class Config(Section):
-    """One run. `tasks` are its rungs, climbed in this order (or side by side), each for at most `steps` steps."""
+    """One run. `tasks` are its rungs, trained on in this order (or together), each for at most `steps` steps."""
 
     tasks: list[str] = setting(["MiniGrid-UnlockPickup-v0"], "task ids, one per rung")
-    together: bool = setting(False, "climb all rungs side by side: one teacher, a student on each task")
-    arm: str = setting("mutual", "the arm: what of the loop is open (docs/arms.md)")
+    together: bool = setting(False, "train all rungs together: one teacher, a student on each task")
+    arm: str = setting("mutual", "the arm: which parts of the loop are switched on (docs/arms.md)")
     engine: Engine = setting("auto", "auto, envpool, minigrid or gymnasium")
     steps: Whole = setting(100_000, "environment steps per rung, over all environments", 1)
-    stop_at: float = setting(1.01, "a rung ends early once the student's success has held this; above 1 never", 0.0, 1.01)
-    fresh: Fresh = setting("nothing", "nothing, teacher or student: what begins anew on each rung")
+    stop_at: float = setting(1.01, "success that ends a rung early, once the student holds it; above 1: never", 0.0, 1.01)
+    fresh: Fresh = setting("nothing", "nothing, teacher or student: which player starts untrained on each rung")
     seed: Whole = setting(0, "random seed", 0, 2**31 - 1)
     threads: Whole = setting(0, "processor threads; 0: as many as there are cores", 0, 1024)
     episodes: Whole = setting(200, "evaluation episodes per rung", 1, 100_000)
@@ -449,7 +459,7 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        """Check what fields say of each other."""
+        """Check that the fields agree with each other."""
         if self.arm not in ARMS:
             raise unknown("arm", self.arm, ARMS)
         if not self.tasks:

@@ -1,4 +1,4 @@
-"""A configuration from a TOML file and dotted overrides, and back to TOML."""
+"""Load a configuration from a TOML file and dotted overrides, and write it as TOML."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ def load(path: Path | None = None, overrides: Sequence[str] = ()) -> Config:
 
 
 def loads(text: str) -> Config:
-    """`load` for TOML text, for example what `dump` returned."""
+    """Load a configuration from TOML text, for example what `dump` returned. Raises CoteachError as `load` does."""
     return Config(**_parse(text, "the configuration"))
 
 
 def validate(config: Config) -> None:
-    """Check a `Config` whose fields were assigned after it was made; `CoteachError` as `load` raises it."""
+    """Check a `Config` whose fields were assigned after it was made. Raises CoteachError as `load` does."""
     Config(**{entry.name: getattr(config, entry.name) for entry in fields(config)})
 
 
 def dump(config: Config) -> str:
-    """TOML text of every field, which `load` reads back identically."""
+    """Return TOML text with every field; `loads` returns an equal configuration."""
     top, tables = [], []
     for name, value in _values(config):
         if is_dataclass(value):
@@ -50,7 +50,7 @@ def dump(config: Config) -> str:
 
 
 def toml(value: Any) -> str:
-    """One TOML value. JSON's strings are TOML's, but for DEL, which TOML wants escaped."""
+    """Return one value as TOML. JSON's strings are valid in TOML, except that TOML needs DEL escaped."""
     if isinstance(value, list):
         return f"[{', '.join(toml(item) for item in value)}]"
     if isinstance(value, str):
@@ -95,7 +95,7 @@ def _override(table: Table, text: str, known: dict[str, Setting]) -> None:
 
 
 def _from_text(raw: str, kind: type, many: bool) -> Any:
-    """A command line's value: quotes may be left out for text, and brackets for a list."""
+    """Parse a value from the command line, where text may be without quotes, and a list without brackets."""
     try:
         value = tomllib.loads(f"value = {raw}")["value"]
     except (tomllib.TOMLDecodeError, RecursionError):

@@ -1,4 +1,4 @@
-"""The settings for people: the lines of `--help`, and the tables of docs/configuration.md."""
+"""Write the settings for users: the lines of `--help`, and the tables of docs/configuration.md."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def table() -> str:
 
 
 def _sections(entries: list[Setting]) -> Iterator[tuple[str, str, list[Setting]]]:
-    """Name, first line of the docstring and fields of the run itself ("") and of each section."""
+    """Yield name, first line of the docstring and fields, of the run itself (name "") and of each section."""
     config = Config()
     sections = [("", Config)] + [(name, type(value)) for name, value in vars(config).items() if isinstance(value, Section)]
     for name, kind in sections:

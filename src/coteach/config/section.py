@@ -1,8 +1,8 @@
-"""What a table of the configuration is: a pydantic dataclass whose errors are one line, and a description of its fields.
+"""The sections of the configuration: pydantic dataclasses whose errors are one line, and descriptions of their fields.
 
-`setting` declares a field with its default, help, range and source. `Section` is what the tables inherit from: whatever pydantic
-refuses becomes a `CoteachError` that names the field, its value and what was expected. `settings` lists the fields for help,
-documentation and messages; it reads what pydantic knows of them, so nothing is said twice.
+`setting` declares a field with its default, help, range and source. All sections inherit from `Section`: it turns pydantic's
+errors into a `CoteachError` that names the field, its value and what was expected. `settings` lists the fields for help,
+documentation and messages. It reads them from pydantic, so nothing is declared twice.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pydantic_core import ArgsKwargs
 from coteach.errors import CoteachError, unknown
 
 CHECKED = ConfigDict(extra="forbid", allow_inf_nan=False, revalidate_instances="always")
-"""How pydantic treats a section: no unknown fields, no NaN, and what was assigned after it was made is checked again."""
+"""How pydantic checks a section: no unknown fields, no NaN, and fields that were assigned later are checked again."""
 
 KINDS = {
     int: ("a whole number", "whole numbers"),
@@ -27,22 +27,22 @@ KINDS = {
     str: ("text", "texts"),
     bool: ("true or false", ""),
 }
-"""What a field of a type expects, one of them or a list."""
+"""What a field expects, by its type: in the singular, and in a list."""
 
 LIST_ELSEWHERE = "`coteach train --help-all` lists them"
 
 
 def _whole(value: Any) -> Any:
-    """1e5 is a whole number too."""
+    """Convert a float without a fraction, such as 1e5, to an int."""
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 Whole = Annotated[int, BeforeValidator(_whole)]
-"""An int; where it is read from text, 1e5 is one."""
+"""An int; in text it may be written as 1e5."""
 
 
 def setting(default: Any, help: str, low: float | None = None, high: float | None = None, source: str = "") -> Any:
-    """A field with its help text, its admissible range (both ends included) and where its default comes from."""
+    """Declare a field with its help text, its range (both ends included) and the source of its default."""
     given: dict[str, Any] = {
         "ge": low,
         "le": high,
@@ -54,18 +54,18 @@ def setting(default: Any, help: str, low: float | None = None, high: float | Non
 
 
 def part(kind: type) -> Any:
-    """A field that is a section of its own."""
+    """Declare a field that is a section."""
     return Field(default_factory=kind)
 
 
 @dataclass(config=CHECKED)
 class Section:
-    """A table of the configuration. `StudentConfig` is the table `[student]`, and `Config` the whole."""
+    """A section of the configuration. `StudentConfig` is the table `[student]`, and `Config` is all of it."""
 
     @model_validator(mode="wrap")
     @classmethod
     def _in_one_line(cls, value: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
-        """Make an object of this section; whatever is wrong is a `CoteachError` of one line."""
+        """Make an object of this section; raise a CoteachError of one line if a value is wrong."""
         try:
             return handler(value)
         except ValidationError as error:
@@ -74,9 +74,12 @@ class Section:
 
 @plain_dataclass(frozen=True)
 class Setting:
-    """A field as help and documentation show it. name: dotted, as "student.clip"; low, high: None where there is no end.
+    """A field, as help and documentation show it.
 
-    kind: int, float, str or bool; many: whether it is a list of these.
+    name:      dotted, for example "student.clip".
+    kind:      int, float, str or bool. many: whether it is a list of these.
+    low, high: smallest and largest value; None: no limit.
+    choices:   the values that are allowed; empty: all.
     """
 
     name: str
@@ -91,7 +94,7 @@ class Setting:
 
     @property
     def range(self) -> str:
-        """[low..high], with what there is of it."""
+        """Return [low..high], without limits that do not exist; empty if there are none."""
         if self.low is None and self.high is None:
             return ""
         return f"[{'' if self.low is None else self.low}..{'' if self.high is None else self.high}]"
@@ -120,13 +123,13 @@ def settings(kind: type) -> list[Setting]:
 
 
 def table_of(kind: type) -> str:
-    """Return what stands before the names of a section's fields: "student." for `StudentConfig`, nothing for `Config`."""
+    """Return the prefix of the names of a section's fields: "student." for `StudentConfig`, empty for `Config`."""
     name = kind.__name__.removesuffix("Config").lower()
     return f"{name}." if name else ""
 
 
 def _described(name: str, default: Any, field: FieldInfo) -> Setting:
-    """One field; of a list, the range of its items."""
+    """Return the description of one field; of a list, with the range of its items."""
     inner, limits, many = field.annotation, field.metadata, isinstance(default, list)
     if many:
         inner, *limits = get_args(get_args(inner)[0]) or get_args(inner)
@@ -145,7 +148,7 @@ def _described(name: str, default: Any, field: FieldInfo) -> Setting:
 
 
 def _refusal(kind: type, value: Any, error: ValidationError) -> CoteachError:
-    """The first thing that pydantic found wrong with what a section should be made of, in one line."""
+    """Return the first of pydantic's errors, as a CoteachError of one line."""
     first = error.errors(include_url=False)[0]
     table = table_of(kind)
     if not first["loc"]:  # not a table at all
@@ -158,6 +161,6 @@ def _refusal(kind: type, value: Any, error: ValidationError) -> CoteachError:
 
 
 def _given(value: Any, name: str) -> Any:
-    """The whole of a field that was given to a section: as an argument, in a table, or as an attribute."""
+    """Return the value that was given for a field: as an argument, in a table, or as an attribute."""
     table = value.kwargs if isinstance(value, ArgsKwargs) else value
     return (table or {})[name] if isinstance(table, dict | None) else getattr(table, name)

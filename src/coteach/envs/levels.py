@@ -81,7 +81,7 @@ class MiniGridLevel:
 
     @property
     def raw_family(self) -> Family:
-        """The same for a student that sees the environment's own observation, and nothing else."""
+        """The family for a student whose input is the environment's own observation only (the arm `ppo`)."""
         return _raw_minigrid_family()
 
 
@@ -104,7 +104,7 @@ def _raw_minigrid_family() -> Family:
     from coteach.grounding.minigrid.encoding import ACTION_NAMES
     from coteach.grounding.minigrid.raw import RawGrounding
 
-    kind, name = RawGrounding, "MiniGrid and BabyAI as they show themselves"
+    kind, name = RawGrounding, "MiniGrid and BabyAI, raw observations"
     return Family(name, kind.layout, ACTION_NAMES, kind.max_options, GRID_WORLD_INSTRUCTION, kind, kind.feature_layout())
 
 

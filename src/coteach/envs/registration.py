@@ -170,7 +170,7 @@ class Environment:
 
     @property
     def raw_family(self) -> Family:
-        """The same: the student sees the environment's own observation in every arm (or what a grounding of one's own makes)."""
+        """The same family: in every arm, the student's input is the raw observation, or the features of a custom grounding."""
         return self.family
 
     @cached_property
@@ -185,6 +185,7 @@ class Environment:
         return met[0].expert is not None
 
     def _family_of_grounding(self, ground: Ground, count: int) -> Family:
+        """Return the family of a custom grounding, from the attributes of one made for a single environment."""
         probe = ground(1, Situations(), count)
         names, slots, features = tuple(probe.action_names), probe.max_options, str(probe.layout)
         return Family(self.task, probe.layout, names, slots, self.instruction, ground, features, unscripted=True)

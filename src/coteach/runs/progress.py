@@ -69,11 +69,11 @@ class Progress:
 
         A rung may end early. None while the rate is 0, and if no steps are left.
         """
-        climbed = [progress for progress in self.active if not progress.over]
+        running = [progress for progress in self.active if not progress.over]
         later = self.rungs - self.rung - len(self.active)
-        if any(progress.steps_per_second <= 0 for progress in climbed) or not (climbed or later):
+        if any(progress.steps_per_second <= 0 for progress in running) or not (running or later):
             return None
-        left = [max(progress.total_steps - progress.steps, 0) / progress.steps_per_second for progress in climbed]
+        left = [max(progress.total_steps - progress.steps, 0) / progress.steps_per_second for progress in running]
         return max(left, default=0.0) + (later * self.total_steps / self.steps_per_second if later else 0.0)
 
 

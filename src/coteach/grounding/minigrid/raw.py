@@ -1,8 +1,9 @@
-"""The environment's own observation as the student's input: what PPO sees that knows nothing of coteach (the arm `ppo`).
+"""The environment's own observation as the student's input: the input of plain PPO without coteach (the arm `ppo`).
 
-As the wrappers of the minigrid package have it for users of Stable-Baselines3: the 7x7 view one-hot (`OneHotPartialObsWrapper`),
-the direction, and the mission, each of its words at its place (`DictObservationSpaceWrapper`, whose vocabulary lacks BabyAI's
-words). There is no belief map, no memory and no controller, and all observations are in one situation without a choice.
+The encoding is that of the minigrid package's wrappers, which users of Stable-Baselines3 take: the 7x7 view one-hot
+(`OneHotPartialObsWrapper`), the direction, and each word of the mission one-hot at its place (`DictObservationSpaceWrapper`,
+whose vocabulary lacks BabyAI's words). There is no belief map, no memory and no controller. All observations are in one
+situation, with one option.
 """
 
 from __future__ import annotations
@@ -22,14 +23,14 @@ WORDS = (
     "of", "on", "open", "opening", "pick", "purple", "put", "reach", "red", "right", "room", "rooms", "square", "the", "then",
     "to", "traverse", "unlock", "up", "use", "yellow", "you", "your",
 )  # fmt: skip
-"""Of the missions of all built-in tasks; any other word counts as the one that follows these."""
+"""The words in the missions of all built-in tasks. Any other word is encoded as one more, "another"."""
 
 PLACES = 40
-"""Words of a mission that are seen; the longest of the built-in tasks has 37."""
+"""Words of a mission that are encoded; the longest mission of the built-in tasks has 37."""
 
 CELLS, DIRECTIONS = 7 * 7, 4
 TILE = len(OBJECT_TO_IDX), len(COLOR_TO_IDX), len(STATE_TO_IDX)
-"""Flags of a cell: its object, colour and state, one of each set."""
+"""Flags of a cell: objects, colours and states; one of each is set."""
 
 NAMES = (
     *(
@@ -46,7 +47,7 @@ SIZE = len(NAMES)
 _IMAGE = CELLS * sum(TILE)
 _MISSION = _IMAGE + DIRECTIONS
 _FIRST = np.arange(CELLS)[:, None] * sum(TILE) + np.array([0, TILE[0], TILE[0] + TILE[1]])
-"""(49, 3) the column of each cell's first object, colour and state."""
+"""(49, 3) the first feature of each cell's objects, colours and states."""
 
 _NUMBERS = {word: number for number, word in enumerate(WORDS)}
 
@@ -54,7 +55,7 @@ _NO_CHOICE = Situation("The student acts by itself.", ("act",))
 
 
 class RawGrounding:
-    """Grounding of N MiniGrid or BabyAI environments in nothing but what they show now (`base.Grounding`)."""
+    """A grounding of N MiniGrid or BabyAI environments whose features are the raw observation (see `base.Grounding`)."""
 
     max_options = 1
     layout = Layout(flags=SIZE)
@@ -68,11 +69,11 @@ class RawGrounding:
 
     @staticmethod
     def feature_layout() -> str:
-        """Tells layouts of the features apart, as `MiniGridGrounding.feature_layout` does."""
+        """Return a hash of the feature names, as `MiniGridGrounding.feature_layout` does."""
         return hashlib.sha256("\n".join(NAMES).encode()).hexdigest()[:16]
 
     def observe(self, observation: Observation, actions: NDArray[np.int64] | None, restarted: NDArray[np.bool_]) -> Grounded:
-        """Take in one step of all environments (see `base.Grounding.observe`); no option ever completes or fails."""
+        """Ground one step of all environments (see `base.Grounding.observe`); no option ever completes or fails."""
         assert observation.direction is not None
         rows, count = self._rows, len(self._rows)
         rows[:, :_MISSION] = 0
@@ -88,7 +89,7 @@ class RawGrounding:
 
 
 def encode_mission(mission: str) -> NDArray[np.uint8]:
-    """(PLACES * (W + 1),) uint8: for each place the flag of its word among the W `WORDS`, or that it is another."""
+    """Return a mission one-hot, (PLACES * (W + 1),) uint8: at each place, which of the W `WORDS` it is, or another one."""
     flags = np.zeros((PLACES, len(WORDS) + 1), dtype=np.uint8)
     for place, word in enumerate(mission.lower().replace(",", " , ").split()[:PLACES]):
         flags[place, _NUMBERS.get(word, len(WORDS))] = 1
