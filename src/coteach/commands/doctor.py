@@ -61,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
         return grounding.check(args)
     if args.task is not None:
         raise CoteachError(f"--task {args.task} without --grounding: give the grounding to check as --grounding MODULE:NAME")
-    checks = list(success_over_levels())
+    checks = list(examine())
     if args.json:
         print_json([asdict(check) for check in checks])
     else:
@@ -80,7 +80,7 @@ def report(checks: Iterable[Check]) -> str:
     return "\n".join(printable(line).replace(str(Path.home()), "~") for line in lines)
 
 
-def success_over_levels() -> Iterator[Check]:
+def examine() -> Iterator[Check]:
     """Look at everything, one thing after the other."""
     yield Check("python", "ok", platform.python_version())
     for name in LIBRARIES:
