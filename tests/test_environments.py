@@ -103,15 +103,15 @@ def test_the_success_threshold_defaults_to_gymnasiums_reward_threshold() -> None
 
 def test_rewards_are_scaled_or_replaced_by_the_users_function_for_the_evidence() -> None:
     reward, terminated = np.array([20.0, -10.0, -1.0], np.float32), np.array([True, False, False])
-    assert Scoring(scale=20.0).worth(reward, terminated).tolist() == pytest.approx([1.0, -0.5, -0.05])
-    assert Scoring(counts=lambda _, ended: ended).worth(reward, terminated).tolist() == [1.0, 0.0, 0.0]
-    assert Scoring(counts=lambda _, ended: ended).worth(reward, terminated).dtype == np.float32
+    assert Scoring(scale=20.0).count(reward, terminated).tolist() == pytest.approx([1.0, -0.5, -0.05])
+    assert Scoring(evidence_reward=lambda _, ended: ended).count(reward, terminated).tolist() == [1.0, 0.0, 0.0]
+    assert Scoring(evidence_reward=lambda _, ended: ended).count(reward, terminated).dtype == np.float32
 
 
 def test_the_student_learns_from_scaled_rewards_and_the_evidence_counts_the_users(tmp_path: Path) -> None:
     from coteach.method.loop import Loop, Rung
 
-    add(make=worlds.line(reward=-1.0, step_reward=-1.0), scale=10, solved_at=-19, worth=lambda _, ended: 0.5 * ended)
+    add(make=worlds.line(reward=-1.0, step_reward=-1.0), scale=10, solved_at=-19, evidence_reward=lambda _, ended: 0.5 * ended)
     config = coteach.load(overrides=["tasks=Line-v0", "arm=no-llm", "collect.envs=16", "threads=1"])
     loop = Loop(config, coteach.Run(tmp_path, config))
     rung = Rung(0, config, loop.players)

@@ -25,8 +25,8 @@ def test_the_time_left_counts_this_rung_and_those_after_it() -> None:
 
 
 def test_a_line_shows_the_detail_of_a_phase() -> None:
-    said = line(replace(NOW, phase="school", detail="the LLM alone 85 % after 1 tuning"))
-    assert ", school (the LLM alone 85 % after 1 tuning), " in said
+    said = line(replace(NOW, phase="schooling", detail="the LLM alone 85 % after 1 tuning"))
+    assert ", schooling (the LLM alone 85 % after 1 tuning), " in said
 
 
 def test_a_line_has_task_steps_successes_queries_and_times() -> None:

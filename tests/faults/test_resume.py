@@ -43,7 +43,7 @@ def test_also_where_it_was_stopped_while_the_llm_was_tuned_or_schooled(tmp_path:
         whole = play(tmp_path / "whole", *settings)
     with tiny_llm(tmp_path / "other"):
         # Every second round tunes, the third is followed by schooling when the rung is over.
-        torn = stopped(tmp_path / "torn", *settings, at=[("tune", 1), ("school", 1), ("advise", 2), ("collect", 2)])
+        torn = stopped(tmp_path / "torn", *settings, at=[("tune", 1), ("schooling", 1), ("advise", 2), ("collect", 2)])
     assert "teacher/adapter_model.safetensors" in fingerprint(whole) and any("tune_lessons" in row for row in rounds(whole))
     assert rounds(torn) == rounds(whole) and fingerprint(torn) == fingerprint(whole)
     summaries = [json.loads((run / "summary.json").read_text()) for run in (whole, torn)]
@@ -97,7 +97,7 @@ def test_a_rung_that_was_done_when_the_run_stopped_is_not_trained_on(tmp_path: P
     """`held` is in the checkpoint: the student had passed, only the last evaluation was missing."""
     settings = ("arm=student-only", f"tasks={UNLOCK}", "steps=100000", "stop_at=0.0")
     with pytest.raises(KeyboardInterrupt):
-        play(tmp_path / "run", *settings, display=interrupting([("school", 1)]))
+        play(tmp_path / "run", *settings, display=interrupting([("schooling", 1)]))
     before = rounds(tmp_path / "run")
     assert before[-1]["steps"] < 100_000
     play(tmp_path / "run")

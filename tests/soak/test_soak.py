@@ -76,7 +76,7 @@ def test_exact_resume(tmp_path: Path) -> None:
             whole = play(tmp_path / f"whole-{number}", *settings)
         with tiny_llm(tmp_path / f"cache-{number}-torn"):
             torn = tmp_path / f"torn-{number}"
-            for phase in chance.sample(["collect", "advise", "tune", "evaluate", "school"], 3):
+            for phase in chance.sample(["collect", "advise", "tune", "evaluate", "schooling"], 3):
                 often = 4 if phase in ("collect", "advise") else 2  # the others do not come in every round
                 try:
                     play(torn, *settings, display=interrupting([(phase, chance.randint(1, often))]))

@@ -165,7 +165,7 @@ class TeacherConfig(Section):
         1e6,
         CHOSEN,
     )
-    oracle_doubt: float = setting(
+    oracle_smoothing: float = setting(
         0.02, "probability that the scripted teachers oracle and liar leave to the options they do not choose", 0.0, 1.0, CHOSEN
     )
     lora_rank: Whole = setting(16, "rank of the LoRA adapter", 1, 1024, f"{LORA}; {CHOSEN}")
@@ -232,6 +232,9 @@ class TeacherConfig(Section):
         0.0,
         100.0,
         LLM_TUNED,
+    )
+    lesson_most_disagreement: float = setting(
+        1.0, "disagreement (nats) above which a lesson's weight rises no further", 0.0, 100.0, CHOSEN
     )
     schooling: Whole = setting(
         10,
@@ -352,6 +355,9 @@ class WordsConfig(Section):
         0.5, "standard deviation for an option whose relation to the task is new in words and in shape", 0.0, 1.0, CHOSEN
     )
     most_tries: float = setting(25.0, "outcomes above which an option is not drawn more often", 1.0, 1e6, CHOSEN)
+    recent_share: float = setting(
+        0.5, "share of the pairs that are drawn from recently visited situations, where new ones are", 0.0, 1.0, CHOSEN
+    )
     distilled_after: Whole = setting(
         32, "answers of the LLM before the distilled prior replaces missing ones", 1, 1_000_000, CHOSEN
     )

@@ -40,7 +40,7 @@ BUILT_IN = ("MiniGrid-", "BabyAI-")
 MOST_ACTIONS = 127
 """Most actions of an environment: controllers' actions are stored as signed 8-bit integers."""
 
-Worth = Callable[[NDArray[np.float32], NDArray[np.bool_]], NDArray[Any]]
+EvidenceReward = Callable[[NDArray[np.float32], NDArray[np.bool_]], NDArray[Any]]
 """(rewards (N,), terminated (N,)) -> the rewards that the evidence counts (N,)."""
 
 
@@ -50,18 +50,18 @@ class Scoring:
 
     solved_at: an episode is a success if its undiscounted return is above this.
     scale:     the student learns from reward / scale.
-    counts:    gives the rewards that the evidence counts; None: reward / scale.
+    evidence_reward: gives the rewards that the evidence counts; None: reward / scale.
     """
 
     solved_at: float = 0.0
     scale: float = 1.0
-    counts: Worth | None = None
+    evidence_reward: EvidenceReward | None = None
 
-    def worth(self, reward: NDArray[np.float32], terminated: NDArray[np.bool_]) -> NDArray[np.float32]:
+    def count(self, reward: NDArray[np.float32], terminated: NDArray[np.bool_]) -> NDArray[np.float32]:
         """Return the rewards that the evidence counts, (N,) float32. reward: (N,), not scaled."""
-        if self.counts is None:
+        if self.evidence_reward is None:
             return np.asarray(reward / self.scale, dtype=np.float32)
-        return np.asarray(self.counts(reward, terminated), dtype=np.float32)
+        return np.asarray(self.evidence_reward(reward, terminated), dtype=np.float32)
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,9 +85,9 @@ class Environment:
                  episodes is about 1: 20 if success is rewarded with 20, 1 / (1 - gamma) = 100 if each step is rewarded with 1.
     solved_at:   an episode is a success if its undiscounted return is above this; None: Gymnasium's reward threshold
                  of the id, or 0 if it has none.
-    worth:       (rewards (N,), terminated (N,)) -> the rewards that the evidence counts in place of reward / scale. Needed if all
-                 rewards are negative, so that no return exceeds 0. If episodes only terminate in success, use for example
-                 `lambda reward, terminated: terminated`.
+    evidence_reward: (rewards (N,), terminated (N,)) -> the rewards that the evidence counts in place of reward / scale.
+                 Needed if all rewards are negative, so that no return exceeds 0. If episodes only terminate in success, use for
+                 example `lambda reward, terminated: terminated`.
     grounding:   makes a `grounding.base.Grounding`, in place of `describe`, `options` and `expert`. It is given lists of N
                  observations and states the expert's choice in `Situation.expert`.
     """
@@ -102,7 +102,7 @@ class Environment:
     instruction: str = INSTRUCTION
     scale: float = 1.0
     solved_at: float | None = None
-    worth: Worth | None = None
+    evidence_reward: EvidenceReward | None = None
     grounding: Ground | None = None
 
     engine = "gymnasium"
@@ -113,7 +113,7 @@ class Environment:
             raise CoteachError(
                 f"{where}: its observations have no text: give describe=(observation) -> text, or a grounding, and not both"
             )
-        for name in ("describe", "options", "expert", "make", "worth", "grounding"):
+        for name in ("describe", "options", "expert", "make", "evidence_reward", "grounding"):
             if getattr(self, name) is not None and not callable(getattr(self, name)):
                 raise CoteachError(f"{where}: {name}={getattr(self, name)!r}: expected a function")
         if not self.scale > 0:
@@ -145,7 +145,7 @@ class Environment:
     def scoring(self) -> Scoring:
         """What the task's rewards mean."""
         solved_at = self._threshold if self.solved_at is None else self.solved_at
-        return Scoring(solved_at, self.scale, self.worth)
+        return Scoring(solved_at, self.scale, self.evidence_reward)
 
     @cached_property
     def family(self) -> Family:

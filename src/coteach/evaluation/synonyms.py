@@ -7,16 +7,14 @@ reports that its tuned LLM loses most of its success when actions are renamed in
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from coteach.evaluation.episodes import Advise
 from coteach.grounding.base import Situation
-
-Advise = Callable[[list[Situation]], Sequence[NDArray[np.floating] | None]]
-"""Situations -> a probability distribution over the options of each, or None where there is no answer."""
 
 VERBS: Mapping[str, str] = {
     "explore": "look around",

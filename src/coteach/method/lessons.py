@@ -78,7 +78,7 @@ def lesson_weight(often: Array, divergence: Array, settings: TeacherConfig) -> A
 
     `lesson_rehearsal` is the weight where the LLM already agrees, so that tuning elsewhere does not make it forget.
     """
-    return often * (settings.lesson_rehearsal + np.minimum(divergence, 1.0))
+    return often * (settings.lesson_rehearsal + np.minimum(divergence, settings.lesson_most_disagreement))
 
 
 def lesson(table: AdviceTable, number: int, weight: float) -> Lesson:

@@ -139,7 +139,7 @@ class Loop:
         self.save()
         more = True
         while more:
-            self.show("school", self.schooling.describe())
+            self.show("schooling", self.schooling.describe())
             began = time.perf_counter()
             self._whole = False
             more = self.schooling.advance([rung.task for rung in self.rungs])

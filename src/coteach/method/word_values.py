@@ -113,7 +113,7 @@ class WordValues:
         """Take some optimiser steps: fit the members to `returns` where options were tried, the distilled prior to `prior`.
 
         returns: (S, K) in [0, 1]; tries: (S, K); prior: (S, K), the LLM's answer where `answered` (S,). visits: (S,) of recent
-        rounds; half of the rows are drawn from recently visited situations, so that new ones are learned soon. Raises
+        rounds; `recent_share` of the rows are drawn from recently visited situations, so that new ones are learned soon. Raises
         NotFinite.
         """
         settings, cells, asked = self.settings, np.argwhere(tries > 0), np.flatnonzero(answered)
@@ -122,7 +122,8 @@ class WordValues:
         at = cells[:, 0], cells[:, 1]
         chance = np.sqrt(np.minimum(tries[at], settings.most_tries))
         lately = chance * (visits[cells[:, 0]] >= self.evidence.recent_visits)
-        chance = chance / chance.sum() + lately / max(lately.sum(), 1e-9)
+        share = settings.recent_share
+        chance = (1.0 - share) * chance / chance.sum() + share * lately / max(lately.sum(), 1e-9)
         self.pairs.of(len(returns) - 1)
         self._compare_shapes(cells, tries[at], returns[at])
         table, optimizer = self._in_use()

@@ -18,7 +18,7 @@ from coteach.student.network import read
 class Batch:
     """The rows of one round, flattened.
 
-    features:   (R, F), laid out as the student's `Layout` says, of student-led rows, as is all that follows.
+    features:   (R, F), laid out as the student's `Layout` says, of student-controlled rows, as is all that follows.
     actions:    (R,) int64.
     logprobs:   (R,) float32, of `actions` under the policy that took them.
     values:     (R,) float32, the critic's opinion then.
@@ -26,7 +26,7 @@ class Batch:
     returns:    (R,) float32, what the critic is regressed to.
     target:     (R, A) float32, the guidance q; rows sum to 1.
     weight:     (R,) float32, lambda of each row; 0 where nothing guides.
-    value_features, value_returns: (V, F) and (V,) float32, further (teacher-led) rows for the critic only.
+    value_features, value_returns: (V, F) and (V,) float32, further (teacher-controlled) rows for the critic only.
     """
 
     features: NDArray[Any]
@@ -51,17 +51,17 @@ class Imitation:
 
 
 class Rows:
-    """The rows of one update, the led ones first, then the student's own, then the replayed ones.
+    """The rows of one update, the controlled ones first, then the student's own, then the replayed ones.
 
-    features: of all of them. returns: of led and own rows. target, weight: of own and replayed rows. actions, logprobs,
-    advantages: of own rows. led, replayed: how many there are. Tensors are on the learner's device.
+    features: of all of them. returns: of controlled and own rows. target, weight: of own and replayed rows. actions, logprobs,
+    advantages: of own rows. controlled, replayed: how many there are. Tensors are on the learner's device.
     """
 
     def __init__(self, batch: Batch, imitation: Imitation | None, layout: Layout, device: torch.device) -> None:
         features, returns, target, weight = [batch.features], [batch.returns], [batch.target], [batch.weight]
-        self.led = self.replayed = 0
+        self.controlled = self.replayed = 0
         if batch.value_features is not None and batch.value_returns is not None:
-            self.led = len(batch.value_returns)
+            self.controlled = len(batch.value_returns)
             features, returns = [batch.value_features, *features], [batch.value_returns, *returns]
         if imitation is not None:
             self.replayed = len(imitation.weight)

@@ -58,9 +58,9 @@ class DenseEncoder(nn.Module):
 
     def forward(self, features: DenseFeatures) -> Tensor:
         """Apply the layer to numbers, flags and the convolved pictures: (B, H) float32."""
-        return self.see(torch.from_numpy(features.values).to(self.mix.weight.device))
+        return self.apply_rows(torch.from_numpy(features.values).to(self.mix.weight.device))
 
-    def see(self, values: Tensor) -> Tensor:
+    def apply_rows(self, values: Tensor) -> Tensor:
         """Apply the layer to rows (B, F) in a tensor."""
         numbers, flags = self.layout.numbers, self.layout.flags
         sizes = [numbers, flags, *map(prod, self.layout.pictures)]
@@ -71,8 +71,8 @@ class DenseEncoder(nn.Module):
         mixed: Tensor = self.mix(torch.cat(seen, dim=1))
         return mixed
 
-    def settle(self, at: int, flags: Tensor) -> None:
-        """Replace flags by constants: see `ActorCritic.settle`."""
+    def fold_constants(self, at: int, flags: Tensor) -> None:
+        """Replace flags by constants: see `ActorCritic.fold_constants`."""
         columns = self.mix.weight.T
         self.mix.bias.add_(flags @ columns[at : at + len(flags)])
         self.mix.weight = nn.Parameter(without(columns, at, len(flags)).T.contiguous())

@@ -67,7 +67,7 @@ class HintedGrounding:
 def remove_hints(network: ActorCritic, layout: Layout) -> None:
     """Remove the hint columns from a network: it then takes rows of `layout` and acts as it did with "no hint"."""
     size = hint_size(network.policy.out_features)
-    network.settle(layout.numbers + layout.flags, torch.eye(size)[-1])
+    network.fold_constants(layout.numbers + layout.flags, torch.eye(size)[-1])
 
 
 def hint_size(actions: int) -> int:

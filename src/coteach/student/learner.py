@@ -128,13 +128,13 @@ class Learner:
         return torch.cat([logits for logits, _ in parts]), torch.cat([values for _, values in parts])
 
     def _minibatches(self, rows: Rows) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """Indices of the led, own and replayed rows of each step: passes in random order, in shares as equal as can be."""
+        """Indices of the controlled, own and replayed rows of each step: passes in random order, in shares as equal as can be."""
         parts = max(1, round(len(rows.actions) / self.config.minibatch))
         replayed = iter(torch.arange(rows.replayed).tensor_split(self.config.epochs * parts))
         for _ in range(self.config.epochs):
             own = torch.randperm(len(rows.actions), generator=self._generator).tensor_split(parts)
-            led = torch.randperm(rows.led, generator=self._generator).tensor_split(parts)
-            yield from zip(led, own, replayed, strict=False)  # the last goes on into the next pass
+            controlled = torch.randperm(rows.controlled, generator=self._generator).tensor_split(parts)
+            yield from zip(controlled, own, replayed, strict=False)  # the last goes on into the next pass
 
 
 def _finite(measures: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -128,13 +128,13 @@ class ActorCritic(nn.Module):
 
     def policy_of(self, rows: Tensor) -> Tensor:
         """Logits (B, A) of rows (B, F) in a tensor, in plain products: for export."""
-        logits: Tensor = self.policy(torch.relu(self.actor(torch.relu(self.shared.see(rows)))))
+        logits: Tensor = self.policy(torch.relu(self.actor(torch.relu(self.shared.apply_rows(rows)))))
         return logits if self.habits is None else logits + rows.float() @ self.habits
 
     @torch.no_grad()
-    def settle(self, at: int, flags: Tensor) -> None:
-        """The n flags from column `at` on are what `flags` (n,) says for good: no inputs any more, but part of the biases."""
-        self.shared.settle(at, flags)
+    def fold_constants(self, at: int, flags: Tensor) -> None:
+        """Fix the n flags from column `at` on at `flags` (n,): they are no inputs any more, but part of the biases."""
+        self.shared.fold_constants(at, flags)
         if self.habits is not None:
             self.policy.bias.add_(flags @ self.habits[at : at + len(flags)])
             self.habits = without(self.habits, at, len(flags))
@@ -159,12 +159,12 @@ class ColumnSum(nn.Module):
         total: Tensor = _SparseProduct.apply(features, self.weight)  # type: ignore[no-untyped-call]
         return total + self.bias
 
-    def see(self, values: Tensor) -> Tensor:
+    def apply_rows(self, values: Tensor) -> Tensor:
         """The same for rows (B, F) of 0 and 1 in a tensor, as a plain product."""
         return values.float() @ self.weight + self.bias
 
-    def settle(self, at: int, flags: Tensor) -> None:
-        """As `ActorCritic.settle`."""
+    def fold_constants(self, at: int, flags: Tensor) -> None:
+        """As `ActorCritic.fold_constants`."""
         self.bias.add_(flags @ self.weight[at : at + len(flags)])
         self.weight = nn.Parameter(without(self.weight, at, len(flags)))
 

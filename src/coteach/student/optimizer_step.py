@@ -1,6 +1,6 @@
 """One step of the student's optimiser on one minibatch: the losses, their gradient, clipping, Adam.
 
-The loss is PPO's on the student's own rows, the critic's error on own and led rows, and the guidance and imitation losses
+The loss is PPO's on the student's own rows, the critic's error on own and controlled rows, and the guidance and imitation losses
 `weight * KL(q || pi)` on own and replayed rows.
 """
 
@@ -30,7 +30,7 @@ class Minibatch(NamedTuple):
     """What belongs to the rows of one step, beside the network's answers to them.
 
     actions: (O,) int64, logprobs, advantages: (O,) float32, of the student's own rows, as in `batch.Batch`.
-    returns: (V,) float32, of led and own rows. target: (O + M, A) and weight: (O + M,) float32, of own and replayed rows.
+    returns: (V,) float32, of controlled and own rows. target: (O + M, A) and weight: (O + M,) float32, of own and replayed rows.
     habits:  (O + M, A) float32, what habits add to the logits of these.
     """
 
@@ -46,7 +46,7 @@ class Minibatch(NamedTuple):
 def minibatch_loss(logits: Tensor, values: Tensor, rows: Minibatch, config: StudentConfig) -> tuple[Tensor, dict[str, Tensor]]:
     """Return the loss that a step descends, a scalar, and the `MEASURES` but for the norm of its gradient.
 
-    logits: (O + M, A) of own and replayed rows; values: (V,) of led and own rows.
+    logits: (O + M, A) of own and replayed rows; values: (V,) of controlled and own rows.
     """
     own = len(rows.actions)
     log_policy = F.log_softmax(logits[:own], dim=-1)
@@ -76,12 +76,12 @@ class OptimizerStep:
     def __init__(self, network: ActorCritic, optimizer: torch.optim.Adam, config: StudentConfig, rows: Rows) -> None:
         self.network, self.optimizer, self.config, self.rows = network, optimizer, config, rows
 
-    def __call__(self, led: Tensor, own: Tensor, replayed: Tensor) -> NDArray[np.float64]:
-        """Take one step on the rows at these indices, int64, among the led, own and replayed ones; return the `MEASURES`.
+    def __call__(self, controlled: Tensor, own: Tensor, replayed: Tensor) -> NDArray[np.float64]:
+        """Take one step on the rows at these indices, int64, among the controlled, own and replayed ones; return the `MEASURES`.
 
         Where one of these, (9,) float64, is not finite the weights stay as they were.
         """
-        loss, losses = self.loss(led, own, replayed)
+        loss, losses = self.loss(controlled, own, replayed)
         self.optimizer.zero_grad()
         torch.autograd.backward(loss)
         norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.config.max_grad_norm)
@@ -90,20 +90,20 @@ class OptimizerStep:
             self.optimizer.step()
         return measures
 
-    def loss(self, led: Tensor, own: Tensor, replayed: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(self, controlled: Tensor, own: Tensor, replayed: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Return what `minibatch_loss` does, of these rows."""
-        features, minibatch = self.gather(led, own, replayed)
-        # One forward pass: led rows need no logits, replayed ones no values.
-        acting, valued = slice(len(led), None), slice(len(led) + len(own))
+        features, minibatch = self.gather(controlled, own, replayed)
+        # One forward pass: controlled rows need no logits, replayed ones no values.
+        acting, valued = slice(len(controlled), None), slice(len(controlled) + len(own))
         logits, values = self.network(features, acting, valued)
         return minibatch_loss(logits, values, minibatch, self.config)
 
-    def gather(self, led: Tensor, own: Tensor, replayed: Tensor) -> tuple[Features, Minibatch]:
+    def gather(self, controlled: Tensor, own: Tensor, replayed: Tensor) -> tuple[Features, Minibatch]:
         """Return the features of these rows, in this order, and what belongs to them."""
         rows, count = self.rows, len(self.rows.actions)
-        features = rows.features.rows(torch.cat([led, rows.led + own, rows.led + count + replayed]).numpy())
-        valued, guided = torch.cat([led, rows.led + own]), torch.cat([own, count + replayed])
+        features = rows.features.rows(torch.cat([controlled, rows.controlled + own, rows.controlled + count + replayed]).numpy())
+        valued, guided = torch.cat([controlled, rows.controlled + own]), torch.cat([own, count + replayed])
         valued, guided, own = (at.to(rows.actions.device) for at in (valued, guided, own))
         of_own = (rows.actions[own], rows.logprobs[own], rows.advantages[own])
-        habits = self.network.habitual(features)[len(led) :]
+        habits = self.network.habitual(features)[len(controlled) :]
         return features, Minibatch(*of_own, rows.returns[valued], rows.target[guided], rows.weight[guided], habits)

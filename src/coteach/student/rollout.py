@@ -245,12 +245,12 @@ class Collector:
         rollout.valid[t] = valid = ~step.restarted
         self.steps += int(valid.sum())
         self._reward += np.where(valid, step.reward, 0.0)
-        worth = scoring.worth(step.reward, step.terminated)
-        self._option_reward += np.where(valid, worth, 0.0)
+        counted = scoring.count(step.reward, step.terminated)
+        self._option_reward += np.where(valid, counted, 0.0)
         self._length += valid
         self._done = (step.terminated | step.truncated) & valid
         self._terminal = step.terminated & valid
-        self._record_events(rollout, worth, before)
+        self._record_events(rollout, counted, before)
         for env in np.flatnonzero(self._done):
             controlled, optimistic = bool(rollout.controlled[t, env]), bool(self.optimistic[env])
             rollout.episodes.append(
@@ -258,7 +258,7 @@ class Collector:
             )
             self._reward[env], self._length[env] = 0.0, 0
 
-    def _record_events(self, rollout: Rollout, worth: NDArray[np.float32], before: Grounded) -> None:
+    def _record_events(self, rollout: Rollout, counted: NDArray[np.float32], before: Grounded) -> None:
         """Add the outcomes of options that were not being followed, but were completed or failed by the last step."""
         for failed, bits in ((False, self._now.completed), (True, self._now.failed)):
             for env in np.flatnonzero(bits):
@@ -266,5 +266,5 @@ class Collector:
                 for slot in range(int(bits[env]).bit_length()):
                     if not bits[env] >> slot & 1 or slot == self.follower.slot[env]:
                         continue
-                    reward = float(worth[env])
+                    reward = float(counted[env])
                     rollout.outcomes.append(Outcome(int(before.situation[env]), slot, following, reward, None, failed))

@@ -17,7 +17,7 @@ class ScriptedTeacher(FixedTeacher):
     """The base of the scripted teachers: uniform advice, at no cost."""
 
     def __init__(self, config: TeacherConfig | None = None) -> None:
-        self.doubt = (config or TeacherConfig()).oracle_doubt
+        self.smoothing = (config or TeacherConfig()).oracle_smoothing
         self.usage = Usage()
 
     def advise(self, situations: Sequence[Situation]) -> list[NDArray[np.float64]]:
@@ -39,7 +39,7 @@ class UniformTeacher(ScriptedTeacher):
 
 
 class OracleTeacher(ScriptedTeacher):
-    """`1 - oracle_doubt` on the expert's option, the rest shared by the others; uniform where the expert knows none."""
+    """`1 - oracle_smoothing` on the expert's option, the rest shared by the others; uniform where the expert knows none."""
 
     name = "oracle"
 
@@ -47,8 +47,8 @@ class OracleTeacher(ScriptedTeacher):
         count = len(situation.options)
         if situation.expert is None or count == 1:
             return super()._advice(situation)
-        advice = np.full(count, self.doubt / (count - 1))
-        advice[situation.expert] = 1.0 - self.doubt
+        advice = np.full(count, self.smoothing / (count - 1))
+        advice[situation.expert] = 1.0 - self.smoothing
         return advice
 
 
