@@ -186,6 +186,7 @@ def test_no_query_is_spent_where_the_evidence_has_decided() -> None:
     assert "Mission: leave. This is room 2." not in teacher.asked
 
 
+@pytest.mark.slow
 def test_what_was_learned_in_one_situation_is_guessed_for_others_where_the_arm_shares() -> None:
     for arm, best in (("mutual", 2), ("no-share", 1)):
         advice, _, _ = advice_of(arm)
@@ -198,6 +199,7 @@ def test_what_was_learned_in_one_situation_is_guessed_for_others_where_the_arm_s
         assert advice.table.imitation[0].argmax() == best, arm
 
 
+@pytest.mark.slow
 def test_the_distilled_prior_stands_in_where_the_teacher_was_not_asked() -> None:
     advice, _, _ = advice_of("one-way", count=80)
     advice.budget.left = 40

@@ -229,6 +229,7 @@ def drawn(plan: Plan, arms: tuple[str, ...]) -> dict[str, Any]:
     return {path.name: imageio.imread(path) for path in figures.draw(groups, tables.judge(groups), plan.folder)}
 
 
+@pytest.mark.slow
 def test_the_figures_show_every_arm_in_its_colour(plan: Plan) -> None:
     pictures = drawn(plan, DEFAULT_ARMS)
     assert set(pictures) == {"success.png", "steps.png", "better.png"}

@@ -62,6 +62,7 @@ def walked(learn: bool) -> tuple[Executor, LearnedControllers]:
     return executor, grounding
 
 
+@pytest.mark.slow
 def test_options_are_learned_from_random_steps() -> None:
     executor, _ = walked(learn=True)
     inside = np.eye(CELLS, dtype=np.uint8)[1:-1]

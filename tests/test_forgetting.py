@@ -81,6 +81,7 @@ def test_an_untuned_teacher_has_forgotten_nothing():
     assert before == now
 
 
+@pytest.mark.slow
 def test_tuning_changes_what_is_measured_now_but_not_what_was_before():
     tuned = teacher()
     was, _ = measure_forgetting(tuned)
@@ -113,6 +114,7 @@ def test_prose_and_questions_have_no_words_of_the_tasks(material):
     assert not {"mission", "maze", "explore", "locked"} & set(said)
 
 
+@pytest.mark.slow
 def test_the_embedded_model_answers_most_questions_but_not_all():
     before, _ = measure_forgetting(make_teacher("smollm2", TeacherConfig(device="cpu")))
     assert 0.6 <= before.right < 1.0

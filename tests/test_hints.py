@@ -95,6 +95,7 @@ def test_a_network_without_hint_columns_acts_as_with_no_hint(layout: Layout) -> 
     torch.testing.assert_close(network.policy_of(torch.from_numpy(features)).detach(), logits)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("channel", ["guidance.hint=0.5", "guidance.subgoal=0.5", 'student.learned_options=["pick up"]'])
 def test_a_channel_goes_through_rounds_and_checkpoints(channel: str, tmp_path: Path) -> None:
     small = ("tasks=MiniGrid-Unlock-v0", "engine=minigrid", "threads=1", "collect.envs=8", "collect.horizon=32", "arm=no-llm")

@@ -432,6 +432,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_spares_the_weights(field, n
     assert same(before, weights(student))
 
 
+@pytest.mark.slow
 def test_it_learns_a_bandit_whose_best_arm_is_shown():
     """Reward 1 for the arm named by the only feature that is set: nothing but PPO's gradient teaches that."""
     student = learner(learning_rate=1e-2, epochs=4)

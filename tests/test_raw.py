@@ -128,6 +128,7 @@ def test_minigrid_and_babyai_are_one_family_and_it_is_not_that_of_the_belief_map
     assert plain.features != belief.features and plain.action_names == belief.action_names and plain.max_options == 1
 
 
+@pytest.mark.slow
 def test_a_stopped_run_of_it_goes_on_exactly(tmp_path: Path) -> None:
     settings = ("arm=ppo", f"tasks={DOOR_KEY},{LOCAL}", "steps=700")
     whole = play(tmp_path / "whole", *settings)

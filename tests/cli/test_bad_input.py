@@ -147,6 +147,7 @@ def test_wrong_input_is_named_in_one_line_and_leaves_nothing_behind(
     assert not list(tmp_path.glob("models/*"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "words",
     [

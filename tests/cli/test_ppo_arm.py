@@ -50,6 +50,7 @@ def test_its_student_is_filmed(finished: Path, tmp_path: Path) -> None:
     assert (tmp_path / "film.gif").stat().st_size > 0
 
 
+@pytest.mark.slow
 def test_its_exported_student_acts_on_the_raw_observation(finished: Path, tmp_path: Path) -> None:
     assert cli.main(["export", str(finished), "--to", str(tmp_path / "out")]) == 0
     about = json.loads((tmp_path / "out/student/student.json").read_text())
