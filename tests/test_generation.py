@@ -109,10 +109,10 @@ def test_scoring_and_writing_give_the_same_distribution(temperature: float) -> N
 
 def test_without_calibration_the_next_token_is_the_models_own_among_those_that_lead_somewhere() -> None:
     asked = teacher(temperature=1.0)
-    situation = Situation("You see a key.", ("a", "b", "c"))  # one token each: what is ahead is the end alone
+    situation = Situation("You see a key.", ("a", "b", "c"))  # a space and one token each: what is ahead is the end alone
     score = score_one_by_one(asked.lm.model, asked.lm.prefix, asked.lm.prompt(situation))
     asked._bias = dict.fromkeys(situation.options, 0.0)
-    token = asked.write(situation, asked.advise([situation])[0])[0]
+    token = asked.write(situation, asked.advise([situation])[0])[1]
     assert_allclose(token.before, np.exp(score) / np.exp(score).sum(), atol=1e-4)
     assert (token.own > np.exp(score)).all()  # the end of the answer is still to come
 
@@ -124,8 +124,8 @@ def test_evidence_changes_the_tokens_that_are_written() -> None:
     before = "".join(token.words[token.taken] for token in asked.write(SITUATION, advice))
     tokens = asked.write(SITUATION, improved)
     after = "".join(token.words[token.taken] for token in tokens)
-    assert after.startswith(SITUATION.options[int(advice.argmin())]) and after != before
-    first = tokens[0]
+    assert after.strip().startswith(SITUATION.options[int(advice.argmin())]) and after != before
+    first = tokens[1]  # after the space
     assert_allclose(first.before.sum(), 1.0)
     assert first.after[first.taken] > first.before[first.taken]
     assert 0 < first.own.sum() < 1  # what the model would rather say is not admissible

@@ -135,7 +135,7 @@ def test_a_folder_of_weights_is_a_teacher(tmp_path):
 
 
 def test_fingerprints_tell_models_apart():
-    marks = [models.weights_fingerprint(tiny_lm.model(seed=seed)) for seed in (0, 0, 1)]
+    marks = [models.fingerprint(tiny_lm.model(seed=seed)) for seed in (0, 0, 1)]
     assert marks[0] == marks[1] != marks[2]
 
 

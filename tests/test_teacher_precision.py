@@ -12,10 +12,10 @@ from coteach.config import TeacherConfig
 from coteach.errors import CoteachError
 from coteach.export import teacher as export
 from coteach.grounding.base import Situation
-from coteach.teacher.answer_cache import AnswerCache, cache_key
+from coteach.teacher.answer_cache import AnswerCache
 from coteach.teacher.base import Lesson
 from coteach.teacher.local import precision
-from coteach.teacher.local.models import weights_fingerprint
+from coteach.teacher.local.models import fingerprint
 from coteach.teacher.local.teacher import LocalTeacher
 from coteach.teacher.make import make_teacher
 
@@ -83,10 +83,11 @@ def test_in_half_precision_it_says_nearly_the_same_and_is_tuned_through_float32_
 def test_half_precision_has_answers_of_its_own_and_float32_keeps_its_keys(folder: Path) -> None:
     cache = AnswerCache(None)
     whole, half = teacher(folder, "float32", cache), teacher(folder, "bfloat16", cache)
-    assert weights_fingerprint(whole.lm.model) == weights_fingerprint(half.lm.model)
+    assert fingerprint(whole.lm.model) == fingerprint(half.lm.model)
     whole.advise(SITUATIONS), half.advise(SITUATIONS)
     assert whole.usage.queries == half.usage.queries == len(SITUATIONS)
-    key = cache_key(weights_fingerprint(whole.lm.model), "", whole.lm.prefix, SITUATIONS[0])
+    key, other = whole.lm.key(SITUATIONS[0], tuned=True), half.lm.key(SITUATIONS[0], tuned=True)
+    assert key != other
     assert_allclose(cache.get_many([key])[key], whole.explain(SITUATIONS[0]).score)
 
 

@@ -7,7 +7,7 @@ import transformers
 from numpy.testing import assert_allclose
 
 import tiny_lm
-from coteach.teacher.local import scoring
+from coteach.teacher.local import scoring, trie
 from coteach.teacher.prompt import Prompt
 
 END = 1
@@ -107,9 +107,9 @@ def test_every_llama_like_model_reads_tries():
 
 
 def test_a_pack_computes_no_more_tokens_than_its_budget_and_is_filled_up_to_it():
-    packs = list(scoring.passes(PROMPTS, 26))
+    packs = list(trie.passes(PROMPTS, 26))
     assert sorted(slot for pack in packs for slot in pack) == [0, 1, 2, 3]
-    size = [len(scoring.build_trie((), [PROMPTS[slot] for slot in pack])) for pack in packs]
+    size = [len(trie.build_trie((), [PROMPTS[slot] for slot in pack])) for pack in packs]
     assert all(total <= 26 for total, pack in zip(size, packs, strict=True) if len(pack) > 1)
     apart = [len(PROMPTS[slot].body) + sum(map(len, PROMPTS[slot].options)) for slot in packs[0]]
     assert sum(apart) > 26  # what prompts share counts once

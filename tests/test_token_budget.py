@@ -15,6 +15,7 @@ from coteach.errors import RunFailed
 from coteach.teacher.local import scoring, token_budget, tuning
 from coteach.teacher.local.adapter import Adapter
 from coteach.teacher.local.token_budget import Budget
+from coteach.teacher.local.trie import Trie
 from coteach.teacher.prompt import Prompt
 
 GIB = 2**30
@@ -110,7 +111,7 @@ def test_where_reading_runs_out_of_memory_it_goes_on_with_less_at_once(monkeypat
     scorer = scoring.Scorer(tiny_lm.model(), PREFIX)
     expected, forward, sizes = scorer.score(PROMPTS), scorer._forward, []
 
-    def cramped(trie: scoring.Trie, cache: Any, first: int, *rest: Any) -> Any:
+    def cramped(trie: Trie, cache: Any, first: int, *rest: Any) -> Any:
         sizes.append(len(trie) - first)
         if sizes[-1] > 12:
             raise torch.OutOfMemoryError("CUDA out of memory")

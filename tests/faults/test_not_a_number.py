@@ -200,7 +200,7 @@ def test_lora_weights_that_a_tuning_broke_are_taken_back_and_the_run_goes_on(
         rung = Rung(0, settings, loop.players)
         play_round(loop.players, [rung], lambda phase: None)
         rung.rounds = 1
-        with pytest.warns(Note, match="LoRA weights that are not finite: it keeps those from before"):
+        with pytest.warns(Note, match="LoRA weights whose answers are not finite: it keeps those from before"):
             metrics = play_round(loop.players, [rung], lambda phase: None)[0]
         assert metrics["tune_lessons"] > 0
         rung.rounds = 2

@@ -119,12 +119,12 @@ def _ask(config: Config, folder: Path | None, row: Mapping[str, Any], generate: 
     instruction = common_family(config.tasks).instruction
     teacher = make_teacher(config.teacher.spec if prior == "llm" else prior, config.teacher, instruction=instruction)
     situation = Situation(row["situation"], tuple(row["options"]))
-    answer: dict[str, Any] = {"teacher": teacher.name, "prompt": None, **row}
+    answer: dict[str, Any] = {"teacher": teacher.name, "prompt": _prompt(teacher, situation), **row}
     answer["untuned"] = _advice(teacher, situation)
     if folder is not None and (folder / "teacher").is_dir():
         teacher.load(folder / "teacher")
         answer["tuned"] = _advice(teacher, situation)
-    answer["prompt"] = _prompt(teacher, situation)
+        answer["prompt"] = _prompt(teacher, situation)
     if generate:
         answer["generated"] = _generate(teacher, situation, row["improved"] if any(row.get("improved", ())) else None)
     return answer

@@ -33,7 +33,8 @@ from coteach.student.ppo import gae, ppo_loss
 from coteach.teacher import prompt as prompts
 from coteach.teacher.local.adapter import Adapter
 from coteach.teacher.local.models import LoadedModel, context_length
-from coteach.teacher.local.scoring import Scorer, passes, reads_tries
+from coteach.teacher.local.scoring import Scorer, reads_tries
+from coteach.teacher.local.trie import passes
 
 TOKENS_PER_PASS = 512
 TOKENS_PER_STEP = 1024

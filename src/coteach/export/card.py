@@ -33,8 +33,9 @@ def ids(text):
     return tokenizer(text, add_special_tokens=False)["input_ids"]
 
 def score(situation, option):  # log-probability that the model answers with this option
-    asked = ids(how["prefix"]) + ids(situation) + ids(how["suffix"])
-    answer = ids(option) + [how["end_token_id"]]
+    suffix = how["suffix"].rstrip(" ")  # spaces before an option belong to its first token
+    asked = ids(how["prefix"]) + ids(situation + suffix)
+    answer = ids(how["suffix"] + option)[len(ids(suffix)) :] + how["end_token_ids"]
     with torch.inference_mode():
         logits = model(torch.tensor([asked + answer])).logits[0, len(asked) - 1 : -1]
     return logits.log_softmax(-1)[range(len(answer)), answer].sum().item()

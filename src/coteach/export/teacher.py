@@ -71,15 +71,15 @@ def _repeat_rotary_base(path: Path) -> None:
 
 
 def _prompting(teacher: LocalTeacher, players: Players) -> dict[str, Any]:
-    """Return how to ask the model: the text before and after a situation, the token that ends an answer, temperature and bias."""
-    from coteach.teacher.prompt import end_id
+    """Return how to ask the model: the text around a situation, the tokens that end an answer, temperature and bias."""
+    from coteach.teacher.prompt import end_ids
 
     options = sorted({option for situation in players.situations for option in situation.options})
     start = teacher.lm.tokenizer.bos_token if teacher.lm.frame.bos and teacher.lm.tokenizer.bos_token else ""
     return {
         "prefix": start + teacher.lm.frame.prefix,
         "suffix": teacher.lm.frame.suffix,
-        "end_token_id": end_id(teacher.lm.tokenizer, teacher.lm.frame),
+        "end_token_ids": end_ids(teacher.lm.tokenizer, teacher.lm.frame),
         "temperature": teacher.config.temperature,
         "bias": dict(zip(options, teacher.bias(options).tolist(), strict=True)),
     }

@@ -42,9 +42,8 @@ class Contents:
     newest: float | None
 
 
-def cache_key(model: str, adapter: str, prefix: Sequence[int], situation: Situation) -> str:
-    """Return the sha256 of everything an answer depends on: weights, adapter, prompt prefix, situation and options."""
-    parts = [model, adapter, list(prefix), situation.text, list(situation.options)]
+def cache_key(*parts: object) -> str:
+    """Return the sha256 of everything that an answer depends on: the model, its adapter, and all that it reads (as JSON)."""
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 

@@ -25,6 +25,9 @@ from coteach.errors import CoteachError
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
+CODE = ("auto_mapping", "megatron_config")
+"""Fields of an adapter's configuration that name modules to import."""
+
 MORE_THAN_LORA = ("auto_mapping", "megatron_config", "modules_to_save", "layer_replication", "exclude_modules")
 """Fields of an adapter's configuration that would do more than put LoRA layers into the model."""
 
@@ -136,6 +139,36 @@ class Adapter:
         if not plain or more:
             reason = f"it sets {', '.join(more)}" if more else "it is not a LoRA adapter with a list of layers"
             raise CoteachError(f"adapter in {str(folder)!r}: {reason}; expected plain LoRA layers, as a run's teacher has them")
+
+
+def base_of(folder: Path) -> str:
+    """Return the name of the model that the adapter in `folder` was made for. Raises `CoteachError` if it cannot be merged."""
+    try:
+        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        base, code = str(config["base_model_name_or_path"]), [name for name in CODE if config.get(name)]
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise CoteachError(f"cannot read {CONFIG} in {str(folder)!r}: {error}; expected an adapter of PEFT") from error
+    if code or not (folder / WEIGHTS).is_file():
+        reason = f"it sets {', '.join(code)}" if code else f"{WEIGHTS} is missing"
+        raise CoteachError(f"adapter in {str(folder)!r}: {reason}; merge it into its model with PEFT, and give that folder")
+    return base
+
+
+def merged(model: Any, folder: Path) -> Any:
+    """Return `model` with the adapter in `folder` merged into its weights. Raises `CoteachError` if it does not fit."""
+    with _quietly():
+        import peft
+
+    try:
+        with _quietly():
+            warnings.filterwarnings("error", message="Found missing adapter keys")
+            result = peft.PeftModel.from_pretrained(model, str(folder)).merge_and_unload()
+    except Exception as error:  # a damaged file can raise any error
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise CoteachError(
+            f"cannot merge the adapter in {str(folder)!r} into its model: {reason}; merge it with PEFT, and give that folder"
+        ) from error
+    return result.eval().requires_grad_(False)
 
 
 @contextmanager

@@ -10,15 +10,16 @@ import torch
 from numpy.typing import NDArray
 
 from coteach.config import TeacherConfig
-from coteach.errors import note
+from coteach.errors import CoteachError, note
 from coteach.grounding.base import Situation
 from coteach.teacher import prompt as prompts
 from coteach.teacher.answer_cache import cache_key
 from coteach.teacher.feedback import NOTHING, Feedback
 from coteach.teacher.local import generation
 from coteach.teacher.local.adapter import Adapter
-from coteach.teacher.local.models import LoadedModel, context_length, weights_fingerprint
-from coteach.teacher.local.scoring import Scorer, reads_tries
+from coteach.teacher.local.models import LoadedModel, context_length, fingerprint
+from coteach.teacher.local.scoring import Scorer, is_causal, reads_tries
+from coteach.teacher.local.token_budget import MOST
 
 INTENTION = " I will"
 """Precedes a phrase whose meaning is asked for."""
@@ -43,13 +44,18 @@ class PromptedModel:
         self.context = context_length(self.model)
         self.packed = True
         self.set_feedback(loaded.feedback)
-        if not reads_tries(self.model, self.prefix, self.prompt(_PROBE)):
+        probe = self.prompt(_PROBE)
+        if not reads_tries(self.model, self.prefix, probe):
+            if not is_causal(self.model, [*self.prefix, *probe.body]):
+                raise CoteachError(
+                    f"teacher {name!r} reads a text in both directions: expected a causal LM; choose another model"
+                )
             note(f"{name}: this architecture cannot score options together; they are scored one by one, slower")
             self.packed = False
             self.set_feedback(loaded.feedback)
         # The same weights answer differently in float32 and in half precision.
         mark = "" if loaded.precision == "float32" else f" in {loaded.precision}"
-        self._model_mark, self._adapter_mark = weights_fingerprint(self.model) + mark, ""
+        self._model_mark, self._adapter_mark = fingerprint(self.model) + mark, ""
 
     @property
     def tokens(self) -> int:
@@ -62,6 +68,7 @@ class PromptedModel:
         self.frame = prompts.frame(self.tokenizer, self.instruction, feedback)
         self.prefix = prompts.prefix_ids(self.tokenizer, self.frame)
         self.scorer, self.untuned_scorer = (Scorer(self.model, self.prefix, self.packed) for _ in range(2))
+        self._built: dict[Situation, prompts.Prompt] = {}
 
     def feedback_tokens(self, feedback: Feedback) -> int:
         """Count the tokens by which `feedback` makes every prompt longer."""
@@ -71,9 +78,18 @@ class PromptedModel:
 
     def prompt(self, situation: Situation) -> prompts.Prompt:
         """Return the token ids of the question. Raises `CoteachError` if they do not fit into the model's context."""
-        built = prompts.build(self.tokenizer, self.frame, situation)
+        built = self._build(situation)
         prompts.check_length(self.prefix, built, self.context, situation.text)
         return built
+
+    def fits(self, situation: Situation) -> bool:
+        """Return whether the question fits into the model's context."""
+        return prompts.length(self.prefix, self._build(situation)) <= self.context
+
+    def can_tune_on(self, situation: Situation) -> bool:
+        """Return whether all options of the situation fit into one pass together, as tuning needs them."""
+        built = self._build(situation)
+        return self.fits(situation) and len(built.body) + sum(map(len, built.options)) <= MOST
 
     def text(self, situation: Situation) -> str:
         """Return the prompt as text."""
@@ -81,7 +97,8 @@ class PromptedModel:
 
     def key(self, situation: Situation, tuned: bool) -> str:
         """Return the key of the situation's scores in the answer cache."""
-        return cache_key(self._model_mark, self._adapter_mark if tuned else "", self.prefix, situation)
+        asked = self._build(situation)
+        return cache_key(self._model_mark, self._adapter_mark if tuned else "", self.prefix, asked.body, asked.options)
 
     def score(self, situations: Sequence[Situation], tuned: bool) -> list[Scores]:
         """Return the log-probability of each option of each situation, with the adapter (`tuned`) or without it."""
@@ -112,6 +129,15 @@ class PromptedModel:
             )
             for choice, own in zip(choices, self.scorer.score(steps), strict=True)
         ]
+
+    def is_damaged(self, tuned: bool) -> bool:
+        """Return whether the model answers even a short, plain question with numbers that are not finite."""
+        return not np.isfinite(self.score([_PROBE], tuned)[0]).all()
+
+    def _build(self, situation: Situation) -> prompts.Prompt:
+        if situation not in self._built:
+            self._built[situation] = prompts.build(self.tokenizer, self.frame, situation)
+        return self._built[situation]
 
     def meaning(self, phrases: Sequence[str]) -> NDArray[np.float32]:
         """Return the untuned model's middle layer's mean state over each phrase, as an intention: (P, hidden)."""

@@ -7,8 +7,8 @@ are kept between passes, or computed again if gradients are needed.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import numpy as np
@@ -17,103 +17,19 @@ from numpy.typing import NDArray
 
 from coteach.teacher.local import attention, token_budget
 from coteach.teacher.local.precision import is_exact
-from coteach.teacher.prompt import Prompt
+from coteach.teacher.local.trie import Trie, ancestors, build_trie, divided, passes, within
+from coteach.teacher.prompt import Prompt, length
 
 Result = TypeVar("Result")
 
 ROWS_AT_ONCE = 16
 """Rows of logits that are normalised at once: few enough to stay in the CPU's cache."""
 
+KINDS_OF_LAYERS = {"full_attention", "sliding_attention"}
+"""Kinds of layers whose attention masks `Scorer` makes."""
+
 NEAR, NEAR_IN_HALF = 1e-2, 1.0
 """Most nats between the scores of a trie and of single passes if a model reads tries (0.4 seen in bfloat16); else several."""
-
-
-@dataclass(frozen=True)
-class Trie:
-    """The token trie of a pass. Node n holds `token[n]` at depth `position[n]`, below node `parent[n]` < n (-1: a root).
-
-    edges: (E, 4) the answers' tokens to look up: (prompt's index, option's index, node that predicts, token). The last token of
-    an answer (end of answer) is only predicted, so it is not a node.
-    """
-
-    token: NDArray[np.int64]
-    parent: NDArray[np.int64]
-    position: NDArray[np.int64]
-    edges: NDArray[np.int64]
-
-    def __len__(self) -> int:
-        return len(self.token)
-
-
-class _TrieBuilder:
-    """Inserts prompts into a trie below a prefix."""
-
-    def __init__(self, prefix: Sequence[int] = ()) -> None:
-        self.nodes: list[tuple[int, int, int]] = []
-        self._children: dict[tuple[int, int], int] = {}
-        self._root = self.walk(-1, prefix)
-
-    def walk(self, node: int, tokens: Sequence[int]) -> int:
-        """Return the node that `tokens` lead to from `node` (-1: above the root); add the nodes that are missing."""
-        for token in tokens:
-            child = self._children.get((node, token))
-            if child is None:
-                child = len(self.nodes)
-                self._children[node, token] = child
-                self.nodes.append((token, node, self.nodes[node][2] + 1 if node >= 0 else 0))
-            node = child
-        return node
-
-    def add(self, prompt: Prompt) -> list[tuple[int, int, int]]:
-        """Insert `prompt`; return its edges: (option's index, node that predicts, token)."""
-        edges: list[tuple[int, int, int]] = []
-        last = self.walk(self._root, prompt.body)
-        for option, tokens in enumerate(prompt.options):
-            node = last
-            for token in tokens[:-1]:
-                edges.append((option, node, token))
-                node = self.walk(node, (token,))
-            edges.append((option, node, tokens[-1]))
-        return edges
-
-
-def build_trie(prefix: Sequence[int], prompts: Sequence[Prompt]) -> Trie:
-    """Return the trie of `prompts` below `prefix`; the prefix is its first nodes."""
-    builder = _TrieBuilder(prefix)
-    edges = [(slot, *edge) for slot, prompt in enumerate(prompts) for edge in builder.add(prompt)]
-    nodes = np.array(builder.nodes, np.int64).reshape(-1, 3)
-    return Trie(nodes[:, 0], nodes[:, 1], nodes[:, 2], np.array(edges, np.int64).reshape(-1, 4))
-
-
-def ancestors(parent: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Return the (n, n) bool mask that is True at (i, j) if node j is i or an ancestor of i."""
-    mask = np.eye(len(parent), dtype=np.bool_)
-    for node, above in enumerate(parent):
-        if above >= 0:
-            mask[node] |= mask[above]
-    return mask
-
-
-def within(mask: NDArray[np.bool_], position: NDArray[np.int64], window: int) -> NDArray[np.bool_]:
-    """Return `mask` without the nodes that are `window` or more positions back (sliding-window attention)."""
-    return mask & (position[:, None] - position[None, :] < window)
-
-
-def passes(prompts: Sequence[Prompt], budget: int) -> Iterator[list[int]]:
-    """Yield the indices of `prompts` in packs of at most `budget` tokens (more only if a single prompt has more).
-
-    Prompts are packed in the order of their tokens, so that those with a common beginning share nodes.
-    """
-    pack, trie = list[int](), _TrieBuilder()
-    for slot in sorted(range(len(prompts)), key=lambda slot: prompts[slot].body):
-        trie.add(prompts[slot])
-        if pack and len(trie.nodes) > budget:
-            yield pack
-            pack, trie = [], _TrieBuilder()
-            trie.add(prompts[slot])
-        pack.append(slot)
-    if pack:
-        yield pack
 
 
 def in_packs(
@@ -164,18 +80,44 @@ class Scorer:
         self._kept = None
 
     def score(self, prompts: Sequence[Prompt]) -> list[NDArray[np.float64]]:
-        """Return for each prompt the log-probability of each whole option, in nats: (len(options),) float64."""
-        answers: list[NDArray[np.float64]] = [np.empty(0)] * len(prompts)
+        """Return for each prompt the log-probability of each whole option, in nats: (len(options),) float64.
+
+        A number that is not finite, as half precision can give, is that of its prompt: it does not spoil others of its pass.
+        """
+        parts = divided(prompts, self.budget.tokens)
+        scores: list[NDArray[np.float64]] = [np.empty(0)] * len(parts)
 
         def read(pack: list[int]) -> list[NDArray[np.float64]]:
             cache = self._prefix_cache() if self.packed else None
-            return [score.double().cpu().numpy() for score in self._run([prompts[slot] for slot in pack], cache)]
+            return [score.double().cpu().numpy() for score in self._run([parts[index][1] for index in pack], cache)]
 
         with torch.inference_mode():
-            for pack, scores in in_packs(prompts, self.budget, read):
-                for slot, score in zip(pack, scores, strict=True):
-                    answers[slot] = score
-        return answers
+            for pack, answers in in_packs([part for _, part in parts], self.budget, read):
+                if len(pack) > 1 and not all(np.isfinite(answer).all() for answer in answers):
+                    answers = [read([index])[0] for index in pack]
+                for index, answer in zip(pack, answers, strict=True):
+                    scores[index] = answer
+        slots = np.array([slot for slot, _ in parts])
+        return [np.concatenate([scores[index] for index in np.flatnonzero(slots == slot)]) for slot in range(len(prompts))]
+
+    def score_far(self, prompt: Prompt) -> NDArray[np.float64]:
+        """Return what `score` does, with the prompt at the end of the largest possible pass: copies of the prefix fill it."""
+        begin, trie = len(self.prefix), build_trie(self.prefix, [prompt])
+        fill = max(0, self.budget.tokens - (len(trie) - begin))
+        far = Trie(
+            token=np.insert(trie.token, begin, np.zeros(fill, np.int64)),
+            parent=np.insert(np.where(trie.parent >= begin, trie.parent + fill, trie.parent), begin, np.full(fill, -1)),
+            position=np.insert(trie.position, begin, np.zeros(fill, np.int64)),
+            edges=trie.edges + np.array([0, 0, fill, 0]) * (trie.edges[:, 2:3] >= begin),
+        )
+        with torch.inference_mode():
+            cache = self._prefix_cache()
+            index = torch.arange(fill, device=self.model.device) % begin
+            for layer, (keys, values) in enumerate(self._kept or ()):
+                cache.update(keys.index_select(2, index), values.index_select(2, index), layer)
+            rows, row_of = np.unique(far.edges[:, 2], return_inverse=True)
+            out = self._forward(far, cache, begin + fill, rows)
+            return _sums(_at_least_float32(out.logits[0]), far, row_of, [prompt])[0].double().cpu().numpy()
 
     def score_with_gradient(self, prompts: Sequence[Prompt]) -> list[torch.Tensor]:
         """Like `score`, but in one pass and differentiable: the prefix is computed again."""
@@ -210,7 +152,7 @@ class Scorer:
         return cache
 
     def _run(self, prompts: Sequence[Prompt], cache: Any) -> list[torch.Tensor]:
-        if not self.packed:
+        if not self.packed or max(length(self.prefix, prompt) for prompt in prompts) > token_budget.MOST:
             return [self._run_alone(prompt) for prompt in prompts]
         trie = build_trie(self.prefix, prompts)
         rows, row_of = np.unique(trie.edges[:, 2], return_inverse=True)
@@ -262,16 +204,28 @@ def score_one_by_one(model: Any, prefix: Sequence[int], prompt: Prompt) -> NDArr
 
 
 def reads_tries(model: Any, prefix: Sequence[int], prompt: Prompt) -> bool:
-    """Return whether `model` scores `prompt` in a trie as it does option by option.
+    """Return whether `model` scores `prompt` in a trie as it does option by option, also far from its prefix.
 
-    An architecture without attention masks (state-space models) or without position ids cannot do this.
+    An architecture without attention masks (state-space models) or without position ids cannot do this, nor one that measures
+    distances by the index of a token in the pass (GPT-Neo's window, ALiBi).
     """
+    if set(getattr(model.config.get_text_config(), "layer_types", None) or ()) - KINDS_OF_LAYERS:
+        return False
     try:
-        packed = Scorer(model, prefix).score([prompt])[0]
-    except (RuntimeError, TypeError, ValueError, KeyError, IndexError, AttributeError, NotImplementedError):
+        scorer = Scorer(model, prefix)
+        packed = [scorer.score([prompt])[0], scorer.score_far(prompt)]
+    except (RuntimeError, TypeError, ValueError, KeyError, IndexError, AttributeError, NotImplementedError, AssertionError):
         return False
     near = NEAR if is_exact(model) else NEAR_IN_HALF
     return bool(np.allclose(packed, score_one_by_one(model, prefix, prompt), rtol=0.0, atol=near))
+
+
+def is_causal(model: Any, ids: Sequence[int]) -> bool:
+    """Return whether what `model` predicts after a token does not depend on the tokens that follow it."""
+    first, other = list(ids), [*ids[:-1], ids[0]]
+    with torch.inference_mode():
+        one, two = (model(input_ids=torch.tensor([some], device=model.device)).logits[0, :-1].float() for some in (first, other))
+    return bool(torch.allclose(one, two, rtol=0.0, atol=NEAR if is_exact(model) else NEAR_IN_HALF, equal_nan=True))
 
 
 def _sums(logits: torch.Tensor, trie: Trie, row_of: NDArray[np.int64], prompts: Sequence[Prompt]) -> list[torch.Tensor]:
@@ -299,7 +253,8 @@ def _token_scores(logits: torch.Tensor, row_of: NDArray[np.int64], token: NDArra
 def _alone(model: Any, before: Sequence[int], option: Sequence[int]) -> torch.Tensor:
     """Return the log-probability of the tokens `option` after the tokens `before`; a scalar."""
     ids = torch.tensor([[*before, *option]], device=model.device)
-    logits = _at_least_float32(model(input_ids=ids, use_cache=False).logits[0, len(before) - 1 : -1])
+    few = {"logits_to_keep": len(option) + 1} if "logits_to_keep" in inspect.signature(model.forward).parameters else {}
+    logits = _at_least_float32(model(input_ids=ids, use_cache=False, **few).logits[0, -len(option) - 1 : -1])
     return torch.log_softmax(logits, dim=-1)[range(len(option)), list(option)].sum()
 
 

@@ -16,10 +16,10 @@ import numpy as np
 from torch import Tensor
 
 from coteach.config import TeacherConfig
-from coteach.errors import RunFailed, note
+from coteach.errors import CoteachError, RunFailed, note, printable
 from coteach.grounding.base import GRID_WORLD_INSTRUCTION, Situation
 from coteach.teacher.answer_cache import AnswerCache
-from coteach.teacher.base import Explanation, Lesson, TuneReport
+from coteach.teacher.base import Explanation, Lesson, TuneReport, uniform
 from coteach.teacher.costs import Call, Usage
 from coteach.teacher.feedback import NOTHING, Feedback
 from coteach.teacher.local import generation, tuning
@@ -50,6 +50,7 @@ class LocalTeacher:
         self.lm = PromptedModel(loaded, config, name, instruction)
         self._exported_bias = loaded.feedback, loaded.bias
         self._bias = dict(loaded.bias)
+        self._has_noted = False
 
     @classmethod
     def from_spec(
@@ -64,7 +65,10 @@ class LocalTeacher:
         return self.lm.feedback
 
     def advise(self, situations: Sequence[Situation]) -> list[Scores]:
-        """Return a distribution over the options of each situation; only situations that are not in the cache are scored."""
+        """Return a distribution over the options of each situation; only situations that are not in the cache are scored.
+
+        It is uniform where the question does not fit into the model's context, or the scores are not finite.
+        """
         return self._advise(situations, tuned=True)
 
     def advise_untuned(self, situations: Sequence[Situation]) -> list[Scores]:
@@ -72,8 +76,11 @@ class LocalTeacher:
         return self._advise(situations, tuned=False)
 
     def explain(self, situation: Situation) -> Explanation:
-        """Return the prompt as text, and the scores from which the advice is made."""
+        """Return the prompt as text, and the scores from which the advice is made. Raises `CoteachError` if there are none."""
+        self.lm.prompt(situation)
         score = self._scores([situation], tuned=True)[0]
+        if score is None:
+            raise CoteachError(f"teacher {self.name!r} has no finite score for the options of {situation.text[:40]!r}...")
         calibrated = score - self.bias(situation.options)
         return Explanation(self.lm.text(situation), situation.options, score, calibrated, self._advice(situation, score))
 
@@ -101,7 +108,12 @@ class LocalTeacher:
         """Tune the LoRA weights towards the lessons' targets, anchored to the untuned model. The same seed, the same weights.
 
         The report is about the lessons that were drawn. If the answers become not finite, the former weights are restored.
+        Lessons that are too long for one pass are left out.
         """
+        readable = [lesson for lesson in lessons if self.lm.can_tune_on(lesson.situation)]
+        if lessons and not readable:
+            return TuneReport(0, 0, 0.0, 0.0, 0.0, 0.0)
+        lessons = readable
         began, scoring = time.perf_counter(), self.usage.seconds
         steps = tuning.steps_for(len(lessons), self.config)
         plan = tuning.draw(lessons, steps, self.config.tune_situations, np.random.default_rng(seed))
@@ -117,7 +129,10 @@ class LocalTeacher:
         """Return the untuned model's score of each option after an empty situation, (len(options),)."""
         unknown = list(dict.fromkeys(option for option in options if option not in self._bias))
         scores = self._scores([Situation("", (option,)) for option in unknown], tuned=False)
-        self._bias.update({option: float(score[0]) for option, score in zip(unknown, scores, strict=True)})
+        # Without a score of its own an option is not calibrated; what it belongs to has no finite scores either.
+        self._bias.update(
+            {option: 0.0 if score is None else float(score[0]) for option, score in zip(unknown, scores, strict=True)}
+        )
         return np.array([self._bias[option] for option in options])
 
     def snapshot(self) -> dict[str, Tensor]:
@@ -168,45 +183,67 @@ class LocalTeacher:
         finally:  # also if the user interrupts
             self.lm.weights_changed()
             self.usage.tokens_in += self.lm.tokens - tokens
-        try:
-            return steps, self.advise(situations)
-        except RunFailed:
-            note("tuning the teacher gave LoRA weights that are not finite: it keeps those from before")
+        if any(score is None for score in self._find_scores(situations, tuned=True)):
+            note("tuning the teacher gave LoRA weights whose answers are not finite: it keeps those from before")
             self.restore(former)
-            return 0, self.advise(situations)
+            steps = 0
+        return steps, self.advise(situations)
 
     def _advise(self, situations: Sequence[Situation], tuned: bool) -> list[Scores]:
         scores = self._scores(situations, tuned)
         return [self._advice(situation, score) for situation, score in zip(situations, scores, strict=True)]
 
-    def _advice(self, situation: Situation, score: Scores) -> Scores:
-        """Calibrate the raw scores of a situation's options and normalise them to a distribution."""
+    def _advice(self, situation: Situation, score: Scores | None) -> Scores:
+        """Calibrate the raw scores of a situation's options and normalise them to a distribution; uniform without scores."""
+        if score is None:
+            return uniform(situation)
         logits = (score - self.bias(situation.options)) / self.config.temperature
         weight = np.maximum(np.exp(logits - logits.max()), LEAST)
         advice: Scores = weight / weight.sum()
         return advice
 
-    def _scores(self, situations: Sequence[Situation], tuned: bool) -> list[Scores]:
-        """Return the raw option scores of each situation, from the cache if they are there, else from the model."""
+    def _scores(self, situations: Sequence[Situation], tuned: bool) -> list[Scores | None]:
+        """Return what `_find_scores` does; say once of which situation there are no scores, and why.
+
+        Raises `RunFailed` if the model has no finite scores at all.
+        """
+        scores = self._find_scores(situations, tuned)
+        silent = [situation for situation, score in zip(situations, scores, strict=True) if score is None]
+        spoiled = [situation for situation in silent if self.lm.fits(situation)]
+        if spoiled and self.lm.is_damaged(tuned):
+            raise RunFailed(f"teacher {self.name!r} answers with numbers that are not finite: its weights are damaged")
+        if silent and not self._has_noted:
+            self._has_noted = True
+            why = f"the model reads only {self.lm.context} tokens; shorten the grounding's texts"
+            if spoiled:
+                why = "its scores are not finite; teacher.precision=float32 may help"
+            text = printable((spoiled or silent)[0].text[:40])
+            note(f"teacher {self.name!r} cannot be asked about {text!r}..., where its advice is now uniform: {why}")
+        return scores
+
+    def _find_scores(self, situations: Sequence[Situation], tuned: bool) -> list[Scores | None]:
+        """Return the raw option scores of each situation, from the cache if they are there, else from the model.
+
+        None where the question is too long for the model, or a score is not finite.
+        """
         keys = [self.lm.key(situation, tuned) for situation in situations]
         wanted = dict(zip(keys, situations, strict=True))
-        known = self.cache.look_up(wanted)
+        known: dict[str, Scores | None] = {**self.cache.look_up(wanted)}
+        known |= {key: None for key, situation in wanted.items() if key not in known and not self.lm.fits(situation)}
         missing = [key for key in wanted if key not in known]
         if missing:
             answers = dict(zip(missing, self._ask([wanted[key] for key in missing], tuned), strict=True))
-            self.cache.put_many(answers)
+            self.cache.put_many({key: score for key, score in answers.items() if score is not None})
             known.update(answers)
         if tuned:  # the untuned model is asked for calibration and as an anchor, not for advice
             self.usage.queries += len(missing)
             self.usage.cache_hits += len(keys) - len(missing)
         return [known[key] for key in keys]
 
-    def _ask(self, situations: Sequence[Situation], tuned: bool) -> list[Scores]:
+    def _ask(self, situations: Sequence[Situation], tuned: bool) -> list[Scores | None]:
         began, tokens = time.perf_counter(), self.lm.tokens
         scores = self.lm.score(situations, tuned)
         seconds = time.perf_counter() - began
         self.usage.record(Call("ok", len(situations), tokens_in=self.lm.tokens - tokens, seconds=seconds))
         self.usage.seconds += seconds
-        if not all(np.isfinite(score).all() for score in scores):
-            raise RunFailed(f"teacher {self.name!r} answers with numbers that are not finite: its weights are damaged")
-        return scores
+        return [score if np.isfinite(score).all() else None for score in scores]

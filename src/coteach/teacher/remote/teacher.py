@@ -7,7 +7,6 @@ that a run survives a server that fails: situations without an answer get None.
 from __future__ import annotations
 
 import asyncio
-import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -126,7 +125,7 @@ class RemoteTeacher(FixedTeacher):
 
     def _key(self, situation: Situation) -> str:
         asked = self._question(situation, letters=False)
-        return cache_key(f"{self.url} {self.model}", self._reading, json.dumps(asked).encode(), situation)
+        return cache_key(f"{self.url} {self.model}", self._reading, asked, situation.text, situation.options)
 
     def _ask(self, situations: Sequence[Situation]) -> list[Scores | None]:
         """Ask the server: alone about the very first situation, which it must answer; not at all while it counts as dead."""
