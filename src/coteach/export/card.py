@@ -32,10 +32,13 @@ how = json.load(open(f"{folder}/coteach.json"))
 def ids(text):
     return tokenizer(text, add_special_tokens=False)["input_ids"]
 
+def follow(before, text):  # tokens of a text after another one
+    whole, head = ids(before + text), ids(before)
+    return whole[len(head) :] if whole[: len(head)] == head else ids(text)
+
 def score(situation, option):  # log-probability that the model answers with this option
-    suffix = how["suffix"].rstrip(" ")  # spaces before an option belong to its first token
-    asked = ids(how["prefix"]) + ids(situation + suffix)
-    answer = ids(how["suffix"] + option)[len(ids(suffix)) :] + how["end_token_ids"]
+    asked = ids(how["prefix"]) + follow(how["last_line"], how["before_situation"] + situation + how["suffix"])
+    answer = follow(how["suffix"], how["before_option"] + option) + how["end_token_ids"]
     with torch.inference_mode():
         logits = model(torch.tensor([asked + answer])).logits[0, len(asked) - 1 : -1]
     return logits.log_softmax(-1)[range(len(answer)), answer].sum().item()

@@ -75,11 +75,15 @@ def _prompting(teacher: LocalTeacher, players: Players) -> dict[str, Any]:
     from coteach.teacher.prompt import end_ids
 
     options = sorted({option for situation in players.situations for option in situation.options})
-    start = teacher.lm.tokenizer.bos_token if teacher.lm.frame.bos and teacher.lm.tokenizer.bos_token else ""
+    frame, tokenizer = teacher.lm.frame, teacher.lm.tokenizer
+    start = tokenizer.bos_token if frame.bos and tokenizer.bos_token else ""
     return {
-        "prefix": start + teacher.lm.frame.prefix,
-        "suffix": teacher.lm.frame.suffix,
-        "end_token_ids": end_ids(teacher.lm.tokenizer, teacher.lm.frame),
+        "prefix": start + frame.head,
+        "last_line": frame.last_line,
+        "before_situation": frame.prefix[len(frame.head) :],
+        "suffix": frame.lead,
+        "before_option": frame.suffix[len(frame.lead) :],
+        "end_token_ids": end_ids(tokenizer, frame),
         "temperature": teacher.config.temperature,
         "bias": dict(zip(options, teacher.bias(options).tolist(), strict=True)),
     }

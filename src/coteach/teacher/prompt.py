@@ -25,17 +25,36 @@ TODAY = datetime(2026, 1, 1)
 
 _MARK = "\u241e"  # stands for the situation while a chat template is rendered; no template contains it
 _ANSWER = "\u241f"
+_DATE = re.compile(r"""strftime_now\(\s*(['"])(.*?)\1\s*\)""")  # as a template asks for today's date
 _OPEN_THOUGHT = re.compile(r"([<\[◁]\|?)((?:\w+:)?(?:think|thought|reason)\w*)(\|?[>\]▷])\s*\Z", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
 class Frame:
-    """The text around a situation: `prefix` + situation + `suffix` + option + `end`. bos: whether the start token comes first."""
+    """The text around a situation: `prefix` + situation + `suffix` + option + `end`. bos: whether the start token comes first.
+
+    Spaces at the end of `prefix` and `suffix` are tokenised with what follows: most tokenizers put a word's space into its token.
+    """
 
     prefix: str
     suffix: str
     end: str
     bos: bool
+
+    @property
+    def head(self) -> str:
+        """The prefix without spaces at its end."""
+        return self.prefix.rstrip(" ")
+
+    @property
+    def last_line(self) -> str:
+        """The last line of `head` that is not empty, with the line ends after it: the context in which a situation is encoded."""
+        return self.head[self.head.rstrip().rfind("\n") + 1 :]
+
+    @property
+    def lead(self) -> str:
+        """The suffix without spaces at its end."""
+        return self.suffix.rstrip(" ")
 
 
 @dataclass(frozen=True)
@@ -131,8 +150,8 @@ def _without_thought(suffix: str) -> str:
 
 def _render(tokenizer: Any, turns: Sequence[Turn], in_parts: bool, **how: bool) -> str:
     messages = [{"role": role, "content": [{"type": "text", "text": text}] if in_parts else text} for role, text in turns]
-    how |= {"tokenize": False, "enable_thinking": False}
-    return str(tokenizer.apply_chat_template(messages, strftime_now=TODAY.strftime, **how))
+    template = _DATE.sub(lambda call: repr(TODAY.strftime(call[2])), tokenizer.get_chat_template())
+    return str(tokenizer.apply_chat_template(messages, chat_template=template, tokenize=False, enable_thinking=False, **how))
 
 
 def encode(tokenizer: Any, text: str) -> tuple[int, ...]:
@@ -152,7 +171,7 @@ def follow(tokenizer: Any, before: str, text: str) -> tuple[int, ...]:
 def prefix_ids(tokenizer: Any, frame: Frame) -> tuple[int, ...]:
     """Return the ids that precede every situation; never empty."""
     start = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
-    ids = encode(tokenizer, frame.prefix)
+    ids = encode(tokenizer, frame.head)
     return (start, *ids) if (frame.bos and tokenizer.bos_token_id is not None) or not ids else ids
 
 
@@ -173,13 +192,10 @@ def end_ids(tokenizer: Any, frame: Frame) -> tuple[int, ...]:
 
 
 def build(tokenizer: Any, frame: Frame, situation: Situation) -> Prompt:
-    """Return the ids of a situation and of its options. Spaces before an option belong to its first token."""
-    written = frame.prefix.rstrip()
-    last_line = frame.prefix[written.rfind("\n") + 1 :]
-    lead = frame.suffix.rstrip(" ")
-    gap, end = frame.suffix[len(lead) :], end_ids(tokenizer, frame)
-    body = follow(tokenizer, last_line, situation.text + lead)
-    return Prompt(body, tuple((*follow(tokenizer, lead, gap + option), *end) for option in situation.options))
+    """Return the ids of a situation and of its options."""
+    body = follow(tokenizer, frame.last_line, frame.prefix[len(frame.head) :] + situation.text + frame.lead)
+    space, end = frame.suffix[len(frame.lead) :], end_ids(tokenizer, frame)
+    return Prompt(body, tuple((*follow(tokenizer, frame.lead, space + option), *end) for option in situation.options))
 
 
 def length(prefix: Sequence[int], prompt: Prompt) -> int:
