@@ -89,3 +89,14 @@ def test_few_files_on_top() -> None:
 def test_circles_and_upward_imports_are_seen() -> None:
     assert room_of("grounding.minigrid.belief") == "grounding.minigrid" and room_of("grounding.base") == "grounding"
     assert "errors" in imported(MODULES["config.files"])
+
+
+def test_no_class_is_longer_than_200_lines_and_no_function_than_40() -> None:
+    limits = {ast.ClassDef: 200, ast.FunctionDef: 40, ast.AsyncFunctionDef: 40}
+    long = [
+        f"{module}.{node.name}: {size} lines"
+        for module, file in MODULES.items()
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        if isinstance(node, tuple(limits)) and (size := (node.end_lineno or 0) - node.lineno + 1) > limits[type(node)]
+    ]
+    assert not long

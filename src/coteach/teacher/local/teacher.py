@@ -16,14 +16,15 @@ import numpy as np
 from torch import Tensor
 
 from coteach.config import TeacherConfig
-from coteach.errors import CoteachError, RunFailed, note, printable
+from coteach.errors import CoteachError, note
 from coteach.grounding.base import GRID_WORLD_INSTRUCTION, Situation
 from coteach.teacher.answer_cache import AnswerCache
 from coteach.teacher.base import Explanation, Lesson, TuneReport, uniform
-from coteach.teacher.costs import Call, Usage
+from coteach.teacher.costs import Usage
 from coteach.teacher.feedback import NOTHING, Feedback
 from coteach.teacher.local import generation, tuning
 from coteach.teacher.local.adapter import CONFIG, WEIGHTS
+from coteach.teacher.local.cached_scores import CachedScores
 from coteach.teacher.local.models import LoadedModel, load_model
 from coteach.teacher.local.prompted_model import PromptedModel, Scores
 
@@ -45,12 +46,10 @@ class LocalTeacher:
     ) -> None:
         self.name = name
         self.config = config
-        self.usage = Usage()
-        self.cache = cache or AnswerCache(None)
         self.lm = PromptedModel(loaded, config, name, instruction)
+        self.scores = CachedScores(self.lm, cache or AnswerCache(None), name)
         self._exported_bias = loaded.feedback, loaded.bias
         self._bias = dict(loaded.bias)
-        self._has_noted = False
 
     @classmethod
     def from_spec(
@@ -58,6 +57,15 @@ class LocalTeacher:
     ) -> LocalTeacher:
         """Load the teacher `smollm2`, `hf:<id or folder>` or `gguf:<file>` on the device that `config` names."""
         return cls(load_model(spec, config.device, config.precision), config, cache, spec, instruction)
+
+    @property
+    def usage(self) -> Usage:
+        """What the answers and the tuning have cost."""
+        return self.scores.usage
+
+    @usage.setter
+    def usage(self, usage: Usage) -> None:
+        self.scores.usage = usage
 
     @property
     def feedback(self) -> Feedback:
@@ -78,7 +86,7 @@ class LocalTeacher:
     def explain(self, situation: Situation) -> Explanation:
         """Return the prompt as text, and the scores from which the advice is made. Raises `CoteachError` if there are none."""
         self.lm.prompt(situation)
-        score = self._scores([situation], tuned=True)[0]
+        score = self.scores.of([situation], tuned=True)[0]
         if score is None:
             raise CoteachError(f"teacher {self.name!r} has no finite score for the options of {situation.text[:40]!r}...")
         calibrated = score - self.bias(situation.options)
@@ -126,13 +134,11 @@ class LocalTeacher:
         return report
 
     def bias(self, options: Sequence[str]) -> Scores:
-        """Return the untuned model's score of each option after an empty situation, (len(options),)."""
+        """Return the untuned model's score of each option after an empty situation, (len(options),); NaN where it has none."""
         unknown = list(dict.fromkeys(option for option in options if option not in self._bias))
-        scores = self._scores([Situation("", (option,)) for option in unknown], tuned=False)
-        # Without a score of its own an option is not calibrated; what it belongs to has no finite scores either.
-        self._bias.update(
-            {option: 0.0 if score is None else float(score[0]) for option, score in zip(unknown, scores, strict=True)}
-        )
+        scores = self.scores.of([Situation("", (option,)) for option in unknown], tuned=False)
+        for option, score in zip(unknown, scores, strict=True):
+            self._bias[option] = float("nan") if score is None else float(score[0])
         return np.array([self._bias[option] for option in options])
 
     def snapshot(self) -> dict[str, Tensor]:
@@ -183,67 +189,22 @@ class LocalTeacher:
         finally:  # also if the user interrupts
             self.lm.weights_changed()
             self.usage.tokens_in += self.lm.tokens - tokens
-        if any(score is None for score in self._find_scores(situations, tuned=True)):
+        if any(score is None for score in self.scores.find(situations, tuned=True)):
             note("tuning the teacher gave LoRA weights whose answers are not finite: it keeps those from before")
             self.restore(former)
             steps = 0
         return steps, self.advise(situations)
 
     def _advise(self, situations: Sequence[Situation], tuned: bool) -> list[Scores]:
-        scores = self._scores(situations, tuned)
+        scores = self.scores.of(situations, tuned)
         return [self._advice(situation, score) for situation, score in zip(situations, scores, strict=True)]
 
     def _advice(self, situation: Situation, score: Scores | None) -> Scores:
         """Calibrate the raw scores of a situation's options and normalise them to a distribution; uniform without scores."""
-        if score is None:
+        bias = self.bias(situation.options)
+        if score is None or not np.isfinite(bias).all():
             return uniform(situation)
-        logits = (score - self.bias(situation.options)) / self.config.temperature
+        logits = (score - bias) / self.config.temperature
         weight = np.maximum(np.exp(logits - logits.max()), LEAST)
         advice: Scores = weight / weight.sum()
         return advice
-
-    def _scores(self, situations: Sequence[Situation], tuned: bool) -> list[Scores | None]:
-        """Return what `_find_scores` does; say once of which situation there are no scores, and why.
-
-        Raises `RunFailed` if the model has no finite scores at all.
-        """
-        scores = self._find_scores(situations, tuned)
-        silent = [situation for situation, score in zip(situations, scores, strict=True) if score is None]
-        spoiled = [situation for situation in silent if self.lm.fits(situation)]
-        if spoiled and self.lm.is_damaged(tuned):
-            raise RunFailed(f"teacher {self.name!r} answers with numbers that are not finite: its weights are damaged")
-        if silent and not self._has_noted:
-            self._has_noted = True
-            why = f"the model reads only {self.lm.context} tokens; shorten the grounding's texts"
-            if spoiled:
-                why = "its scores are not finite; teacher.precision=float32 may help"
-            text = printable((spoiled or silent)[0].text[:40])
-            note(f"teacher {self.name!r} cannot be asked about {text!r}..., where its advice is now uniform: {why}")
-        return scores
-
-    def _find_scores(self, situations: Sequence[Situation], tuned: bool) -> list[Scores | None]:
-        """Return the raw option scores of each situation, from the cache if they are there, else from the model.
-
-        None where the question is too long for the model, or a score is not finite.
-        """
-        keys = [self.lm.key(situation, tuned) for situation in situations]
-        wanted = dict(zip(keys, situations, strict=True))
-        known: dict[str, Scores | None] = {**self.cache.look_up(wanted)}
-        known |= {key: None for key, situation in wanted.items() if key not in known and not self.lm.fits(situation)}
-        missing = [key for key in wanted if key not in known]
-        if missing:
-            answers = dict(zip(missing, self._ask([wanted[key] for key in missing], tuned), strict=True))
-            self.cache.put_many({key: score for key, score in answers.items() if score is not None})
-            known.update(answers)
-        if tuned:  # the untuned model is asked for calibration and as an anchor, not for advice
-            self.usage.queries += len(missing)
-            self.usage.cache_hits += len(keys) - len(missing)
-        return [known[key] for key in keys]
-
-    def _ask(self, situations: Sequence[Situation], tuned: bool) -> list[Scores | None]:
-        began, tokens = time.perf_counter(), self.lm.tokens
-        scores = self.lm.score(situations, tuned)
-        seconds = time.perf_counter() - began
-        self.usage.record(Call("ok", len(situations), tokens_in=self.lm.tokens - tokens, seconds=seconds))
-        self.usage.seconds += seconds
-        return [score if np.isfinite(score).all() else None for score in scores]
