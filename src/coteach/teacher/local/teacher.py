@@ -189,11 +189,12 @@ class LocalTeacher:
         finally:  # also if the user interrupts
             self.lm.weights_changed()
             self.usage.tokens_in += self.lm.tokens - tokens
-        if any(score is None for score in self.scores.find(situations, tuned=True)):
+        scores = self.scores.find(situations, tuned=True)
+        if any(score is None for score in scores):
             note("tuning the teacher gave LoRA weights whose answers are not finite: it keeps those from before")
             self.restore(former)
-            steps = 0
-        return steps, self.advise(situations)
+            return 0, self.advise(situations)
+        return steps, [self._advice(situation, score) for situation, score in zip(situations, scores, strict=True)]
 
     def _advise(self, situations: Sequence[Situation], tuned: bool) -> list[Scores]:
         scores = self.scores.of(situations, tuned)
