@@ -75,6 +75,10 @@ except ImportError:
 else:
     for new, old in renamed.items():
         overrides = [override.replace(new + "=", old + "=") for override in overrides]
+try:
+    sys.modules["coteach.envs.tidy_up"] = importlib.import_module("coteach.tidy_up")  # where TidyUp was
+except ImportError:
+    pass
 import gymnasium
 coteach.register(
     "Cart-v0", make=lambda **given: gymnasium.make("CartPole-v1", max_episode_steps=40, **given), actions=("left", "right"),

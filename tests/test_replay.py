@@ -38,7 +38,7 @@ def test_the_oldest_rows_are_replaced() -> None:
     assert sorted(replay.situation.tolist()) == [2, 3, 4, 5] and replay.filled == 4
     replay.add(rollout(list(range(10, 17))))
     assert sorted(replay.situation.tolist()) == [13, 14, 15, 16]
-    assert np.array_equal(replay.features[:, 0], replay.situation), "a row's parts stay together"
+    assert np.array_equal(replay.features(np.arange(4))[:, 0], replay.situation), "a row's parts stay together"
 
 
 def test_samples_are_rows_that_were_kept() -> None:

@@ -7,6 +7,7 @@ keeps its traceback.
 from __future__ import annotations
 
 import difflib
+import traceback
 import warnings
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,17 @@ class CoteachError(Exception):
 
 class RunFailed(CoteachError):
     """Right use, but the run could not continue (disk full, a loss that is not finite); `coteach` exits with code 1."""
+
+
+def raised(what: str, error: Exception) -> RunFailed:
+    """Return the error of one line that says what a user's code raised, and where. what: names the task and the call."""
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    return RunFailed(f"{what} raised {type(error).__name__}: {first_line(error)} ({last.filename}, line {last.lineno})")
+
+
+def first_line(error: Exception) -> str:
+    """Return the first line of what an error says; its type's name if it says nothing."""
+    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
 class Note(UserWarning):

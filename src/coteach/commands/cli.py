@@ -12,11 +12,12 @@ import sys
 import threading
 import warnings
 from collections.abc import Sequence
+from contextlib import nullcontext
 from types import ModuleType
 from typing import Any, NoReturn, TextIO
 
 from coteach.commands import ask, bench, case_study, compare, doctor, evaluate, export, ladder, memory, tasks, train, watch
-from coteach.commands.common import seed_of
+from coteach.commands.common import only_json, seed_of
 from coteach.errors import CoteachError, Note, RunFailed, printable, unknown
 from coteach.runs.signals import INTERRUPTED, TERMINATED
 from coteach.version import __version__
@@ -52,7 +53,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         args = _parse(words)
         seed_of(args, 0)  # a wrong one is refused by the verbs that draw nothing too
-        return int(args.run(args))
+        with only_json() if args.json else nullcontext():
+            return int(args.run(args))
     except CoteachError as error:
         print(f"coteach: error: {printable(str(error))}", file=sys.stderr)
         return 1 if isinstance(error, RunFailed) else 2

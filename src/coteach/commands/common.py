@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
+from contextvars import ContextVar
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from coteach.arms import ARMS
 from coteach.errors import CoteachError
@@ -15,9 +19,24 @@ if TYPE_CHECKING:
     from coteach.method.players import Players
 
 
+_OUTPUT: ContextVar[TextIO | None] = ContextVar("output", default=None)
+"""Standard output while it is kept for JSON."""
+
+
+@contextmanager
+def only_json() -> Iterator[None]:
+    """Keep standard output for `print_json`: what else is printed, by an environment for example, goes to standard error."""
+    token = _OUTPUT.set(sys.stdout)
+    try:
+        with redirect_stdout(sys.stderr):
+            yield
+    finally:
+        _OUTPUT.reset(token)
+
+
 def print_json(value: Any) -> None:
     """The one JSON value that a verb with `--json` prints."""
-    print(json.dumps(value, indent=2))
+    print(json.dumps(value, indent=2), file=_OUTPUT.get() or sys.stdout)
 
 
 HIGHEST_SEED = 2**31 - 1

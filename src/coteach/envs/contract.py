@@ -15,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from coteach.envs.engines import VectorTask
+from coteach.envs.engines import LIMIT_IT, MOST_STEPS, VectorTask
 from coteach.errors import CoteachError
 from coteach.grounding.base import Ground, Grounded, Grounding, Layout, Situation, Situations
 from coteach.grounding.follower import OptionFollower
@@ -125,6 +125,17 @@ class _Checker:
             done = step.terminated | step.truncated
             self.episodes += int(done.sum())
             now = self.observe(t, (step.observation, actions, step.restarted))
+        self.find_an_end(steps, rng)
+
+    def find_an_end(self, steps: int, rng: np.random.Generator) -> None:
+        """Act at random until an episode ends, without the grounding; a breach if none does."""
+        for _ in range(getattr(self.task, "max_episode_steps", 0)):
+            if self.episodes:
+                break
+            step = self.task.step(rng.integers(0, self.task.num_actions, self.task.num_envs))
+            self.episodes += int((step.terminated | step.truncated).sum())
+        if getattr(self.task, "endless", False):
+            self.note(steps, [f"no episode ended in {MOST_STEPS} steps: {LIMIT_IT}"])
 
     def observe(self, step: int, given: Seen) -> Grounded | None:
         """Return the grounding's answer; None if it cannot be used."""
@@ -176,8 +187,6 @@ class _Checker:
             yield "no controller ever had an action: options cannot be followed"
         if situations > MOST_NEW * rows:
             yield f"{situations} situations in {rows} steps: they hardly recur; leave out of the text what does not matter"
-        if not self.episodes:
-            yield f"no episode ended in {len(self.answers) - 1} steps: wrap the environment in gymnasium.wrappers.TimeLimit"
 
 
 def _attribute_breaches(grounding: Grounding, num_actions: int) -> Iterator[str]:

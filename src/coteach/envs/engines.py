@@ -16,10 +16,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coteach.envs import levels
+from coteach.envs.calls import checked_reset, checked_step, close
 from coteach.envs.levels import MiniGridLevel
 from coteach.envs.registration import Scoring
-from coteach.errors import CoteachError
+from coteach.errors import CoteachError, note
 from coteach.grounding.base import Observation
+
+MOST_STEPS = 10_000
+"""Most steps of an episode of a task that has no limit of its own."""
+
+LIMIT_IT = "wrap the environment in gymnasium.wrappers.TimeLimit, or register it with max_episode_steps"
 
 
 @dataclass
@@ -137,6 +143,10 @@ class GymnasiumTask:
     def __init__(self, task: str, seeds: Sequence[Iterator[int]], render: bool = False) -> None:
         level = levels.find(task)
         self.task, self.engine, self.scoring, self._pack = task, level.engine, level.scoring, level.pack
+        self.max_episode_steps = level.max_episode_steps or MOST_STEPS
+        self.endless = False
+        """Whether an episode reached MOST_STEPS, and the task has no limit of its own."""
+        self._limited = level.max_episode_steps is not None
         self.num_envs = len(seeds)
         with levels.suppressed_output():
             self._envs: list[Any] = [level.new("rgb_array" if render else None) for _ in seeds]
@@ -205,13 +215,19 @@ class GymnasiumTask:
     def close(self) -> None:
         """Close the environments."""
         for env in self._envs:
-            env.close()
+            close(env, self.task)
 
     def _act(self, env: int, action: int) -> tuple[float, bool, bool]:
         """Take one step of one environment; return reward, terminated and truncated."""
-        self._shown[env], reward, terminated, truncated, _ = self._envs[env].step(action + self._first_action)
+        shown, reward, terminated, truncated = checked_step(self._envs[env], self.task, action + self._first_action)
+        self._shown[env] = shown
         self._actions[env].append(action)
-        return float(reward), bool(terminated), bool(truncated)
+        if len(self._actions[env]) >= self.max_episode_steps and not (terminated or truncated):
+            if not (self._limited or self.endless):
+                self.endless = True
+                note(f"task {self.task!r}: an episode had no end after {MOST_STEPS} steps and is truncated; {LIMIT_IT}")
+            truncated = True
+        return reward, terminated, truncated
 
     def _restart(self, env: int) -> None:
         """Begin the next episode of one environment, or make it idle if its seeds are used up."""
@@ -223,7 +239,7 @@ class GymnasiumTask:
             self._begun[env] += 1
             self._actions[env] = []
             with levels.suppressed_output():
-                raw, _ = self._envs[env].reset(seed=seed)
+                raw = checked_reset(self._envs[env], self.task, seed)
             self._first[env] = copy.deepcopy(raw)
         self._shown[env] = self._first[env]
 

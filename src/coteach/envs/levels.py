@@ -64,6 +64,7 @@ class MiniGridLevel:
     engine = "minigrid"
     scoring = Scoring()
     has_expert = True
+    max_episode_steps = 2**31  # levels have a limit of their own
 
     def new(self, render_mode: str | None = None) -> Any:
         """Make one environment, without wrappers: it counts its steps itself."""

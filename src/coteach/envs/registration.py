@@ -12,16 +12,18 @@ import copy
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cache, cached_property
+from functools import cache, cached_property, partial
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
+from weakref import WeakValueDictionary
 
 import gymnasium
 import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from coteach.errors import CoteachError
+from coteach.envs.calls import checked_reset, checked_step, close
+from coteach.errors import CoteachError, RunFailed, first_line
 from coteach.grounding import actions as primitive
 from coteach.grounding.base import Family, Ground, Situations
 from coteach.grounding.options import MOST_OPTIONS, Expert, Option, OptionGrounding
@@ -78,13 +80,15 @@ class Environment:
     max_options: most options in one observation.
     expert:      observation -> the name of the option that an expert would choose, or None. The teacher `oracle` gives this
                  choice, and `liar`, the adversarial teacher, another one. The first observation of a situation decides.
-    make:        makes one environment, whose episodes must end (use `gymnasium.wrappers.TimeLimit`). It is called without
-                 arguments, and for filming with render_mode="rgb_array".
+    make:        makes a new environment at each call, whose episodes should end (use `gymnasium.wrappers.TimeLimit`). It is
+                 called without arguments, and for filming with render_mode="rgb_array".
     instruction: the first sentence of the LLM's prompt.
     scale:       the student and the evidence count reward / scale. Choose it so that the discounted return of the best
                  episodes is about 1: 20 if success is rewarded with 20, 1 / (1 - gamma) = 100 if each step is rewarded with 1.
-    solved_at:   an episode is a success if its undiscounted return is above this; None: Gymnasium's reward threshold
-                 of the id, or 0 if it has none.
+    solved_at:   an episode is a success if its undiscounted return is above this; None: if it is at least Gymnasium's reward
+                 threshold of the id, or above 0 if it has none.
+    max_episode_steps: an episode that has not ended after so many steps is truncated, as by `gymnasium.wrappers.TimeLimit`; None:
+                 after 10,000 steps, with a note, because an environment without any limit would never be evaluated.
     evidence_reward: (rewards (N,), terminated (N,)) -> the rewards that the evidence counts in place of reward / scale.
                  Needed if all rewards are negative, so that no return exceeds 0. If episodes only terminate in success, use for
                  example `lambda reward, terminated: terminated`.
@@ -104,6 +108,7 @@ class Environment:
     solved_at: float | None = None
     evidence_reward: EvidenceReward | None = None
     grounding: Ground | None = None
+    max_episode_steps: int | None = None
 
     engine = "gymnasium"
 
@@ -124,18 +129,26 @@ class Environment:
             raise CoteachError(
                 f"task {self.task!r}: max_options={self.max_options!r}: expected a whole number in [1..{MOST_OPTIONS}]"
             )
+        if self.max_episode_steps is not None and not self.max_episode_steps >= 1:
+            raise CoteachError(f"{where}: max_episode_steps={self.max_episode_steps!r}: expected a whole number above 0")
 
     def new(self, render_mode: str | None = None) -> Any:
-        """Make one environment. CoteachError if that fails."""
+        """Make one environment. CoteachError if that fails, or if `make` returns an environment that it returned before."""
         given: dict[str, Any] = {} if render_mode is None else {"render_mode": render_mode}
         try:
-            if self.make is not None:
-                return self.make(**given)
-            return gymnasium.make(self.task, disable_env_checker=True, **given)
+            make = partial(gymnasium.make, self.task, disable_env_checker=True) if self.make is None else self.make
+            env = make(**given)
         except Exception as error:  # whatever the environment raises
-            reason = str(error).strip().splitlines() or [type(error).__name__]
             what = "cannot be made" if render_mode is None else "cannot be filmed"
-            raise CoteachError(f"task {self.task!r}: {what}: {reason[0]}") from error
+            raise CoteachError(f"task {self.task!r}: {what}: {first_line(error)}") from error
+        inner = getattr(env, "unwrapped", env)
+        if inner is not None and _made.get(id(inner)) is inner:
+            raise CoteachError(
+                f"task {self.task!r}: make returned the same {type(inner).__name__} twice: expected a new one at each call"
+            )
+        with contextlib.suppress(TypeError):  # an object that cannot be referred to weakly
+            _made[id(inner)] = inner
+        return env
 
     def pack(self, observations: list[Any]) -> list[Any]:
         """Return copies of the observations of N environments: some environments write into an observation again."""
@@ -152,9 +165,11 @@ class Environment:
         """The task's own family. CoteachError if the task cannot be played: this makes the first environment and checks it."""
         count = len(self._checked_actions)
         if self.grounding is not None:
+            self._try_out(None)
             return self._family_of_grounding(self.grounding, count)
         assert self.describe is not None
         encoder, describe, names = Encoder(self._spaces[0], self.task), self.describe, self._checked_actions
+        self._try_out(encoder)
         offer, slots, typical = self.options, self.max_options, TYPICAL_DURATION
         if offer is None:
             named = primitive.named_actions(names)
@@ -179,8 +194,8 @@ class Environment:
         if self.grounding is None:
             return self.expert is not None
         env, met = self.new(), Situations()
-        shown = self.pack([env.reset(seed=0)[0]])
-        env.close()
+        shown = self.pack([checked_reset(env, self.task, 0)])
+        close(env, self.task)
         self.grounding(1, met, len(self._checked_actions)).observe(shown, None, np.ones(1, dtype=np.bool_))
         return met[0].expert is not None
 
@@ -189,6 +204,23 @@ class Environment:
         probe = ground(1, Situations(), count)
         names, slots, features = tuple(probe.action_names), probe.max_options, str(probe.layout)
         return Family(self.task, probe.layout, names, slots, self.instruction, ground, features, unscripted=True)
+
+    def _try_out(self, encoder: Encoder | None) -> None:
+        """Reset an environment and take one step. CoteachError if one of them fails or returns what Gymnasium does not allow.
+
+        encoder: checks that the observations are in their space; None for a custom grounding, which can read any.
+        """
+        env = self.new()
+        try:
+            shown = [checked_reset(env, self.task, 0)]
+            shown.append(checked_step(env, self.task, int(self._spaces[1].start))[0])
+        except RunFailed as error:
+            raise CoteachError(str(error)) from error
+        finally:
+            close(env, self.task)
+        for seen, when in zip(shown, ("reset", "the first step"), strict=True):
+            if encoder is not None and (wrong := encoder.breach(seen)):
+                raise CoteachError(f"task {self.task!r}: {wrong} (shown by {when}): mend the observation or its space")
 
     @cached_property
     def _checked_actions(self) -> tuple[str, ...]:
@@ -211,8 +243,7 @@ class Environment:
     def _spaces(self) -> tuple[Any, Any]:
         """The observation space and the action space."""
         env = self.new()
-        with contextlib.suppress(Exception):  # not needed any more, whatever its `close` raises
-            env.close()
+        close(env, self.task)
         try:
             return env.observation_space, env.action_space
         except AttributeError:
@@ -222,11 +253,17 @@ class Environment:
 
     @property
     def _threshold(self) -> float:
+        """The return above which an episode is a success. Gymnasium's threshold is enough; rewards are float32 numbers."""
         spec = gymnasium.registry.get(self.task) if self.make is None else None
-        return float(spec.reward_threshold or 0.0) if spec is not None else 0.0
+        if spec is None or spec.reward_threshold is None:
+            return 0.0
+        return float(spec.reward_threshold) - 1e-6 * max(1.0, abs(spec.reward_threshold))
 
 
 _registered: dict[str, Environment] = {}
+
+_made: WeakValueDictionary[int, Any] = WeakValueDictionary()
+"""The environments that exist, by their id: a `make` that returns one of them again is an error."""
 
 
 def register(task: str, describe: Callable[[Any], str] | None = None, actions: Sequence[str] = (), **more: Any) -> None:

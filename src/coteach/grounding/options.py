@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from coteach.errors import CoteachError
+from coteach.errors import CoteachError, raised
 from coteach.grounding.base import Grounded, Situation, Situations
 from coteach.grounding.spaces import Encoder
 
@@ -99,6 +99,14 @@ class OptionGrounding:
 
     def observe(self, observation: Sequence[Any], actions: NDArray[np.int64] | None, restarted: NDArray[np.bool_]) -> Grounded:
         """Process one step of all environments (see `base.Grounding.observe`)."""
+        try:
+            return self._observe(observation, actions, restarted)
+        except CoteachError:
+            raise
+        except Exception as error:  # whatever the task's functions raise
+            raise raised(f"task {self._task!r}: a function of the task", error) from error
+
+    def _observe(self, observation: Sequence[Any], actions: NDArray[np.int64] | None, restarted: NDArray[np.bool_]) -> Grounded:
         count = len(observation)
         events = np.zeros((2, count), dtype=np.int64)
         if actions is not None:

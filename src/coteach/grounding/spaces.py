@@ -14,7 +14,7 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from coteach.errors import CoteachError
+from coteach.errors import CoteachError, RunFailed
 from coteach.grounding.base import Layout
 
 Path = tuple[Any, ...]
@@ -28,6 +28,7 @@ class Encoder:
     """Encodes observations of one space as rows (F,) of `layout`. Raises CoteachError, which names `task`, for other spaces."""
 
     def __init__(self, space: spaces.Space[Any], task: str) -> None:
+        self.task = task
         parts = list(_parts(space, (), task))
         numbers = [(path, part) for path, part in parts if isinstance(part, spaces.Box) and not _is_picture(part)]
         flags = [(path, part) for path, part in parts if not isinstance(part, spaces.Box)]
@@ -48,16 +49,27 @@ class Encoder:
             start = end
 
     def encode(self, observation: Any) -> NDArray[Any]:
-        """Return one observation as a row (F,) of dtype `layout.dtype`."""
+        """Return one observation as a row (F,) of dtype `layout.dtype`. RunFailed if it has not the form of its space."""
         row = np.empty(self.layout.size, dtype=self.layout.dtype)
         for path, part, place in self._places:
-            value = observation
-            for key in path:
-                value = value[key]
+            value = _at(observation, path)
+            if not _has_form(part, value):
+                raise RunFailed(f"task {self.task!r}: {self.breach(observation)}: mend the observation or its space")
             row[place] = (
                 _channels_first(np.asarray(value)).ravel() if _is_picture(part) else np.asarray(spaces.flatten(part, value))
             )
         return row
+
+    def breach(self, observation: Any) -> str:
+        """Say which part of an observation is not in its space, in one line; empty if all are."""
+        for path, part, _ in self._places:
+            value = _at(observation, path)
+            if not _has_form(part, value) or not (
+                part.contains(value if isinstance(part, spaces.Discrete) else np.asarray(value, dtype=part.dtype))
+            ):
+                where = f" at {'/'.join(map(str, path))}" if path else ""
+                return f"the observation {_short(value)}{where} is not in its space {_short(part)}"
+        return ""
 
 
 def _parts(space: spaces.Space[Any], path: Path, task: str) -> Iterator[tuple[Path, spaces.Space[Any]]]:
@@ -74,6 +86,39 @@ def _parts(space: spaces.Space[Any], path: Path, task: str) -> Iterator[tuple[Pa
             f"task {task!r}: observation space {type(space).__name__}{where}: expected Box, Discrete, MultiDiscrete, MultiBinary "
             "or a Dict or Tuple of these; give `make` an environment wrapped so that it shows one"
         )
+
+
+def _at(observation: Any, path: Path) -> Any:
+    """Return the part of an observation at `path`; None if it has no such part."""
+    try:
+        for key in path:
+            observation = observation[key]
+    except (LookupError, TypeError, ValueError):
+        return None
+    return observation
+
+
+def _has_form(part: spaces.Space[Any], value: Any) -> bool:
+    """Return whether a value has the shape of a simple space and a type that its own can hold; bounds do not count."""
+    if isinstance(part, spaces.Discrete):
+        return bool(part.contains(value))  # a number out of range would be another one's flag
+    try:
+        array = np.asarray(value)
+    except ValueError:  # lists of different lengths
+        return False
+    if array.shape != part.shape or array.dtype == part.dtype:
+        return array.shape == part.shape
+    if np.dtype(part.dtype).kind == "f":
+        return array.dtype.kind in "biuf"
+    return array.dtype.kind in "biu" and np.array_equal(array.astype(part.dtype), array)
+
+
+def _short(value: Any) -> str:
+    """Return a value as one short line."""
+    if isinstance(value, np.ndarray) and value.size > 8:
+        return f"of shape {value.shape} and type {value.dtype} in [{value.min()}..{value.max()}]"
+    text = " ".join(repr(value).split())
+    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def _is_picture(space: spaces.Space[Any]) -> bool:

@@ -145,20 +145,19 @@ class Rung:
 class Turn:
     """A rung's part in a round.
 
-    rollout:   the rows collected.
-    led_share: the share of teacher-controlled environments, in [0, 1].
-    weight:    lambda, the weight of the guidance.
+    rollout: the rows collected.
+    weight:  lambda, the weight of the guidance.
     """
 
     rung: Rung
     rollout: Rollout
-    led_share: float
     weight: float
 
     @property
     def shares(self) -> dict[str, float]:
-        """The share of teacher-controlled environments and the weight of the guidance, with their keys in metrics.jsonl."""
-        return {"led_share": self.led_share, "guidance_weight": self.weight}
+        """The share of teacher-controlled steps and the weight of the guidance, with their keys in metrics.jsonl."""
+        share = self.rollout.controlled[self.rollout.valid].mean() if self.rollout.valid.any() else 0.0
+        return {"led_share": float(share), "guidance_weight": self.weight}
 
 
 def failed(error: NotFinite, *rungs: Rung) -> RunFailed:

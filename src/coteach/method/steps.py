@@ -24,7 +24,7 @@ def collect(players: Players, rung: Rung, others: int) -> Turn:
     with blamed(rung):
         rollout = rung.collector.collect(config.collect.horizon, rung.student.learner, advice.follow, led_share)
     rung.curve.add_episodes(rollout.episodes, rung.collector.under_way)
-    return Turn(rung, rollout, led_share, coefficient * config.guidance.weight if arm.guide else 0.0)
+    return Turn(rung, rollout, coefficient * config.guidance.weight if arm.guide else 0.0)
 
 
 def guide(players: Players, turn: Turn) -> dict[str, Any]:
@@ -78,7 +78,7 @@ def replayed(players: Players, turn: Turn, rows: int) -> Imitation:
     at = replay.sample(round(rows * players.config.guidance.replay), players.rng)
     target, imitates = players.targets(student, replay.situation[at], replay.controls[at])
     require_finite(advice=target)
-    return Imitation(replay.features[at], target, (turn.weight * imitates).astype(np.float32))
+    return Imitation(replay.features(at), target, (turn.weight * imitates).astype(np.float32))
 
 
 def teaches(players: Players, rungs: Sequence[Rung]) -> bool:

@@ -109,8 +109,27 @@ class Rollout:
         )
 
 
-_UNDER_WAY = ("controlled", "optimistic", "_done", "_terminal", "_reward", "_length", "_option_reward")
-"""The attributes of a collector that describe the episode of each environment, (N,) each."""
+_UNDER_WAY = (
+    "controlled",
+    "optimistic",
+    "_done",
+    "_terminal",
+    "_reward",
+    "_length",
+    "_option_reward",
+    "_owed",
+    "_owed_optimistic",
+)
+"""The attributes of a collector that describe the episode of each environment, (N,) each, and what is owed, () each."""
+
+
+def _is_due(now: NDArray[np.bool_], wanted: float, owed: NDArray[np.float64]) -> bool:
+    """Return whether one more environment should be of a kind, of which `now` are.
+
+    wanted: how many should be, in the mean over time; owed: steps by which they are behind. They alternate between the whole
+    numbers around `wanted`.
+    """
+    return bool(now.sum() < np.floor(wanted) or (now.sum() < wanted and owed >= 0))
 
 
 class Collector:
@@ -140,6 +159,8 @@ class Collector:
         self._done, self._terminal = np.zeros(n, dtype=np.bool_), np.zeros(n, dtype=np.bool_)
         self._reward, self._length = np.zeros(n), np.zeros(n, dtype=np.int64)
         self._option_reward = np.zeros(n)
+        self._owed, self._owed_optimistic = np.zeros(()), np.zeros(())
+        """Environment steps by which teacher-controlled and optimistic episodes are behind their shares."""
         self.resumed = state is not None and self._resume(state)
         """Whether the episodes of `state` are continued; False also if replaying their actions led to other situations."""
         if not self.resumed:
@@ -228,14 +249,15 @@ class Collector:
         return actions
 
     def _assign(self, restarted: NDArray[np.bool_], controlled_share: float) -> None:
-        """Decide who controls the episodes that begin now, so that the share is kept."""
-        wanted = round(controlled_share * self.task.num_envs)
+        """Decide who controls the episodes that begin now, so that the shares are kept over time, also in few environments."""
+        wanted = controlled_share * self.task.num_envs
+        self._owed += wanted - self.controlled.sum()
+        self._owed_optimistic += self.config.optimistic_share * self.controlled.sum() - self.optimistic.sum()
         for env in np.flatnonzero(restarted):
             self.controlled[env] = self.optimistic[env] = False
-            self.controlled[env] = self.controlled.sum() < wanted
-            self.optimistic[env] = (
-                self.controlled[env] and self.optimistic.sum() < self.config.optimistic_share * self.controlled.sum()
-            )
+            self.controlled[env] = _is_due(self.controlled, wanted, self._owed)
+            optimistic = self.config.optimistic_share * self.controlled.sum()
+            self.optimistic[env] = self.controlled[env] and _is_due(self.optimistic, optimistic, self._owed_optimistic)
 
     def _record_step(self, rollout: Rollout, t: int, step: Step, before: Grounded) -> None:
         """Store the transition t, its outcomes and the episodes that it ended. before: observation t, grounded."""

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from coteach.config import Config
+from coteach.errors import note
 from coteach.grounding.base import Family, Situations
 from coteach.runs import tensors
 from coteach.student.executor import Executor
@@ -19,6 +20,10 @@ from coteach.student.learner import Learner
 from coteach.student.replay import Replay
 
 RETURNS = "returns.safetensors"
+
+
+MUCH = 2**30
+"""Bytes of observations from which on there is a note."""
 
 
 class Student:
@@ -43,6 +48,13 @@ class Student:
         if family.unscripted or config.student.learned_options:
             self.executor = Executor(family.layout, actions, config, seed, situations)
         self.replay = Replay(config.guidance.replay_rows, layout, family.max_options)
+        round_size = config.collect.envs * (config.collect.horizon + 1) * layout.size * np.dtype(layout.dtype).itemsize
+        if self.replay.size + round_size > MUCH:
+            note(
+                f"{family.name}: an observation has {layout.size:,} columns: replayed rows take up to {_gib(self.replay.size)}, "
+                f"in memory and in every checkpoint, and a round {_gib(round_size)}; show smaller pictures, or lower "
+                "guidance.replay_rows, collect.envs or collect.horizon"
+            )
         self.own_value, self.own_rows = np.zeros(0), np.zeros(0)
 
     def observe_returns(self, situation: NDArray[np.int64], returns: NDArray[np.floating], situations: int) -> None:
@@ -78,3 +90,7 @@ class Student:
         self.replay.load(folder / "replay.safetensors")
         if self.executor is not None:
             self.executor.load(folder)
+
+
+def _gib(size: int) -> str:
+    return f"{size / 2**30:.1f} GiB"
