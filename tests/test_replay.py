@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
-import numpy as np
+from pathlib import Path
 
-from coteach.grounding.base import Layout
+import numpy as np
+import pytest
+from gymnasium import spaces
+
+from coteach.config import Config
+from coteach.errors import Note
+from coteach.grounding.base import Family, Layout, Situations
+from coteach.grounding.spaces import Encoder
 from coteach.student.replay import Replay
 from coteach.student.rollout import Rollout
+from coteach.student.student import Student
 
 SLOTS = 3
 LAYOUT = Layout(flags=1)
@@ -52,3 +60,32 @@ def test_without_room_nothing_is_kept() -> None:
     replay = Replay(0, LAYOUT, SLOTS)
     replay.add(rollout([1, 2, 3]))
     assert replay.filled == 0
+
+
+PICTURE = Layout(numbers=1, flags=2, pictures=((3, 20, 30),))
+
+
+def test_the_bytes_of_a_picture_stay_bytes_beside_numbers(tmp_path: Path) -> None:
+    made = Rollout.empty(8, 4, PICTURE, SLOTS)
+    rng = np.random.default_rng(0)
+    made.features[:] = rng.integers(0, 256, made.features.shape)
+    made.features[..., 0] = rng.normal(size=made.features.shape[:2])
+    made.valid[:], made.controls[:] = True, 1
+    replay = Replay(32, PICTURE, SLOTS)
+    replay.add(made)
+    rows = replay.features(np.arange(32))
+    assert rows.dtype == np.float32 and sorted(rows.tolist()) == sorted(made.features[:-1].reshape(32, -1).tolist())
+    assert replay.size < 32 * (PICTURE.size + 100)
+    replay.save(tmp_path / "replay.safetensors")
+    assert (tmp_path / "replay.safetensors").stat().st_size < 32 * (PICTURE.size + 100)
+    again = Replay(32, PICTURE, SLOTS)
+    again.load(tmp_path / "replay.safetensors")
+    assert np.array_equal(again.features(np.arange(32)), rows)
+
+
+def test_large_pictures_are_warned_of_before_the_run_begins() -> None:
+    space = spaces.Dict({"screen": spaces.Box(0, 255, (210, 160, 3), np.uint8), "lives": spaces.Box(0.0, 9.0, (1,))})
+    layout = Encoder(space, "screen").layout
+    family = Family("Screen", layout, ("left", "right"), 2, "Play.", lambda *given: None, "screen")  # type: ignore[arg-type, return-value]
+    with pytest.warns(Note, match=r"100,801 columns: replayed rows take up to 3.1 GiB.*a round 0.8 GiB; show smaller pictures"):
+        Student(Config(), family, Situations(), 0)

@@ -131,6 +131,18 @@ def test_the_share_of_environments_that_the_teacher_controls_is_kept(share: floa
         assert rollout.controlled.sum() == share * 8
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("envs", [1, 2, 3, 8])
+@pytest.mark.parametrize("share", [0.0625, 0.3, 0.5])
+def test_shares_are_kept_over_time_also_in_few_environments(envs: int, share: float) -> None:
+    """Environments cannot be divided: the teacher controls every so many episodes, and half of those are optimistic."""
+    table = Table("MiniGrid-Empty-5x5-v0", envs=envs, share=share)
+    rollout = table.collector.collect(6000, table.expert(), table.oracle, share)
+    assert rollout.controlled.mean() == pytest.approx(share, abs=0.01)
+    led = [episode for episode in rollout.episodes if episode.controlled]
+    assert np.mean([episode.optimistic for episode in led]) == pytest.approx(0.5, abs=0.1)
+
+
 def test_a_share_that_shrinks_shrinks_with_the_episodes_that_end() -> None:
     table = Table("MiniGrid-Empty-5x5-v0", share=1.0)
     table.share = 0.25
