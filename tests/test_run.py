@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -78,6 +79,27 @@ def test_metrics_are_one_object_per_line_and_numbers_go_to_tensorboard(run: Run)
     board.Reload()
     assert [(event.step, event.value) for event in board.Scalars("rung0/loss")] == [(64, 0.5)]
     assert [(event.step, event.value) for event in board.Scalars("rung0/success_student")] == [(128, 0.25)]
+
+
+def test_rounds_that_are_done_again_are_taken_out_of_tensorboard(run: Run) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    def log(rung: int, rounds: Sequence[int], loss: float) -> None:
+        for number in rounds:
+            run.log({"rung": rung, "round": number, "steps": 64 * number, "loss": loss})
+
+    with run:
+        log(0, range(1, 6), 0.0)
+        log(1, range(1, 4), 1.0)
+    again = Run.open(run.folder)
+    with again:
+        again.rewind({1: 1})
+        run = again
+        log(1, range(2, 4), 2.0)
+    board = EventAccumulator(str(run.folder))
+    board.Reload()
+    assert [event.step for event in board.Scalars("rung0/loss")] == [64, 128, 192, 256, 320]
+    assert [(event.step, event.value) for event in board.Scalars("rung1/loss")] == [(64, 1.0), (128, 2.0), (192, 2.0)]
 
 
 def test_an_incomplete_line_is_left_out_and_rewinding_repairs_the_file(run: Run) -> None:

@@ -16,6 +16,7 @@ from coteach.commands.common import print_json
 from coteach.config import Config, load
 from coteach.errors import CoteachError, RunFailed, printable
 from coteach.runs import jsonl
+from coteach.runs.files import user_path
 from coteach.runs.progress import percent, print_table
 from coteach.runs.run_folder import Run
 
@@ -37,7 +38,7 @@ examples:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `coteach ask`."""
-    parser.add_argument("run_folder", metavar="RUN", nargs="?", type=Path, help="a run directory: its tuned teacher and evidence")
+    parser.add_argument("run_folder", metavar="RUN", nargs="?", type=user_path, help="a run: its tuned teacher and evidence")
     parser.add_argument("--situation", metavar="TEXT", help="the situation in words, or its number in the run's list")
     parser.add_argument(
         "--option", metavar="TEXT", action="append", help="an option (repeat it); of a run's own situation not needed"

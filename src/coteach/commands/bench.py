@@ -12,7 +12,7 @@ from typing import Any
 from coteach.commands.common import print_json
 from coteach.config import Config
 from coteach.errors import CoteachError
-from coteach.runs.files import replace_text
+from coteach.runs.files import replace_text, user_path
 from coteach.runs.machine import environment
 from coteach.runs.progress import print_table
 
@@ -42,7 +42,7 @@ LABELS = {
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `coteach bench`."""
-    parser.add_argument("--out", metavar="FILE", type=Path, default=Path("runs/bench.json"), help="where the figures are kept")
+    parser.add_argument("--out", metavar="FILE", type=user_path, default=Path("runs/bench.json"), help="where figures are kept")
     parser.epilog = "example:\n  coteach bench --json > speed.json"
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from coteach.commands.common import print_json, seed_of, whole
 from coteach.errors import CoteachError, RunFailed, unknown
-from coteach.runs.files import replace_text
+from coteach.runs.files import replace_text, user_path
 from coteach.runs.progress import print_table
 
 if TYPE_CHECKING:
@@ -42,8 +42,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--teacher", metavar="SPEC", default="smollm2", help="the LLM: smollm2, hf:<id or folder>, gguf:<file>")
     parser.add_argument("--jobs", metavar="N", help="runs of the loop at once, one thread each (default: a run per core)")
     parser.add_argument("--redraw", action="store_true", help="only the table, from the results that there are")
-    parser.add_argument("--results", metavar="DIR", type=Path, default=Path("results"), help="finished runs' summaries")
-    parser.add_argument("--runs", metavar="DIR", type=Path, default=Path("runs"), help="the runs themselves")
+    parser.add_argument("--results", metavar="DIR", type=user_path, default=Path("results"), help="finished runs' summaries")
+    parser.add_argument("--runs", metavar="DIR", type=user_path, default=Path("runs"), help="the runs themselves")
     parser.epilog = EXAMPLE
 
 

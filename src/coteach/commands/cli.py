@@ -7,12 +7,14 @@ saves on both). Wrong use is answered with one line. Nothing slow is imported be
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import sys
 import threading
 import warnings
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
+from io import TextIOWrapper
 from types import ModuleType
 from typing import Any, NoReturn, TextIO
 
@@ -60,23 +62,70 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1 if isinstance(error, RunFailed) else 2
     except KeyboardInterrupt:
         return INTERRUPTED
-    except BrokenPipeError:
-        # The reader (`| head`) has gone; Python would complain once more when it flushes at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+    except OSError as error:
+        if error.filename is not None or error.errno not in (errno.EPIPE, errno.ENOSPC, errno.EIO):
+            raise
+        return _lost_output(error)
 
 
 def script() -> NoReturn:
     """`main` as a program. After an interruption it ends at once: Python would wait for threads that are still in a call."""
+    _use_utf8()
+    _open_streams()
     try:
         code = main()
     except SystemExit as end:
         code = int(end.code or 0)
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        code = _lost_output(error)
     if code in (INTERRUPTED, TERMINATED):
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
     raise SystemExit(code)
+
+
+def _use_utf8() -> None:
+    """Start again in Python's UTF-8 mode where the locale is ASCII: libraries cannot write paths with other letters there."""
+    if os.name == "posix" and sys.getfilesystemencoding() != "utf-8" and os.environ.get("PYTHONUTF8") != "1":
+        os.environ["PYTHONUTF8"] = "1"
+        os.execv(sys.executable, [sys.executable, "-m", "coteach", *sys.argv[1:]])
+
+
+def _open_streams() -> None:
+    """Open standard streams that were closed, so that no file gets their numbers; text that they cannot encode is escaped."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), "w" if number else "r"))
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+    if isinstance(sys.stderr, TextIOWrapper):
+        sys.stderr = _Errors(sys.stderr.buffer, sys.stderr.encoding, "backslashreplace", line_buffering=True)
+
+
+class _Errors(TextIOWrapper):
+    """Standard error, which may be full or gone: what cannot be written there must not end a run."""
+
+    def write(self, text: str) -> int:
+        try:
+            return super().write(text)
+        except OSError:
+            return len(text)
+
+    def flush(self) -> None:
+        with suppress(OSError):
+            super().flush()
+
+
+def _lost_output(error: OSError) -> int:
+    """Say why standard output cannot be written, unless its reader has gone (`| head`); return the exit code."""
+    # Python would complain once more when it flushes at exit.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if not isinstance(error, BrokenPipeError):
+        print(f"coteach: error: cannot write standard output: {error.strerror}", file=sys.stderr)
+    return 1
 
 
 _PLAIN_WARNING = warnings.showwarning

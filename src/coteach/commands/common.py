@@ -8,11 +8,11 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from contextvars import ContextVar
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from coteach.arms import ARMS
 from coteach.errors import CoteachError
+from coteach.runs.files import user_path
 from coteach.runs.run_folder import Run
 
 if TYPE_CHECKING:
@@ -91,4 +91,4 @@ def task_of(run: Run, task: str | None) -> str:
 
 def add_run(parser: Any) -> None:
     """The run that a verb looks at."""
-    parser.add_argument("run_folder", metavar="RUN", type=Path, help="a run directory, for example runs/demo")
+    parser.add_argument("run_folder", metavar="RUN", type=user_path, help="a run directory, for example runs/demo")

@@ -19,7 +19,7 @@ from coteach.errors import CoteachError, RunFailed, unknown
 from coteach.experiments import compare
 from coteach.experiments.compare import DEFAULT_ARMS, Job, Plan
 from coteach.experiments.results import by_key, read_results
-from coteach.runs.files import file_name, replace_text
+from coteach.runs.files import file_name, replace_text, user_path
 from coteach.runs.progress import duration, percent, print_table
 
 if TYPE_CHECKING:
@@ -56,9 +56,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--jobs", metavar="N", help="runs at once, one thread each (default: a run per core)")
     parser.add_argument("--name", help="of the comparison (default: from its tasks)")
     parser.add_argument(
-        "--results", metavar="DIR", type=Path, default=Path("results"), help="finished runs' summaries and curves"
+        "--results", metavar="DIR", type=user_path, default=Path("results"), help="finished runs' summaries and curves"
     )
-    parser.add_argument("--runs", metavar="DIR", type=Path, default=Path("runs/compare"), help="the runs themselves")
+    parser.add_argument("--runs", metavar="DIR", type=user_path, default=Path("runs/compare"), help="the runs themselves")
     parser.add_argument("--redraw", action="store_true", help="only tables and figures, from the results that there are")
     parser.add_argument("overrides", metavar="FIELD=VALUE", nargs="*", help="settings for all runs")
     parser.epilog = EXAMPLE

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
 import platform
 import shutil
 import warnings
@@ -77,7 +78,7 @@ def report(checks: Iterable[Check]) -> str:
     """The same for somebody else to read: plain text, the paths below the home folder without its name."""
     lines = [f"coteach {__version__} (revision {machine.revision() or 'unknown'}) on {platform.platform()}"]
     lines += [f"{check.name}: {check.state}, {check.detail}" for check in checks]
-    return "\n".join(printable(line).replace(str(Path.home()), "~") for line in lines)
+    return "\n".join(printable(line).replace(os.path.expanduser("~"), "~") for line in lines)
 
 
 def examine() -> Iterator[Check]:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from coteach.commands.common import add_run, load_players, print_json
+from coteach.runs.files import user_path
 from coteach.runs.progress import print_table
 from coteach.runs.run_folder import Run
 
@@ -21,7 +21,7 @@ example:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `coteach export`."""
     add_run(parser)
-    parser.add_argument("--to", metavar="DIR", type=Path, required=True, help="a folder that does not exist yet, or is empty")
+    parser.add_argument("--to", metavar="DIR", type=user_path, required=True, help="a folder that is new or empty")
     parser.add_argument("--task", metavar="ID", help="of tasks trained on together: whose student (default: the last one's)")
     parser.epilog = EXAMPLE
 

@@ -12,6 +12,7 @@ from coteach.errors import CoteachError, RunFailed, unknown
 from coteach.experiments import ladder
 from coteach.experiments.ladder import LADDER, STEPS
 from coteach.experiments.results import by_key, read_results
+from coteach.runs.files import user_path
 from coteach.runs.progress import print_table
 
 HELP = "climb ever harder tasks with everything carried over"
@@ -37,8 +38,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--fresh", default="nothing", help="teacher or student: begins anew on each rung (default: nothing)")
     parser.add_argument("--jobs", metavar="N", help="climbs at once, one thread each (default: one per core)")
     parser.add_argument("--name", help="of the results' folder (default: ladder)")
-    parser.add_argument("--results", metavar="DIR", type=Path, default=Path("results"), help="finished climbs' summaries")
-    parser.add_argument("--runs", metavar="DIR", type=Path, default=Path("runs/ladder"), help="the runs themselves")
+    parser.add_argument("--results", metavar="DIR", type=user_path, default=Path("results"), help="finished climbs' summaries")
+    parser.add_argument("--runs", metavar="DIR", type=user_path, default=Path("runs/ladder"), help="the runs themselves")
     parser.add_argument("overrides", metavar="FIELD=VALUE", nargs="*", help="settings for all climbs")
     parser.epilog = EXAMPLE + "".join(f"  {task}\n" for task in LADDER)
 

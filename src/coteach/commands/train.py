@@ -19,7 +19,7 @@ from coteach.arms import ARMS, describe_arms
 from coteach.commands.common import print_json
 from coteach.config import Config, TeacherConfig
 from coteach.errors import CoteachError, RunFailed
-from coteach.runs.files import disk, file_name
+from coteach.runs.files import disk, file_name, user_path
 from coteach.runs.progress import COLUMNS, duration, make_display, print_table, summary_rows
 from coteach.runs.run_folder import Run
 
@@ -57,7 +57,7 @@ FLAGS: dict[str, tuple[str, ...]] = {
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `coteach train`."""
-    parser.add_argument("--config", metavar="FILE", type=Path, help="TOML file; flags and FIELD=VALUE have the last word")
+    parser.add_argument("--config", metavar="FILE", type=user_path, help="TOML file; flags and FIELD=VALUE have the last word")
     parser.add_argument("--task", metavar="ID", action="append", help="a task; repeat for rungs (`coteach tasks` lists them)")
     parser.add_argument(
         "--together", action="store_true", help="climb the rungs side by side: one teacher, a student on each --task"
@@ -76,8 +76,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--envs", metavar="N", help="parallel environments")
     parser.add_argument("--device", help="cpu, cuda or auto")
     parser.add_argument("--threads", metavar="N", help="processor threads")
-    parser.add_argument("--out", metavar="DIR", type=Path, help="run directory (default: runs/<task>-<arm>-<seed>)")
-    parser.add_argument("--resume", metavar="DIR", type=Path, help="go on with the run in DIR")
+    parser.add_argument("--out", metavar="DIR", type=user_path, help="run directory (default: runs/<task>-<arm>-<seed>)")
+    parser.add_argument("--resume", metavar="DIR", type=user_path, help="go on with the run in DIR")
     parser.add_argument("--dry-run", action="store_true", help="print the resolved configuration and stop")
     parser.add_argument("--help-all", action=_HelpAll, nargs=0, help="show this help with every setting there is, and exit")
     parser.add_argument("overrides", metavar="FIELD=VALUE", nargs="*", help="any setting")

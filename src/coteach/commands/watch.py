@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from coteach.commands.common import add_run, check_taught, load_players, print_json, seed_of, task_of
 from coteach.commands.evaluate import WHO
 from coteach.errors import unknown
-from coteach.runs.files import file_name
+from coteach.runs.files import file_name, user_path
 from coteach.runs.run_folder import Run
 
 HELP = "film one episode of a run's student or teacher as a GIF"
@@ -19,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_run(parser)
     parser.add_argument("--who", default="student", help="student (greedy), or teacher (advice alone drives the controllers)")
     parser.add_argument("--task", metavar="ID", help="default: the run's last rung")
-    parser.add_argument("--out", metavar="FILE", type=Path, help="default: RUN/videos/<task>-<who>-<seed>.gif")
+    parser.add_argument("--out", metavar="FILE", type=user_path, help="default: RUN/videos/<task>-<who>-<seed>.gif")
     parser.epilog = "example:\n  coteach watch runs/demo --out unlock.gif"
 
 

@@ -13,7 +13,7 @@ from pydantic import Strict, model_validator
 from pydantic.dataclasses import dataclass
 
 from coteach.arms import ARMS
-from coteach.config.section import CHECKED, Section, Whole, part, setting
+from coteach.config.section import CHECKED, Section, Text, Whole, part, setting
 from coteach.errors import CoteachError, unknown
 
 Device = Literal["auto", "cpu", "cuda"]
@@ -97,7 +97,7 @@ class StudentConfig(Section):
         100.0,
         IN_CIRCLES,
     )
-    learned_options: list[str] = setting(
+    learned_options: list[Text] = setting(
         [], "beginnings of options, for example pick up, that the student learns to carry out even if they have controllers"
     )
     device: Device = setting("auto", "auto, cpu or cuda")
@@ -444,7 +444,7 @@ class EvaluationConfig(Section):
 class Config(Section):
     """One run. `tasks` are its rungs, trained on in this order (or together), each for at most `steps` steps."""
 
-    tasks: list[str] = setting(["MiniGrid-UnlockPickup-v0"], "task ids, one per rung")
+    tasks: list[Text] = setting(["MiniGrid-UnlockPickup-v0"], "task ids, one per rung")
     together: bool = setting(False, "train all rungs together: one teacher, a student on each task")
     arm: str = setting("mutual", "the arm: which parts of the loop are switched on (docs/arms.md)")
     engine: Engine = setting("auto", "auto, envpool, minigrid or gymnasium")

@@ -64,7 +64,7 @@ def _values(config: Any) -> list[tuple[str, Any]]:
 
 def _read(path: Path) -> Table:
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")  # some editors begin a file with a byte-order mark
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise CoteachError(f"cannot read configuration {path}: {reason}; give --config a TOML file") from None

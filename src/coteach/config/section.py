@@ -11,7 +11,15 @@ from dataclasses import dataclass as plain_dataclass
 from typing import Annotated, Any, Self, cast, get_args
 
 from annotated_types import Ge, Le
-from pydantic import BeforeValidator, ConfigDict, Field, ModelWrapValidatorHandler, ValidationError, model_validator
+from pydantic import (
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ModelWrapValidatorHandler,
+    StringConstraints,
+    ValidationError,
+    model_validator,
+)
 from pydantic.dataclasses import dataclass, is_pydantic_dataclass
 from pydantic.fields import FieldInfo
 from pydantic_core import ArgsKwargs
@@ -39,6 +47,9 @@ def _whole(value: Any) -> Any:
 
 Whole = Annotated[int, BeforeValidator(_whole)]
 """An int; in text it may be written as 1e5."""
+
+Text = Annotated[str, StringConstraints(pattern=r"\S")]
+"""A text that is not blank: an item of a list of names."""
 
 
 def setting(default: Any, help: str, low: float | None = None, high: float | None = None, source: str = "") -> Any:

@@ -207,14 +207,15 @@ def write_gif(path: Path, frames: Sequence[NDArray[np.uint8]], frames_per_second
 
     durations = [1000.0 / frames_per_second] * (len(frames) - 1) + [1000.0]
     unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    content = imageio.imwrite("<bytes>", np.stack(frames), extension=".gif", duration=durations, loop=0)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        imageio.imwrite(unfinished, np.stack(frames), extension=".gif", duration=durations, loop=0)
+        unfinished.write_bytes(content)
         os.replace(unfinished, path)
     except OSError as error:
         with contextlib.suppress(OSError):
             unfinished.unlink()
-        raise RunFailed(f"video {path}: cannot be written ({error})") from error
+        raise RunFailed(f"video {path}: cannot be written ({error.strerror or error})") from error
 
 
 def _environments(task: str, episodes: int, seed: int) -> GymnasiumTask:

@@ -8,6 +8,7 @@ it; the thin lines are the last training episodes, those that the student contro
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
@@ -44,6 +45,10 @@ def plot_run(folder: Path) -> list[Path]:
     return [path]
 
 
+PER_PANEL = 3
+"""Entries of the legend that fit below one panel."""
+
+
 def _rung(row: dict[str, Any]) -> int:
     return int(row["rung"])
 
@@ -72,7 +77,8 @@ def _draw(rungs: Sequence[Rounds], reached: Sequence[Sequence[int]], path: Path)
     axes[0, 0].set_ylabel("success")
     axes[1, 0].set_ylabel("LLM queries\nso far")
     handles, labels = _legend(axes[0])
-    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False, fontsize=9)
+    columns = math.ceil(len(labels) / math.ceil(len(labels) / (PER_PANEL + 2 * (len(rungs) - 1))))
+    figure.legend(handles, labels, loc="outside lower center", ncols=columns, frameon=False, fontsize=9)
     figure.savefig(path, dpi=150)
 
 

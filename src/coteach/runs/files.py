@@ -11,10 +11,18 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
-from coteach.errors import RunFailed
+from coteach.errors import CoteachError, RunFailed
 
 ESCAPE = "backslashreplace"
 """The error handler for text that UTF-8 cannot encode, for example half a surrogate pair: it is escaped, as in JSON."""
+
+
+def user_path(text: str | Path) -> Path:
+    """Return a path that a user gave, with ~ expanded. CoteachError if there is no such home."""
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:
+        raise CoteachError(f"{text}: there is no home that ~ could stand for; set HOME, or write the path in full") from None
 
 
 def replace_text(path: Path, text: str) -> None:

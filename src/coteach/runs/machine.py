@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import metadata
@@ -125,8 +126,15 @@ def revision() -> str | None:
 
 
 def cache_folder() -> Path:
-    """Return the folder of converted models and the answer cache: $COTEACH_CACHE, $XDG_CACHE_HOME/coteach or ~/.cache/coteach."""
+    """Return the folder of converted models and the answer cache: $COTEACH_CACHE, $XDG_CACHE_HOME/coteach or ~/.cache/coteach.
+
+    A user without a home, as in some containers, has a temporary folder instead.
+    """
     if own := os.environ.get("COTEACH_CACHE"):
         return Path(own).expanduser()
-    shared = os.environ.get("XDG_CACHE_HOME")
-    return (Path(shared).expanduser() if shared else Path.home() / ".cache") / "coteach"
+    if shared := os.environ.get("XDG_CACHE_HOME"):
+        return Path(shared).expanduser() / "coteach"
+    try:
+        return Path.home() / ".cache" / "coteach"
+    except RuntimeError:
+        return Path(tempfile.gettempdir()) / f"coteach-{os.getuid()}"

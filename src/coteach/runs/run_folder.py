@@ -20,7 +20,7 @@ from coteach.config import Config
 from coteach.errors import CoteachError
 from coteach.runs import jsonl
 from coteach.runs.checkpoints import Checkpoints
-from coteach.runs.files import ESCAPE, disk, replace_text, sync
+from coteach.runs.files import ESCAPE, disk, replace_text, sync, user_path
 from coteach.runs.lock import held
 from coteach.runs.machine import environment
 from coteach.version import __version__
@@ -50,7 +50,7 @@ class Run:
 
         Raises CoteachError if the folder is not empty or cannot be made.
         """
-        folder = Path(folder)
+        folder = user_path(folder)
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise CoteachError(f"{folder} exists and is not empty: choose another --out, or go on with --resume {folder}")
         try:
@@ -68,7 +68,7 @@ class Run:
 
         Raises CoteachError if `folder` is not a run, or has another format than this version writes.
         """
-        folder = Path(folder)
+        folder = user_path(folder)
         path = folder / "config.toml"
         if not path.is_file():
             raise CoteachError(f"{folder} is not a run: there is no config.toml in it; `coteach train --out {folder}` begins one")
@@ -123,10 +123,7 @@ class Run:
         with disk(path), path.open("a", encoding="utf-8", errors=ESCAPE) as file:
             file.write(_json(metrics) + "\n")
         with disk(self.folder):
-            board = self._open_board()
-            for name, value in metrics.items():
-                if name not in ("rung", "steps") and _is_number(value):
-                    board.add_scalar(f"rung{metrics['rung']}/{name}", value, metrics["steps"])
+            self._to_board(metrics)
 
     def log_calls(self, rung: int, round: int, calls: Iterable[Mapping[str, Any]]) -> None:
         """Append calls of the LLM to calls.jsonl. Calls of rounds that a crash undid are kept: they were paid for.
@@ -151,7 +148,24 @@ class Run:
         if (self.folder / "metrics.jsonl").exists():
             first = min(rounds, default=0)
             kept = [row for row in self.metrics() if row["rung"] < first or row["round"] <= rounds.get(row["rung"], 0)]
-            self.write_jsonl("metrics.jsonl", kept)
+            if len(kept) < len(self.metrics()):
+                self.write_jsonl("metrics.jsonl", kept)
+                self._renew_board(kept)
+
+    def _renew_board(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Write TensorBoard's file anew with these rounds. (Its `purge_step` would take rounds of earlier rungs too.)"""
+        self.close()
+        with disk(self.folder):
+            for old in self.folder.glob("events.out.tfevents*"):
+                old.unlink()
+            for row in rows:
+                self._to_board(row)
+
+    def _to_board(self, metrics: Mapping[str, Any]) -> None:
+        board = self._open_board()
+        for name, value in metrics.items():
+            if name not in ("rung", "steps") and _is_number(value):
+                board.add_scalar(f"rung{metrics['rung']}/{name}", value, metrics["steps"])
 
     def _open_board(self) -> SummaryWriter:
         if self._board is None:

@@ -106,12 +106,12 @@ class Learner:
     def save(self, folder: Path) -> None:
         """Write the state into `folder` as safetensors, and the sizes as JSON."""
         tensors.write(folder / WEIGHTS_FILE, self.state_dict())
-        (folder / SIZES_FILE).write_text(json.dumps(self.sizes) + "\n")
+        (folder / SIZES_FILE).write_text(json.dumps(self.sizes) + "\n", encoding="utf-8")
 
     def load(self, folder: Path) -> None:
         """Take up what `save` wrote; CoteachError where there is no student of these sizes."""
         try:
-            sizes = json.loads((folder / SIZES_FILE).read_text())
+            sizes = json.loads((folder / SIZES_FILE).read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise CoteachError(f"student in {folder}: cannot be read ({error}); expected a checkpoint's student") from error
         if sizes != self.sizes:

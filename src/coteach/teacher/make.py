@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from coteach.config import TeacherConfig
 from coteach.errors import CoteachError, unknown
 from coteach.grounding.base import GRID_WORLD_INSTRUCTION
+from coteach.runs.files import user_path
 from coteach.teacher.answer_cache import AnswerCache
 from coteach.teacher.base import Teacher
 from coteach.teacher.scripted import SCRIPTED
@@ -26,7 +25,7 @@ def make_teacher(
     if kind == "recorded" and name:
         from coteach.teacher.recorded import RecordedTeacher
 
-        return RecordedTeacher(Path(name).expanduser())
+        return RecordedTeacher(user_path(name))
     if kind == "openai":
         from coteach.teacher.remote.teacher import RemoteTeacher
 

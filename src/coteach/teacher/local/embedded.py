@@ -85,7 +85,7 @@ def sha256(file: Path) -> str:
 def _manifest(folder: Path) -> dict[str, tuple[int, str]]:
     """Return file name -> (size in bytes, sha256); empty if there is no readable manifest."""
     try:
-        files = json.loads((folder / MANIFEST).read_text())["files"]
+        files = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"]
         return {name: (int(entry["size"]), str(entry["sha256"])) for name, entry in files.items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return {}
@@ -128,7 +128,7 @@ def _write_manifest(folder: Path, gguf: Path, digest: str) -> None:
     names = sorted(file.name for file in folder.iterdir())
     files = {name: {"size": (folder / name).stat().st_size, "sha256": sha256(folder / name)} for name in names}
     text = json.dumps({"format": _FORMAT, "source": gguf.name, "source_sha256": digest, "files": files}, indent=1)
-    (folder / MANIFEST).write_text(text + "\n")
+    (folder / MANIFEST).write_text(text + "\n", encoding="utf-8")
     for name in [*names, MANIFEST]:
         with (folder / name).open("rb") as stream:
             os.fsync(stream.fileno())

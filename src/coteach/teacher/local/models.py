@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from coteach.errors import CoteachError
+from coteach.runs.files import user_path
 from coteach.runs.machine import torch_device, use_fast_matmul
 from coteach.teacher.feedback import NOTHING, Feedback
 from coteach.teacher.local import adapter as adapters
@@ -60,7 +61,7 @@ def load_model(spec: str, device: str = "auto", precision: str = "auto") -> Load
         return _load(str(embedded.converted(embedded.source())), SMOLLM2, device, precision)
     kind, _, name = spec.partition(":")
     if kind == "gguf" and name:
-        source = Path(name).expanduser()
+        source = user_path(name)
         return _load(str(embedded.converted(source)), source.name, device, precision)
     if kind == "hf" and name:
         return _load_folder(name, device, precision)
@@ -69,7 +70,7 @@ def load_model(spec: str, device: str = "auto", precision: str = "auto") -> Load
 
 def _load_folder(name: str, device: str, precision: str) -> LoadedModel:
     """Load `hf:<name>`: a folder with a model, an adapter or both, or an id in the local cache."""
-    folder = Path(name).expanduser()
+    folder = user_path(name)
     if not folder.is_dir():
         if name.startswith(("/", ".", "~")) or name.count("/") > 1:
             raise CoteachError(
