@@ -6,6 +6,7 @@ zero, bound memory or time, or describe how a network is built are constants bes
 
 from __future__ import annotations
 
+import json
 from typing import Annotated, Literal, Self, get_args
 
 from annotated_types import Ge, Le
@@ -256,6 +257,16 @@ class TeacherConfig(Section):
     schooling_success: float = setting(0.95, "success of the LLM alone that ends the tuning after a rung", 0.0, 1.01, FINE_TUNING)
     samples: Whole = setting(6, "openai: replies per situation if the server gives no log-probabilities", 1, 1000, CHOSEN)
     reply_tokens: Whole = setting(32, "openai: most tokens of a reply that is read in words", 1, 100_000, CHOSEN)
+    thought_tokens: Whole = setting(
+        2048,
+        "openai: most tokens of thoughts before a reply, if the model cannot be kept from thinking",
+        0,
+        1_000_000,
+        CHOSEN,
+    )
+    extra_body: str = setting(
+        "", 'openai: further parameters of every call, as a JSON object, for example {"top_k": 20}; they have the last word'
+    )
     reply_temperature: float = setting(1.0, "openai: temperature of replies that are counted", 0.0, 2.0, CHOSEN)
     reply_smoothing: float = setting(
         1.0, "openai: votes that all options share when replies are counted", 0.0, 100.0, "Laplace's rule of succession"
@@ -472,6 +483,7 @@ class Config(Section):
             raise CoteachError("tasks is empty: expected at least one task id; `coteach tasks` lists them")
         if self.together:
             _check_together(self)
+        _check_extra_body(self.teacher.extra_body)
         if self.teacher.budget_money and not (self.teacher.price_in or self.teacher.price_out):
             raise CoteachError(
                 f"teacher.budget_money={self.teacher.budget_money}: without prices nothing is counted; "
@@ -497,3 +509,12 @@ def _check_together(config: Config) -> None:
         raise CoteachError(
             f"together=true: all rungs begin at once, fresh={config.fresh} is for one after the other; leave one out"
         )
+
+
+def _check_extra_body(text: str) -> None:
+    try:
+        valid = not text or isinstance(json.loads(text), dict)
+    except ValueError:
+        valid = False
+    if not valid:
+        raise CoteachError(f'teacher.extra_body={text!r}: expected a JSON object, for example {{"top_k": 20}}')

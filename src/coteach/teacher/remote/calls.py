@@ -46,7 +46,7 @@ class Caller:
             try:
                 return await self._call(messages, unreadable, parameters)
             except replies.Malformed as error:
-                raise Failed(str(error)) from None
+                raise Failed(str(error), "is this the url of an OpenAI-compatible server, with its /v1?") from None
 
     async def _call(self, messages: Messages, unreadable: Unreadable, parameters: dict[str, Any]) -> replies.Reply:
         if self.usage.reached(self.config.budget_tokens, self.config.budget_money) or not self.breaker.allows_call():

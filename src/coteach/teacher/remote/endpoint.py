@@ -31,7 +31,11 @@ _REFUSED = (400, 413, 422)
 
 
 class Failed(Exception):
-    """There was no reply; a later call may get one."""
+    """There was no reply; a later call may get one. way_out: what the user can do."""
+
+    def __init__(self, message: str, way_out: str = "") -> None:
+        super().__init__(message)
+        self.way_out = way_out
 
 
 class Refused(Exception):
@@ -78,21 +82,26 @@ class Endpoint:
             async with asyncio.timeout(self.deadline):
                 raw = await self._client.chat.completions.with_raw_response.create(model=self.model, **body)
                 return bytes(raw.http_response.content)
-        except TimeoutError:
-            raise Failed(f"no answer within {self.deadline:g} s") from None
+        except (TimeoutError, openai.APITimeoutError):
+            raise Failed(f"no answer within {self.deadline:g} s", "raise teacher.deadline, or ask a faster server") from None
         except openai.APIStatusError as error:
             raise self._refusal(error.status_code, str(error)) from None
-        except openai.APITimeoutError:
-            raise Failed(f"no answer within {self.deadline:g} s") from None
+        except openai.APIConnectionError as error:
+            way_out = "start a server there (as `llama-server -m MODEL.gguf --port 8080`), or correct the url"
+            raise Failed(self.clean(error.__cause__ or error), way_out) from None
         except Exception as error:  # connection lost, host not found, invalid headers: anything that can happen on a network
-            raise Failed(self.clean(error.__cause__ or error)) from None
+            raise Failed(self.clean(error.__cause__ or error), "correct the url or the key") from None
 
     def _refusal(self, status: int, message: str) -> Exception:
         if status in (401, 403):
             return Denied(f"HTTP {status}")
         if status == 404:
             return Missing("HTTP 404")
-        return (Refused if status in _REFUSED else Failed)(f"HTTP {status}: {self.clean(message)}")
+        said = f"HTTP {status}: {self.clean(message)}"
+        if status in _REFUSED:
+            return Refused(said)
+        limited = "the server limits calls: wait, lower teacher.concurrency, or look at your quota there"
+        return Failed(said, limited if status == 429 else "look at what the server logs")
 
     def clean(self, error: object) -> str:
         """Return the first line of a message without the key, at most 200 characters."""

@@ -6,6 +6,7 @@ places in a list (Zheng et al. 2023, arXiv 2309.03882). Which parameters the ser
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from enum import IntEnum
 from typing import Any
@@ -18,10 +19,10 @@ from coteach.grounding.base import Situation
 from coteach.teacher.base import uniform
 from coteach.teacher.remote import replies
 from coteach.teacher.remote.calls import Caller, Messages, Unreadable
-from coteach.teacher.remote.endpoint import Refused
+from coteach.teacher.remote.endpoint import Failed, Refused
 
-TOP_TOKENS = 20
-"""Likeliest tokens whose log-probability is requested: the most that the interface allows."""
+TOP_TOKENS, FEW_TOKENS = 20, 5
+"""Likeliest tokens whose log-probability is requested: the most that the interface allows, and that some servers do."""
 
 Scores = NDArray[np.float64]
 
@@ -35,25 +36,99 @@ class RequestMode(IntEnum):
     BARE = 3  # neither temperature nor limit: some models that reason first refuse both
 
 
+class Thinking(IntEnum):
+    """How a model that thinks before it answers is asked, in the order in which it is tried."""
+
+    UNKNOWN = 0  # it is asked like any other
+    OFF = 1  # its chat template is told not to think
+    ROOM = 2  # its replies may be longer
+
+
+class Thinks(Exception):
+    """The model thought instead of answering."""
+
+
 class OptionScorer:
-    """Asks one server about one situation at a time. mode_is_known: whether the server has answered in `mode`."""
+    """Asks one server about one situation at a time. mode_is_known: whether the server has answered in `mode`.
+
+    thinking:        how thoughts are dealt with.
+    system_role:     whether the server takes a message of the system; if not, the user's turn begins with its text.
+    limit:           the name of the parameter that limits the tokens of a reply.
+    top_tokens:      how many likeliest tokens are asked for.
+    """
 
     def __init__(self, caller: Caller, config: TeacherConfig) -> None:
         self.caller, self.config = caller, config
         self.mode, self.mode_is_known = RequestMode.LOGPROBS, False
+        self.thinking, self.system_role, self.limit, self.top_tokens = Thinking.UNKNOWN, True, "max_tokens", TOP_TOKENS
+        self.unread = ""
+        """The last reply that named no option."""
+
+    @property
+    def trouble(self) -> str:
+        """Why no reply was read, and the way out."""
+        if self.thinking is Thinking.ROOM:
+            most = self.config.thought_tokens
+            return (
+                f"the model still thinks after {most} tokens; raise teacher.thought_tokens, or switch its thinking off in the "
+                "server or with teacher.extra_body"
+            )
+        return f"its replies name no option (the last one: {self.unread[:60]!r}); choose a model that follows instructions"
+
+    def styled(self, question: Messages) -> Messages:
+        """Return the messages as this server takes them."""
+        if self.system_role:
+            return question
+        system, user = question
+        return [{"role": "user", "content": f"{system['content']}\n\n{user['content']}"}]
 
     async def first_score(self, situation: Situation, briefing: str) -> Scores:
-        """Like `score`, in the first mode that the server does not refuse. Raises `Refused` if it refuses all."""
+        """Like `score`, in the first way that the server does not refuse. Raises `Refused` or `Failed` if it refuses all."""
         while True:
             try:
                 scores = await self.score(situation, briefing)
-            except Refused:
-                if self.mode is RequestMode.BARE:
+            except Thinks:
+                self.thinking = Thinking(self.thinking + 1)
+                if self.thinking is Thinking.ROOM:
+                    self.mode = max(self.mode, RequestMode.SEVERAL)
+            except (Refused, Failed) as error:
+                if not self._adapt(error):
                     raise
-                self.mode = RequestMode(self.mode + 1)
             else:
                 self.mode_is_known = True
                 return scores
+
+    def _adapt(self, error: Refused | Failed) -> bool:
+        """Ask otherwise after an error; return whether there is another way."""
+        said = str(error).lower()
+        if self.system_role and ("system" in said and "role" in said or "alternate" in said):
+            self.system_role = False  # some servers report a template's error as their own (HTTP 500)
+        elif isinstance(error, Failed):
+            return False
+        elif self.limit == "max_tokens" and "max_completion_tokens" in said:
+            self.limit = "max_completion_tokens"
+        elif self.thinking is Thinking.OFF:
+            self.thinking, self.mode = Thinking.ROOM, max(self.mode, RequestMode.SEVERAL)
+        elif self.mode is RequestMode.LOGPROBS and self.top_tokens > FEW_TOKENS and "logprobs" in said:
+            self.top_tokens = FEW_TOKENS
+        elif self.mode is RequestMode.BARE:
+            return False
+        else:
+            self.mode = RequestMode(self.mode + 1)
+        return True
+
+    async def _post(self, question: Messages, unreadable: Unreadable, **parameters: Any) -> replies.Reply:
+        """Make one call. Raises `Thinks` if the model only thought, while other ways to ask it are left."""
+        extra = {"chat_template_kwargs": {"enable_thinking": False}} if self.thinking is Thinking.OFF else {}
+        extra |= json.loads(self.config.extra_body or "{}")
+        if extra:
+            parameters["extra_body"] = extra
+        reply = await self.caller.post(self.styled(question), unreadable, **parameters)
+        self.unread = unreadable(reply) or self.unread
+        thinks = reply.thought or (reply.cut and not reply.top)
+        if thinks and not (self.mode_is_known or self.thinking is Thinking.ROOM):
+            raise Thinks
+        return reply
 
     async def score(self, situation: Situation, briefing: str) -> Scores:
         """Return the logarithm of the advice, (len(options),) float64. briefing: opens the prompt.
@@ -85,7 +160,7 @@ class OptionScorer:
             return (reply.texts[0] or "(empty)") if reply.top and replies.shares(reply.top, names, mass) is None else ""
 
         question = replies.question(situation, names, order, briefing)
-        reply = await self.caller.post(question, unreadable, max_tokens=1, logprobs=True, top_logprobs=TOP_TOKENS)
+        reply = await self._post(question, unreadable, **{self.limit: 1}, logprobs=True, top_logprobs=self.top_tokens)
         if (shares := replies.shares(reply.top, names, mass)) is not None:
             return shares
         if not reply.top and not self.mode_is_known:
@@ -118,9 +193,10 @@ class OptionScorer:
         """Return `wanted` replies to one question, with as few calls as the server's mode allows."""
         texts: list[str] = []
         while len(texts) < wanted:
-            limits = {"max_tokens": self.config.reply_tokens, "temperature": self.config.reply_temperature}
+            most = self.config.reply_tokens + (self.config.thought_tokens if self.thinking is Thinking.ROOM else 0)
+            limits = {self.limit: most, "temperature": self.config.reply_temperature}
             parameters: dict[str, Any] = {} if self.mode is RequestMode.BARE else limits
             if self.mode is RequestMode.SEVERAL and wanted - len(texts) > 1:
                 parameters["n"] = wanted - len(texts)
-            texts += (await self.caller.post(question, unreadable, **parameters)).texts
+            texts += (await self._post(question, unreadable, **parameters)).texts
         return texts[:wanted]

@@ -22,7 +22,10 @@ from coteach.grounding.base import GRID_WORLD_INSTRUCTION, Situation
 READ = 20_000
 """Characters that are read from the end of a reply: the answer follows any amount of reasoning."""
 
-_THOUGHT = re.compile(r"<think>.*?(</think>|\Z)", re.DOTALL)
+_TAG = r"[<\[◁]\|?{slash}(?:\w+:)?(?:think|thought|reason)\w*\|?[>\]▷]"
+_OPEN, _CLOSE = (re.compile(_TAG.format(slash=slash), re.IGNORECASE) for slash in ("", "/"))
+_CHANNEL = re.compile(r"<\|channel\|>\s*(\w+)[^<]*<\|message\|>")  # OpenAI's harmony format
+_LABEL_FIRST = re.compile(r"[\W_]*(\d{1,3}|[A-Z])(?![\w]|\.\d)")
 _FIRST_WORD = re.compile(r"[\W_]*+([^\W_]++)(?!\.\d)(.?)", re.DOTALL)
 _NUMBER = re.compile(r"(?<![\w.])\d{1,3}(?![\w]|\.\d)")
 
@@ -35,14 +38,19 @@ class Malformed(Exception):
 class Reply:
     """A server's answer to one call.
 
-    texts:  one or several replies to the question.
-    top:    the likeliest first tokens with their probabilities; empty if the server gave none.
-    tokens: tokens in and out, as the server counted them; None if it did not.
+    texts:   one or several replies to the question, without the thoughts before the answer. Empty if a reply was cut off and does
+             not begin with a label: it may be a thought.
+    top:     the likeliest first tokens of the answer with their probabilities; empty if the server gave none.
+    tokens:  tokens in and out, as the server counted them; None if it did not.
+    thought: whether the model thought before it answered, or came no further than that.
+    cut:     whether a reply was cut off before it named a label.
     """
 
     texts: tuple[str, ...]
     top: tuple[tuple[str, float], ...] = ()
     tokens: tuple[int, int] | None = None
+    thought: bool = False
+    cut: bool = False
 
 
 def labels(count: int, letters: bool) -> tuple[str, ...]:
@@ -66,12 +74,46 @@ def read_reply(body: bytes) -> Reply:
     """Read the replies in the body of a chat completion. Raises `Malformed` for any other body."""
     try:
         data = json.loads(body)
-        texts = tuple(choice["message"]["content"] or "" for choice in data["choices"])
-    except (ValueError, RecursionError, KeyError, TypeError):
+        read = [_answer(choice) for choice in data["choices"]]
+    except (ValueError, RecursionError, KeyError, TypeError, AttributeError):
         raise Malformed(f"not a chat completion: {_beginning(body)}") from None
-    if not texts or not all(isinstance(text, str) for text in texts):
+    if not read:
         raise Malformed(f"a chat completion without text: {_beginning(body)}")
-    return Reply(texts, _top(data["choices"][0]), _usage(data.get("usage")))
+    thought = any(thoughtful for _, thoughtful, _ in read)
+    top = () if thought else _top(data["choices"][0])
+    return Reply(tuple(text for text, _, _ in read), top, _usage(data.get("usage")), thought, any(cut for _, _, cut in read))
+
+
+def _answer(choice: Any) -> tuple[str, bool, bool]:
+    """Return the text of one reply without its thoughts, whether the model thought, and whether the reply was cut off.
+
+    Raises KeyError, TypeError, AttributeError or ValueError if this is no choice of a chat completion.
+    """
+    message = choice["message"]
+    content = message.get("content")
+    if isinstance(content, list):
+        content = "".join(part["text"] for part in content if part.get("type", "text") == "text")
+    if not isinstance(content, str | None):
+        raise ValueError("content that is no text")
+    text, thought = spoken(content or "")
+    thought |= any(message.get(name) for name in ("reasoning_content", "reasoning", "thinking"))
+    cut = choice.get("finish_reason") == "length" and not _LABEL_FIRST.match(text)
+    return ("" if cut else text), thought, cut
+
+
+def spoken(text: str) -> tuple[str, bool]:
+    """Return a reply without its thoughts, and whether there are any. Of a thought that was cut off nothing is left.
+
+    A thought stands between tags, before a closing tag (if the prompt opened it), or in a channel.
+    """
+    text = text[-READ:]
+    if channels := list(_CHANNEL.finditer(text)):
+        last = channels[-1]
+        return (text[last.end() :].partition("<|")[0] if last[1] == "final" else ""), True
+    closed = list(_CLOSE.finditer(text))
+    answer = text[closed[-1].end() :] if closed else text
+    opened = _OPEN.search(answer)
+    return (answer[: opened.start()] if opened else answer), bool(closed or opened)
 
 
 def shares(top: Sequence[tuple[str, float]], names: Sequence[str], least: float) -> NDArray[np.float64] | None:
@@ -81,7 +123,7 @@ def shares(top: Sequence[tuple[str, float]], names: Sequence[str], least: float)
     """
     found = dict.fromkeys(names, 0.0)
     for token, probability in top:
-        name = token.strip(" \t\r\n.:()*`\"'")
+        name = token.strip(" \t\r\n.:()*`\"'\u0120\u2581")  # the last two are how some servers write a space
         if name in found:
             found[name] += probability
     share = np.array(list(found.values()))
@@ -91,7 +133,7 @@ def shares(top: Sequence[tuple[str, float]], names: Sequence[str], least: float)
 
 def choice(text: str, names: Sequence[str], options: Sequence[str]) -> int | None:
     """Return the index of the option that a reply names, by its label or in words; None if it names none or several."""
-    answer = _THOUGHT.sub(" ", text[-READ:])
+    answer, _ = spoken(text)
     first = _FIRST_WORD.match(answer)
     if first and first[1] in names and (first[1].isdigit() or first[2] in ("", ".", ":", ")", "*", "\n")):
         return list(names).index(first[1])

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from coteach.config import TeacherConfig
-from coteach.errors import CoteachError, RunFailed
+from coteach.errors import CoteachError, RunFailed, note
 from coteach.grounding.base import GRID_WORLD_INSTRUCTION, Situation
 from coteach.teacher import prompt as prompts
 from coteach.teacher.answer_cache import AnswerCache, cache_key
@@ -26,7 +26,10 @@ from coteach.teacher.remote.calls import CHARACTERS, Caller, Messages, Withheld
 from coteach.teacher.remote.endpoint import KEY, Denied, Endpoint, Failed, Missing, Refused, parse
 from coteach.teacher.remote.option_scores import OptionScorer, RequestMode, Scores
 
-READING = ("samples", "reply_tokens", "reply_temperature", "reply_smoothing", "least_label_mass", "least_probability")
+READING = (
+    "samples", "extra_body", "thought_tokens", "reply_tokens", "reply_temperature", "reply_smoothing", "least_label_mass",
+    "least_probability",
+)  # fmt: skip
 """Settings on which an answer depends. The cache's keys contain the first one, and the others if they are not the default."""
 
 
@@ -43,6 +46,7 @@ class RemoteTeacher(FixedTeacher):
         self.endpoint = Endpoint(self.model, self.url, config.deadline)
         self.caller = Caller(self.endpoint, config)
         self.scorer = OptionScorer(self.caller, config)
+        self._has_read = self._has_noted = False
         default = TeacherConfig()
         changed = [name for name in READING[1:] if getattr(config, name) != getattr(default, name)]
         self._reading = " ".join(f"{name}={getattr(config, name)}" for name in (READING[0], *changed))
@@ -72,7 +76,7 @@ class RemoteTeacher(FixedTeacher):
         """Return the prompt and the advice; the score is the advice's logarithm, which needs no calibration."""
         (score,) = self._scores([situation])
         score = np.log(uniform(situation)) if score is None else score
-        asked = self._question(situation, letters=self.scorer.mode is RequestMode.LOGPROBS)
+        asked = self.scorer.styled(self._question(situation, letters=self.scorer.mode is RequestMode.LOGPROBS))
         prompt = "\n\n".join(message["content"] for message in asked)
         return Explanation(prompt, situation.options, score, score, np.exp(score))
 
@@ -141,10 +145,19 @@ class RemoteTeacher(FixedTeacher):
             if isinstance(answer, BaseException) and not isinstance(answer, (Failed, Withheld)):
                 raise answer
         scores = first + [None if isinstance(answer, BaseException) else answer for answer in answers]
+        self._note_uniform(scores)
         answered = sum(score is not None for score in scores)
         self.usage.queries += answered
         self.usage.unanswered += len(scores) - answered
         return scores
+
+    def _note_uniform(self, scores: Sequence[Scores | None]) -> None:
+        """Say once that nothing the model said could be read, if so from the beginning."""
+        readable = [bool(np.ptp(score) > 0) for score in scores if score is not None and len(score) > 1]
+        self._has_read |= any(readable)
+        if readable and not self._has_read and not self._has_noted:
+            self._has_noted = True
+            note(f"{self._who()}: all its advice is uniform so far, because {self.scorer.trouble}")
 
     async def _ask_all(self, situations: Sequence[Situation]) -> list[Scores | BaseException]:
         asked = [self.scorer.score(situation, self.briefing) for situation in situations]
@@ -164,9 +177,7 @@ class RemoteTeacher(FixedTeacher):
         except Refused as error:
             raise wrong(f"{self._who()}: {error}") from None
         except Failed as error:
-            raise wrong(
-                f"{self._who()}: {error}; start a server there (as `llama-server -m MODEL.gguf --port 8080`), or correct the url"
-            ) from None
+            raise wrong(f"{self._who()}: {error}" + (f"; {error.way_out}" if error.way_out else "")) from None
 
     def _who(self) -> str:
         return f"teacher {self.model!r} at {self.url}"
