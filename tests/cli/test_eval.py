@@ -126,6 +126,8 @@ def test_a_wrong_task_is_found_before_anything_is_played(
 ) -> None:
     monkeypatch.setattr("coteach.commands.evaluate.load_players", lambda run: pytest.fail("began"))
     assert "MiniGrid-Unlok-v0" in refusal(capsys, "eval", str(finished), "--task", TUNED, "--task", "MiniGrid-Unlok-v0")
+    for verb in ("eval", "watch"):
+        assert "one student cannot play both" in refusal(capsys, verb, str(finished), "--task", "TidyUp-v0")
 
 
 def test_forgetting_needs_a_language_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -157,12 +157,24 @@ def test_a_user_without_a_name_or_a_home_trains_and_evaluates(tmp_path: Path) ->
     assert done.returncode == 2 and "set HOME" in done.stderr
 
 
-def as_reader(words: list[str]) -> subprocess.CompletedProcess[str]:
+@pytest.mark.skipif(ROOT and not shutil.which("setpriv"), reason="root can write everywhere, and setpriv is not there")
+def test_an_installation_that_cannot_be_written_is_enough(place: Path) -> None:
+    installed = place / "installed"
+    shutil.copytree(Path(coteach.__file__).parents[1], installed, ignore=shutil.ignore_patterns("__pycache__"))
+    for path in [installed, *installed.rglob("*")]:
+        path.chmod(0o555 if path.is_dir() else 0o444)
+    done = as_reader(["train", *TINY, "--out", str(place / "elsewhere")], PYTHONPATH=str(installed))
+    assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
+    for path in [installed, *installed.rglob("*")]:
+        path.chmod(path.stat().st_mode | stat.S_IWUSR)
+
+
+def as_reader(words: list[str], **env: str) -> subprocess.CompletedProcess[str]:
     """Start `coteach` as a user who may not write what is marked as read-only; root gives up its right to do so."""
     before = ["setpriv", "--bounding-set", "-dac_override,-dac_read_search", "--inh-caps", "-all"] if ROOT else []
     return subprocess.run(
         [*before, sys.executable, "-m", "coteach", *words],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "OMP_NUM_THREADS": "1", **env},
         capture_output=True,
         text=True,
         timeout=300,

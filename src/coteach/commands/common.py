@@ -79,6 +79,13 @@ def check_taught(run: Run, who: str) -> None:
         raise CoteachError(f"--who teacher: the arm {run.config.arm!r} of {run.folder} has no teacher; expected --who student")
 
 
+def check_playable(run: Run, *tasks: str) -> None:
+    """CoteachError where the run's players cannot play one of these tasks: it has other actions or observations."""
+    from coteach.envs.tasks import common_family
+
+    common_family([run.config.tasks[-1], *tasks], ARMS[run.config.arm].raw)
+
+
 def default_tasks(run: Run) -> list[str]:
     """What a run is looked at on unless told: its last rung, or all of its tasks where these were trained on together."""
     return run.config.tasks if run.config.together else run.config.tasks[-1:]

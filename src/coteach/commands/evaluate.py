@@ -14,7 +14,16 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from coteach.commands.common import add_run, check_taught, default_tasks, episodes_of, load_players, print_json, seed_of
+from coteach.commands.common import (
+    add_run,
+    check_playable,
+    check_taught,
+    default_tasks,
+    episodes_of,
+    load_players,
+    print_json,
+    seed_of,
+)
 from coteach.errors import CoteachError, unknown
 from coteach.runs.progress import percent, print_table
 from coteach.runs.run_folder import Run
@@ -66,6 +75,7 @@ def run(args: argparse.Namespace) -> int:
     with Run.open(args.run_folder) as folder:
         check_taught(folder, args.who)
         names = list(dict.fromkeys(args.task or default_tasks(folder)))
+        check_playable(folder, *names)
         from coteach.envs import tasks
         from coteach.evaluation import episodes as evaluate
         from coteach.method.examiner import Examiner

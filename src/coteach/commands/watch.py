@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from coteach.commands.common import add_run, check_taught, load_players, print_json, seed_of, task_of
+from coteach.commands.common import add_run, check_playable, check_taught, load_players, print_json, seed_of, task_of
 from coteach.commands.evaluate import WHO
 from coteach.errors import unknown
 from coteach.runs.files import file_name, user_path
@@ -29,6 +29,7 @@ def run(args: argparse.Namespace) -> int:
     with Run.open(args.run_folder) as folder:
         check_taught(folder, args.who)
         task = task_of(folder, args.task)
+        check_playable(folder, task)
         from coteach.envs import tasks
         from coteach.evaluation import episodes as evaluate
         from coteach.method.examiner import Examiner
