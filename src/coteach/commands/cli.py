@@ -98,11 +98,15 @@ def _open_streams() -> None:
     """Open standard streams that were closed, so that no file gets their numbers; text that they cannot encode is escaped."""
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         if getattr(sys, name) is None:
-            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), "w" if number else "r"))
+            stream = os.fdopen(os.open(os.devnull, os.O_RDWR), "w" if number else "r")
+            setattr(sys, name, stream)
+            setattr(sys, f"__{name}__", stream)  # a reference that keeps it open
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
     if isinstance(sys.stderr, TextIOWrapper):
-        sys.stderr = _Errors(sys.stderr.buffer, sys.stderr.encoding, "backslashreplace", line_buffering=True)
+        coding = sys.stderr.encoding
+        sys.stderr = _Errors(sys.stderr.detach(), coding, "backslashreplace", line_buffering=True)
+        sys.__stderr__ = sys.stderr  # type: ignore[misc]
 
 
 class _Errors(TextIOWrapper):

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
-import os
 import platform
 import shutil
 import warnings
@@ -78,7 +78,10 @@ def report(checks: Iterable[Check]) -> str:
     """The same for somebody else to read: plain text, the paths below the home folder without its name."""
     lines = [f"coteach {__version__} (revision {machine.revision() or 'unknown'}) on {platform.platform()}"]
     lines += [f"{check.name}: {check.state}, {check.detail}" for check in checks]
-    return "\n".join(printable(line).replace(os.path.expanduser("~"), "~") for line in lines)
+    text = "\n".join(map(printable, lines))
+    with contextlib.suppress(RuntimeError):  # a user without a home
+        text = text.replace(str(Path.home()), "~")
+    return text
 
 
 def examine() -> Iterator[Check]:

@@ -12,11 +12,11 @@ from typing import Annotated, Any, Self, cast, get_args
 
 from annotated_types import Ge, Le
 from pydantic import (
+    AfterValidator,
     BeforeValidator,
     ConfigDict,
     Field,
     ModelWrapValidatorHandler,
-    StringConstraints,
     ValidationError,
     model_validator,
 )
@@ -48,7 +48,15 @@ def _whole(value: Any) -> Any:
 Whole = Annotated[int, BeforeValidator(_whole)]
 """An int; in text it may be written as 1e5."""
 
-Text = Annotated[str, StringConstraints(pattern=r"\S")]
+
+def _not_blank(text: str) -> str:
+    """Return the text. ValueError if it is blank."""
+    if not text.strip():
+        raise ValueError("blank")
+    return text
+
+
+Text = Annotated[str, AfterValidator(_not_blank)]
 """A text that is not blank: an item of a list of names."""
 
 

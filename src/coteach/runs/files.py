@@ -50,7 +50,7 @@ def disk(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise RunFailed(
-            f"cannot write {error.filename or path}: {error.strerror or error}; mend that and use --resume"
+            f"cannot write {os.fsdecode(error.filename or path)}: {error.strerror or error}; mend that and use --resume"
         ) from error
     except SafetensorError as error:  # how PEFT's files fail
         raise RunFailed(f"cannot write {path}: {error}; mend that and use --resume") from error
