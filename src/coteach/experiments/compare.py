@@ -25,7 +25,7 @@ from coteach.experiments.results import FILE, Key, Result, by_key, keep_result, 
 from coteach.runs.files import file_name
 from coteach.runs.run_folder import Run
 
-DEFAULT_ARMS = ("mutual", "one-way", "no-llm", "uniform", "student-only", "oracle")
+DEFAULT_ARMS = ("mutual", "one-way", "no-llm", "uniform", "student-only", "ppo", "oracle")
 
 APART = ("tasks", "arm", "seed")
 """Fields in which the runs of a comparison differ from each other."""
