@@ -114,7 +114,10 @@ def _convert(gguf: Path, folder: Path) -> None:
             tokenizer = AutoTokenizer.from_pretrained(**where)
             # Without `dequantize` the model counts as quantised and cannot be saved.
             dequantise = GgufConfig(dequantize=True)
-            model = AutoModelForCausalLM.from_pretrained(**where, dtype=torch.float32, quantization_config=dequantise)
+            alone = {"subfolder": "none"}  # without an adapter that lies beside the file
+            model = AutoModelForCausalLM.from_pretrained(
+                **where, dtype=torch.float32, quantization_config=dequantise, adapter_kwargs=alone
+            )
     except Exception as error:  # a damaged file can raise any error
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise CoteachError(f"cannot read the GGUF file {str(gguf)!r}: {reason}; is the file whole?") from error

@@ -125,7 +125,7 @@ class OptionScorer:
             parameters["extra_body"] = extra
         reply = await self.caller.post(self.styled(question), unreadable, **parameters)
         self.unread = unreadable(reply) or self.unread
-        thinks = reply.thought or (reply.cut and not reply.top)
+        thinks = reply.thought or (reply.cut and parameters.get(self.limit) != 1)  # a single token says little
         if thinks and not (self.mode_is_known or self.thinking is Thinking.ROOM):
             raise Thinks
         return reply
