@@ -45,7 +45,7 @@ check: setup ## style, types and the fast tests: under a minute on two cores
 	$(STYLE_AND_TYPES)
 	$(PYTEST) -m "not slow and not soak"
 
-test: setup ## style, types and all tests: about five minutes on two cores
+test: setup ## style, types and all tests: about six minutes on two cores
 	$(STYLE_AND_TYPES)
 	$(PYTEST)
 
