@@ -64,9 +64,9 @@ def _values(config: Any) -> list[tuple[str, Any]]:
 
 def _read(path: Path) -> Table:
     try:
-        text = path.read_text(encoding="utf-8-sig")  # some editors begin a file with a byte-order mark
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        text = Path(path).expanduser().read_text(encoding="utf-8-sig")  # some editors begin a file with a byte-order mark
+    except (OSError, UnicodeDecodeError, RuntimeError) as error:
+        reason = "it is not UTF-8 text" if isinstance(error, UnicodeDecodeError) else getattr(error, "strerror", error)
         raise CoteachError(f"cannot read configuration {path}: {reason}; give --config a TOML file") from None
     return _parse(text, str(path))
 
