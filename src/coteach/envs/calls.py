@@ -17,7 +17,7 @@ def checked_reset(env: Any, task: str, seed: int) -> Any:
     except Exception as error:  # whatever the environment raises
         raise raised(f"task {task!r}: reset(seed=...)", error) from error
     if not (isinstance(answer, tuple) and len(answer) == 2 and isinstance(answer[1], dict)):
-        raise RunFailed(f"task {task!r}: reset returned {_kind(answer)}: expected (observation, info), as in Gymnasium")
+        raise RunFailed(f"task {task!r}: reset returned {_kind(answer)}: expected (observation, info), with info a dictionary")
     return answer[0]
 
 
