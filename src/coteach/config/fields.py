@@ -10,7 +10,7 @@ import json
 from typing import Annotated, Literal, Self, get_args
 
 from annotated_types import Ge, Le
-from pydantic import Strict, model_validator
+from pydantic import BeforeValidator, Strict, model_validator
 from pydantic.dataclasses import dataclass
 
 from coteach.arms import ARMS
@@ -23,6 +23,9 @@ Feedback = Literal["nothing", "examples", "evidence", "both"]
 Fresh = Literal["nothing", "teacher", "student"]
 Precision = Literal["auto", "float32", "bfloat16", "float16", "4bit"]
 TuneMethod = Literal["distill", "pg", "dpo"]
+JsonObject = Annotated[str, BeforeValidator(lambda given: json.dumps(given) if isinstance(given, dict) else given)]
+"""A JSON object as text; in TOML it may be a table."""
+
 Power = Annotated[float, Strict(), Ge(0.0), Le(10.0)]
 
 ENGINES: tuple[str, ...] = get_args(Engine)
@@ -264,7 +267,7 @@ class TeacherConfig(Section):
         1_000_000,
         CHOSEN,
     )
-    extra_body: str = setting(
+    extra_body: JsonObject = setting(
         "", 'openai: further parameters of every call, as a JSON object, for example {"top_k": 20}; they have the last word'
     )
     reply_temperature: float = setting(1.0, "openai: temperature of replies that are counted", 0.0, 2.0, CHOSEN)
@@ -281,6 +284,27 @@ class TeacherConfig(Section):
     price_out: float = setting(0.0, "openai: US dollars for a million tokens of replies", 0.0, 1e6)
     budget_tokens: Whole = setting(0, "openai: tokens that the run may use; 0: no limit", 0)
     budget_money: float = setting(0.0, "openai: US dollars that the run may cost; 0: no limit", 0.0, 1e9)
+
+    @model_validator(mode="after")
+    def _extra_body_is_an_object(self) -> Self:
+        """Check that further parameters are a JSON object that leaves model, messages and the form of the reply alone."""
+        example = 'for example {"top_k": 20}'
+        try:
+            given = json.loads(self.extra_body or "{}", parse_constant=_refuse_constant)
+        except (ValueError, RecursionError):
+            given = None
+        if not isinstance(given, dict):
+            raise CoteachError(f"teacher.extra_body={self.extra_body!r}: expected a JSON object, {example}")
+        if taken := {"model", "messages", "stream"} & given.keys():
+            raise CoteachError(
+                f"teacher.extra_body has {min(taken)!r}: that is set elsewhere; expected other parameters, {example}"
+            )
+        return self
+
+
+def _refuse_constant(name: str) -> None:
+    """Raise ValueError for NaN and Infinity, which Python reads but JSON does not have."""
+    raise ValueError(name)
 
 
 @dataclass(config=CHECKED)
@@ -483,7 +507,6 @@ class Config(Section):
             raise CoteachError("tasks is empty: expected at least one task id; `coteach tasks` lists them")
         if self.together:
             _check_together(self)
-        _check_extra_body(self.teacher.extra_body)
         if self.teacher.budget_money and not (self.teacher.price_in or self.teacher.price_out):
             raise CoteachError(
                 f"teacher.budget_money={self.teacher.budget_money}: without prices nothing is counted; "
@@ -509,12 +532,3 @@ def _check_together(config: Config) -> None:
         raise CoteachError(
             f"together=true: all rungs begin at once, fresh={config.fresh} is for one after the other; leave one out"
         )
-
-
-def _check_extra_body(text: str) -> None:
-    try:
-        valid = not text or isinstance(json.loads(text), dict)
-    except ValueError:
-        valid = False
-    if not valid:
-        raise CoteachError(f'teacher.extra_body={text!r}: expected a JSON object, for example {{"top_k": 20}}')
