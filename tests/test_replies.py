@@ -102,6 +102,40 @@ def test_a_reply_is_read_by_its_label_or_in_words(text: str, place: int | None) 
     assert choice(text, NUMBERS, OPTIONS) == place
 
 
+@pytest.mark.parametrize(
+    ("text", "place"),
+    [
+        ("2", 1),
+        ("**2**", 1),
+        ("2. pick up the red", 1),
+        ("Answer: 2\n\nBecause the", 1),
+        ("2. pick up the red key\n\nBecause", 1),
+        ("2. The mission says", None),
+        ("1. explore: it shows more of", None),
+        ("1. explore\n2. pick up", None),
+        ("I explore, because", None),
+        ("A key to pick up", None),
+        ("", None),
+    ],
+)
+def test_a_reply_that_was_cut_off_is_read_only_if_it_begins_with_a_label_alone(text: str, place: int | None) -> None:
+    assert choice(text, NUMBERS, OPTIONS, cut=True) == place
+
+
+@pytest.mark.parametrize(
+    ("text", "place"),
+    [
+        ("1. explore\n2. pick up the red key\n\nAnswer: 2", 1),
+        ("1. explore\n2. pick up the red key\n\n**2**", 1),
+        ("1. explore\n2. pick up the red key", None),
+        ("1. It is dark.\nSo I choose.\n3", 2),
+        ("The best next step is:\n2. pick up the red key", 1),
+    ],
+)
+def test_a_list_of_the_options_is_no_answer_but_the_line_after_it(text: str, place: int | None) -> None:
+    assert choice(text, NUMBERS, OPTIONS) == place
+
+
 def test_a_letter_that_begins_a_sentence_is_no_answer() -> None:
     names = tuple("ABCDEFGHIJ")
     options = [f"go to door {number}" for number in range(10)]

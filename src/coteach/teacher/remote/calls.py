@@ -11,7 +11,8 @@ from coteach.config import TeacherConfig
 from coteach.teacher.costs import Call, Usage
 from coteach.teacher.remote import replies
 from coteach.teacher.remote.circuit_breaker import CircuitBreaker
-from coteach.teacher.remote.endpoint import Denied, Endpoint, Failed, Refused
+from coteach.teacher.remote.endpoint import Endpoint
+from coteach.teacher.remote.failures import Denied, Failed, Refused
 
 CHARACTERS = 4
 """Characters per token, where the server does not count tokens."""
@@ -46,14 +47,18 @@ class Caller:
             try:
                 return await self._call(messages, unreadable, parameters)
             except replies.Malformed as error:
-                raise Failed(str(error), "is this the url of an OpenAI-compatible server, with its /v1?") from None
+                raise Failed(str(error), error.way_out) from None
 
     async def _call(self, messages: Messages, unreadable: Unreadable, parameters: dict[str, Any]) -> replies.Reply:
         if self.usage.reached(self.config.budget_tokens, self.config.budget_money) or not self.breaker.allows_call():
             raise Withheld
         began = time.perf_counter()
         try:
-            reply = replies.read_reply(await self.endpoint.post({"messages": messages, **parameters}))
+            sent = parameters | parameters.get("extra_body", {})
+            most = sent.get("max_completion_tokens") or sent.get("max_tokens")
+            reply = replies.read_reply(
+                await self.endpoint.post({"messages": messages, **parameters}), most if isinstance(most, int) else None
+            )
         except Refused as error:
             self.usage.record(Call("refused", 1, seconds=time.perf_counter() - began, detail=str(error)))
             raise

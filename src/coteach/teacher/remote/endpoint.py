@@ -1,4 +1,4 @@
-"""The connection to an OpenAI-compatible server: chat-completion parameters in, the reply's body or one of four errors out.
+"""The connection to an OpenAI-compatible server: chat-completion parameters in, the reply's body or a `CallError` out.
 
 The `openai` client makes the calls, with its own retries. It runs in an event loop on a thread of its own, so that many
 calls can be under way while the caller does something else, and a call can be cancelled at its deadline however slowly the
@@ -14,40 +14,26 @@ import threading
 import weakref
 from collections.abc import Coroutine
 from concurrent.futures import Future
+from contextvars import ContextVar
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import urljoin, urlsplit
 
 from coteach.errors import CoteachError
+from coteach.teacher.remote import failures
+from coteach.teacher.remote.failures import KEY, Failed
 
 T = TypeVar("T")
-
-KEY = "OPENAI_API_KEY"
 
 RETRIES = 2
 """Retries of the client, within a call's deadline: after lost connections, 408, 409, 429 (with Retry-After) and 5xx."""
 
 _NO_KEY = "none"  # local servers need no key, but the client does
-_REFUSED = (400, 413, 422)
+_PATH = "/chat/completions"
+_MOVED = (301, 302, 303)
+"""Redirections after which a client sends no question, only a GET."""
 
-
-class Failed(Exception):
-    """There was no reply; a later call may get one. way_out: what the user can do."""
-
-    def __init__(self, message: str, way_out: str = "") -> None:
-        super().__init__(message)
-        self.way_out = way_out
-
-
-class Refused(Exception):
-    """The server rejects this question in this form (HTTP 400, 413 or 422)."""
-
-
-class Denied(Exception):
-    """The server rejects the key (HTTP 401 or 403); asking again is useless."""
-
-
-class Missing(Failed):
-    """The server does not have this model, or nothing at this address (HTTP 404)."""
+_responses: ContextVar[list[Any]] = ContextVar("_responses")
+"""All responses of the call under way: those that the client retries or follows, too."""
 
 
 class Endpoint:
@@ -78,30 +64,40 @@ class Endpoint:
         """Return the raw body of the reply to a chat completion. Raises `Failed`, `Missing`, `Refused` or `Denied`."""
         import openai
 
+        responses: list[Any] = []
+        _responses.set(responses)
         try:
             async with asyncio.timeout(self.deadline):
                 raw = await self._client.chat.completions.with_raw_response.create(model=self.model, **body)
-                return bytes(raw.http_response.content)
-        except (TimeoutError, openai.APITimeoutError):
-            raise Failed(f"no answer within {self.deadline:g} s", "raise teacher.deadline, or ask a faster server") from None
-        except openai.APIStatusError as error:
-            raise self._refusal(error.status_code, str(error)) from None
-        except openai.APIConnectionError as error:
-            way_out = "start a server there (as `llama-server -m MODEL.gguf --port 8080`), or correct the url"
-            raise Failed(self.clean(error.__cause__ or error), way_out) from None
-        except Exception as error:  # connection lost, host not found, invalid headers: anything that can happen on a network
-            raise Failed(self.clean(error.__cause__ or error), "correct the url or the key") from None
+                content = bytes(raw.http_response.content)
+        except Exception as error:  # anything that can happen on a network
+            raise self._moved(responses) or self._error(error, responses, openai) from None
+        if error_inside := self._moved(responses) or failures.of_body(content, self.clean):
+            raise error_inside
+        return content
 
-    def _refusal(self, status: int, message: str) -> Exception:
-        if status in (401, 403):
-            return Denied(f"HTTP {status}")
-        if status == 404:
-            return Missing("HTTP 404")
-        said = f"HTTP {status}: {self.clean(message)}"
-        if status in _REFUSED:
-            return Refused(said)
-        limited = "the server limits calls: wait, lower teacher.concurrency, or look at your quota there"
-        return Failed(said, limited if status == 429 else "look at what the server logs")
+    def _error(self, error: Exception, responses: list[Any], openai: Any) -> Exception:
+        """Return what went wrong, from what the client raised and the responses that it has got."""
+        if isinstance(error, (TimeoutError, openai.APITimeoutError)):
+            if not responses or responses[-1].status_code < 400:
+                way_out = "raise teacher.deadline, ask a faster server, or correct the url"
+                return Failed(f"no answer within {self.deadline:g} s", way_out)
+            status = responses[-1].status_code  # the client waited to ask again
+            return failures.of_status(status, f"the same answer for {self.deadline:g} s", self.clean)
+        if isinstance(error, openai.APIStatusError):
+            return failures.of_status(error.status_code, failures.words(error.response.content), self.clean)
+        if isinstance(error, openai.APIConnectionError):
+            return failures.of_connection(error, self.clean)
+        return Failed(self.clean(error.__cause__ or error), "correct the url, the key or teacher.extra_body")  # as headers
+
+    def _moved(self, responses: list[Any]) -> Failed | None:
+        """Return the error for a server that is at another url; None if it is not."""
+        to = next((answer.headers.get("location") for answer in responses if answer.status_code in _MOVED), None)
+        if not to:
+            return None
+        url = urlsplit(urljoin(f"{self.url}{_PATH}", to))
+        target = self.clean(f"{url.scheme}://{url.netloc.rpartition('@')[2]}{url.path}".removesuffix(_PATH))
+        return Failed(f"the server is at {target}", "give this url")
 
     def clean(self, error: object) -> str:
         """Return the first line of a message without the key, at most 200 characters."""
@@ -116,7 +112,7 @@ class Endpoint:
 def parse(spec: str) -> tuple[str, str]:
     """Split `openai:<model>@<base url>` into model and base url. Raises `CoteachError` if it has another form."""
     model, at, address = spec.removeprefix("openai:").partition("@http")
-    url = f"http{address}".rstrip("/")
+    url = f"http{address}".rstrip("/").removesuffix(_PATH).rstrip("/")
     try:
         parts = urlsplit(url)
         whole = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port is None or parts.port > 0)
@@ -135,7 +131,12 @@ def _client(url: str, key: str, deadline: float) -> Any:
         import openai
     except ImportError:
         raise CoteachError("teacher 'openai:...': the client is not installed; run: pip install 'coteach[remote]'") from None
-    return openai.AsyncOpenAI(base_url=url, api_key=key, timeout=deadline, max_retries=RETRIES)
+
+    async def keep(response: Any) -> None:
+        _responses.get([]).append(response)
+
+    client = openai.DefaultAsyncHttpxClient(timeout=deadline, event_hooks={"response": [keep]})
+    return openai.AsyncOpenAI(base_url=url, api_key=key, timeout=deadline, max_retries=RETRIES, http_client=client)
 
 
 def _shut_down(loop: asyncio.AbstractEventLoop, client: Any) -> None:

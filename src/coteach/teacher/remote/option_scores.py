@@ -7,6 +7,7 @@ places in a list (Zheng et al. 2023, arXiv 2309.03882). Which parameters the ser
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from enum import IntEnum
 from typing import Any
@@ -19,10 +20,15 @@ from coteach.grounding.base import Situation
 from coteach.teacher.base import uniform
 from coteach.teacher.remote import replies
 from coteach.teacher.remote.calls import Caller, Messages, Unreadable
-from coteach.teacher.remote.endpoint import Failed, Refused
+from coteach.teacher.remote.failures import Failed, Refused
 
 TOP_TOKENS, FEW_TOKENS = 20, 5
 """Likeliest tokens whose log-probability is requested: the most that the interface allows, and that some servers do."""
+
+_SYSTEM = re.compile(r"system|developer|\brole|alternate|template|jinja")
+"""What errors of servers say whose model has no system role."""
+
+_UNKNOWN = re.compile(r"unsupported|not support|unknown|unrecogni|unexpected|not permitted|forbidden|deprecated")
 
 Scores = NDArray[np.float64]
 
@@ -61,13 +67,20 @@ class OptionScorer:
         self.caller, self.config = caller, config
         self.mode, self.mode_is_known = RequestMode.LOGPROBS, False
         self.thinking, self.system_role, self.limit, self.top_tokens = Thinking.UNKNOWN, True, "max_tokens", TOP_TOKENS
-        self.unread = ""
-        """The last reply that named no option."""
+        self.unread, self.unread_cut = "", False
+        """The last reply that named no option, and whether it was cut off."""
+
+    @property
+    def style(self) -> Scores:
+        """How the server is asked, as numbers: (4,). An answer depends on it."""
+        return np.array([self.mode, self.thinking, self.system_role, self.top_tokens], np.float64)
 
     @property
     def trouble(self) -> str:
         """Why no reply was read, and the way out."""
-        if self.thinking is Thinking.ROOM:
+        if not self.unread:
+            return "it chooses the same place in the list, whatever stands there; choose a model that follows instructions"
+        if self.thinking is Thinking.ROOM and self.unread_cut:
             most = self.config.thought_tokens
             return (
                 f"the model still thinks after {most} tokens; raise teacher.thought_tokens, or switch its thinking off in the "
@@ -88,9 +101,10 @@ class OptionScorer:
             try:
                 scores = await self.score(situation, briefing)
             except Thinks:
-                self.thinking = Thinking(self.thinking + 1)
-                if self.thinking is Thinking.ROOM:
-                    self.mode = max(self.mode, RequestMode.SEVERAL)
+                if self.thinking is Thinking.UNKNOWN:
+                    self.thinking = Thinking.OFF
+                else:
+                    self._give_room()
             except (Refused, Failed) as error:
                 if not self._adapt(error):
                     raise
@@ -99,33 +113,43 @@ class OptionScorer:
                 return scores
 
     def _adapt(self, error: Refused | Failed) -> bool:
-        """Ask otherwise after an error; return whether there is another way."""
-        said = str(error).lower()
-        if self.system_role and ("system" in said and "role" in said or "alternate" in said):
-            self.system_role = False  # some servers report a template's error as their own (HTTP 500)
-        elif isinstance(error, Failed):
+        """Ask otherwise after an error; return whether there is another way. What the error names is changed first."""
+        said = error.said.lower()
+        if not isinstance(error, Refused) and error.status not in (500, 501):  # some report a refusal as their own error
             return False
-        elif self.limit == "max_tokens" and "max_completion_tokens" in said:
+        if self.thinking is Thinking.OFF and ("chat_template_kwargs" in said or "enable_thinking" in said):
+            self._give_room()
+        elif self.limit == "max_tokens" and ("max_completion_tokens" in said or "max_tokens" in said and _UNKNOWN.search(said)):
             self.limit = "max_completion_tokens"
+        elif self.mode is RequestMode.LOGPROBS and "logprobs" in said:
+            few = self.top_tokens == FEW_TOKENS
+            self.top_tokens, self.mode = FEW_TOKENS, RequestMode.SEVERAL if few else self.mode
+        elif self.system_role and _SYSTEM.search(said):
+            self.system_role = False
         elif self.thinking is Thinking.OFF:
-            self.thinking, self.mode = Thinking.ROOM, max(self.mode, RequestMode.SEVERAL)
-        elif self.mode is RequestMode.LOGPROBS and self.top_tokens > FEW_TOKENS and "logprobs" in said:
-            self.top_tokens = FEW_TOKENS
-        elif self.mode is RequestMode.BARE:
-            return False
-        else:
+            self._give_room()
+        elif self.mode is not RequestMode.BARE:
             self.mode = RequestMode(self.mode + 1)
+        elif self.system_role and isinstance(error, Refused):  # it does not say what is wrong
+            self.system_role, self.mode = False, RequestMode.LOGPROBS
+        else:
+            return False
         return True
+
+    def _give_room(self) -> None:
+        self.thinking, self.mode = Thinking.ROOM, max(self.mode, RequestMode.SEVERAL)
 
     async def _post(self, question: Messages, unreadable: Unreadable, **parameters: Any) -> replies.Reply:
         """Make one call. Raises `Thinks` if the model only thought, while other ways to ask it are left."""
-        extra = {"chat_template_kwargs": {"enable_thinking": False}} if self.thinking is Thinking.OFF else {}
-        extra |= json.loads(self.config.extra_body or "{}")
+        extra = json.loads(self.config.extra_body or "{}")
+        template = extra.get("chat_template_kwargs", {})
+        if self.thinking is Thinking.OFF and isinstance(template, dict):
+            extra["chat_template_kwargs"] = {"enable_thinking": False} | template
         if extra:
             parameters["extra_body"] = extra
         reply = await self.caller.post(self.styled(question), unreadable, **parameters)
-        self.unread = unreadable(reply) or self.unread
-        thinks = reply.thought or (reply.cut and parameters.get(self.limit) != 1)  # a single token says little
+        cut = any(reply.cuts) and parameters.get(self.limit) != 1  # a single token says little
+        thinks = reply.thought or (cut and unreadable(reply))
         if thinks and not (self.mode_is_known or self.thinking is Thinking.ROOM):
             raise Thinks
         return reply
@@ -177,26 +201,35 @@ class OptionScorer:
         options = [situation.options[slot] for slot in order]
         question = replies.question(situation, names, order, briefing)
 
-        def unreadable(reply: replies.Reply) -> str:
-            return next((text or "(empty)" for text in reply.texts if replies.choice(text, names, options) is None), "")
+        def read(reply: replies.Reply) -> list[int | None]:
+            pairs = zip(reply.texts, reply.cuts, strict=True)
+            return [replies.choice(text, names, options, cut) for text, cut in pairs]
 
-        places = [replies.choice(text, names, options) for text in await self._texts(question, unreadable, wanted)]
-        if places.count(None):
-            more = await self._texts(question, unreadable, places.count(None))
-            places += [replies.choice(text, names, options) for text in more]
+        def unreadable(reply: replies.Reply) -> str:
+            first = next((slot for slot, place in enumerate(read(reply)) if place is None), None)
+            return "" if first is None else reply.texts[first] or reply.remark or "(empty)"
+
+        async def ask(missing: int) -> list[int | None]:
+            places: list[int | None] = []
+            while len(places) < missing:
+                reply = await self._post(question, unreadable, **self._parameters(missing - len(places)))
+                places += read(reply)
+                if text := unreadable(reply):
+                    self.unread, self.unread_cut = text, any(reply.cuts)
+            return places[:missing]
+
+        places = await ask(wanted)
+        if missing := places.count(None):
+            places += await ask(missing)
         votes = np.bincount([place for place in places if place is not None], minlength=len(order))
         total = self.config.reply_smoothing + wanted
         shares: Scores = (votes + (total - votes.sum()) / len(order)) / total
         return shares
 
-    async def _texts(self, question: Messages, unreadable: Unreadable, wanted: int) -> list[str]:
-        """Return `wanted` replies to one question, with as few calls as the server's mode allows."""
-        texts: list[str] = []
-        while len(texts) < wanted:
-            most = self.config.reply_tokens + (self.config.thought_tokens if self.thinking is Thinking.ROOM else 0)
-            limits = {self.limit: most, "temperature": self.config.reply_temperature}
-            parameters: dict[str, Any] = {} if self.mode is RequestMode.BARE else limits
-            if self.mode is RequestMode.SEVERAL and wanted - len(texts) > 1:
-                parameters["n"] = wanted - len(texts)
-            texts += (await self._post(question, unreadable, **parameters)).texts
-        return texts[:wanted]
+    def _parameters(self, wanted: int) -> dict[str, Any]:
+        """Return the parameters of a call for up to `wanted` replies in words, as far as the server takes them."""
+        if self.mode is RequestMode.BARE:
+            return {}
+        most = self.config.reply_tokens + (self.config.thought_tokens if self.thinking is Thinking.ROOM else 0)
+        several = {"n": wanted} if self.mode is RequestMode.SEVERAL and wanted > 1 else {}
+        return {self.limit: most, "temperature": self.config.reply_temperature, **several}

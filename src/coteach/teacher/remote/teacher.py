@@ -23,8 +23,9 @@ from coteach.teacher.costs import Usage
 from coteach.teacher.feedback import NOTHING, Feedback
 from coteach.teacher.remote import replies
 from coteach.teacher.remote.calls import CHARACTERS, Caller, Messages, Withheld
-from coteach.teacher.remote.endpoint import KEY, Denied, Endpoint, Failed, Missing, Refused, parse
-from coteach.teacher.remote.option_scores import OptionScorer, RequestMode, Scores
+from coteach.teacher.remote.endpoint import Endpoint, parse
+from coteach.teacher.remote.failures import CallError, Denied, Failed
+from coteach.teacher.remote.option_scores import OptionScorer, RequestMode, Scores, Thinking
 
 READING = (
     "samples", "extra_body", "thought_tokens", "reply_tokens", "reply_temperature", "reply_smoothing", "least_label_mass",
@@ -50,6 +51,9 @@ class RemoteTeacher(FixedTeacher):
         default = TeacherConfig()
         changed = [name for name in READING[1:] if getattr(config, name) != getattr(default, name)]
         self._reading = " ".join(f"{name}={getattr(config, name)}" for name in (READING[0], *changed))
+        self._style_key = cache_key(f"{self.url} {self.model}", self._reading, "style")
+        self._style = self.cache.get_many([self._style_key]).get(self._style_key, self.scorer.style).tolist()
+        """How the server is asked: as it was found in this run, or else in the last one. A part of the cache's keys."""
 
     @property
     def usage(self) -> Usage:
@@ -124,12 +128,13 @@ class RemoteTeacher(FixedTeacher):
             self.usage.seconds += time.perf_counter() - began
             known.update(answers)
             # Uniform advice means that the replies could not be read; another time they may be, so it is not stored.
-            self.cache.put_many({key: score for key, score in answers.items() if score is not None and np.ptp(score) > 0})
+            read = {key: score for key, score in answers.items() if score is not None and np.ptp(score) > 0}
+            self.cache.put_many({self._key(wanted[key]): score for key, score in read.items()})  # the style may have changed
         return [known[key] for key in keys]
 
     def _key(self, situation: Situation) -> str:
         asked = self._question(situation, letters=False)
-        return cache_key(f"{self.url} {self.model}", self._reading, asked, situation.text, situation.options)
+        return cache_key(f"{self.url} {self.model}", self._reading, self._style, asked, situation.text, situation.options)
 
     def _ask(self, situations: Sequence[Situation]) -> list[Scores | None]:
         """Ask the server: alone about the very first situation, which it must answer; not at all while it counts as dead."""
@@ -141,7 +146,7 @@ class RemoteTeacher(FixedTeacher):
         answers = self.endpoint.wait(self._ask_all(situations[len(first) :]))
         for answer in answers:
             if isinstance(answer, Denied):
-                raise RunFailed(self._denial(answer))
+                raise RunFailed(self._complaint(answer))
             if isinstance(answer, BaseException) and not isinstance(answer, (Failed, Withheld)):
                 raise answer
         scores = first + [None if isinstance(answer, BaseException) else answer for answer in answers]
@@ -167,20 +172,23 @@ class RemoteTeacher(FixedTeacher):
         """Ask the first question, which shows what the server supports, or what is wrong with it."""
         wrong = RunFailed if self.usage.queries else CoteachError  # RunFailed: a resumed run can be resumed once more
         try:
-            return self.endpoint.wait(self.scorer.first_score(situation, self.briefing))
+            score = self.endpoint.wait(self.scorer.first_score(situation, self.briefing))
+            self._keep_style()
+            return score
         except Withheld:
             return None
-        except Denied as error:
-            raise wrong(self._denial(error)) from None
-        except Missing as error:
-            raise wrong(f"{self._who()}: {error}: no such model there, or the url lacks its /v1") from None
-        except Refused as error:
-            raise wrong(f"{self._who()}: {error}") from None
-        except Failed as error:
-            raise wrong(f"{self._who()}: {error}" + (f"; {error.way_out}" if error.way_out else "")) from None
+        except CallError as error:
+            raise wrong(self._complaint(error)) from None
+
+    def _keep_style(self) -> None:
+        """Note how the server is asked; answers to questions in another style have other keys."""
+        if self.scorer.style.tolist() != self._style:
+            self._style = self.scorer.style.tolist()
+            self.cache.put_many({self._style_key: self.scorer.style})
 
     def _who(self) -> str:
         return f"teacher {self.model!r} at {self.url}"
 
-    def _denial(self, error: Denied) -> str:
-        return f"{self._who()}: {error}: the server wants a key, or another one; set the environment variable {KEY}"
+    def _complaint(self, error: CallError) -> str:
+        thinks = "the model thinks before it answers; " if self.scorer.thinking is Thinking.ROOM and not error.status else ""
+        return f"{self._who()}: {error}" + (f"; {thinks}{error.way_out}" if error.way_out else "")
