@@ -324,3 +324,46 @@ def test_what_an_environment_prints_is_kept_out_of_json(tmp_path: Path, capfd: p
     assert cli.main([*words, "--out", str(tmp_path / "run"), "collect.horizon=8", "episodes=2", "evaluation.levels=2"]) == 0
     out, err = capfd.readouterr()
     assert json.loads(out)["rungs"][0]["task"] == task and "a step!" in err
+
+
+def test_a_time_limit_of_the_environment_is_kept_however_long_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("coteach.envs.engines.MOST_STEPS", 50)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", Note)
+        environments = tasks.reference(registered(lambda: gymnasium.wrappers.OrderEnforcing(TimeLimit(endless(), 80))), 1, 0)
+        environments.reset()
+        ends = [bool(environments.step(np.array([0])).truncated[0]) for _ in range(80)]
+    assert ends == [False] * 79 + [True]
+
+
+@pytest.mark.parametrize(
+    ("space", "good", "bad"),
+    [
+        (spaces.MultiDiscrete([2, 3]), [0, 1], [2, 1]),
+        (spaces.MultiDiscrete([2, 3]), [0, 1], [-1, 1]),
+        (spaces.MultiBinary(3), [0, 1, 1], [0, 2, 1]),
+    ],
+    ids=str,
+)
+def test_a_part_that_would_be_anothers_flag_ends_the_run_when_it_comes_later(space: Any, good: Any, bad: Any) -> None:
+    class Leaves(World):
+        def show(self) -> Any:
+            return np.array(good if self.steps < 2 else bad, space.dtype)
+
+    with pytest.raises(RunFailed, match="is not in its space Multi"):
+        played(lambda: Leaves(space))
+
+
+@pytest.mark.parametrize("reward", [1e39, -1e39, 10**400], ids=["1e39", "-1e39", "10**400"])
+def test_a_reward_beyond_float32_is_refused_with_the_way_out(reward: Any) -> None:
+    refused(lambda: World(reward=reward), "larger than 3.4e+38, the largest float32 number; scale it down")
+
+
+def test_a_masked_reward_is_no_number() -> None:
+    refused(lambda: World(reward=np.ma.masked), "expected a number")
+
+
+def test_the_evidence_counts_one_number_for_each_reward() -> None:
+    environments = tasks.reference(registered(World, evidence_reward=lambda reward, ended: 1.0), 2, 0)
+    with pytest.raises(RunFailed, match=r"evidence_reward gave \(\) for rewards \(2,\)"):
+        environments.scoring.count(np.zeros(2, np.float32), np.zeros(2, np.bool_))

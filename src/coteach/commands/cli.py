@@ -75,7 +75,7 @@ def script() -> NoReturn:
     try:
         code = main()
     except SystemExit as end:
-        code = int(end.code or 0)
+        code = end.code if isinstance(end.code, int) else int(end.code is not None)
     try:
         sys.stdout.flush()
     except OSError as error:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import numbers
 from typing import Any
 
 import numpy as np
 
 from coteach.errors import RunFailed, first_line, note, raised
+
+LARGEST = float(np.finfo(np.float32).max)
+"""Rewards are stored as float32 numbers."""
 
 
 def checked_reset(env: Any, task: str, seed: int) -> Any:
@@ -47,8 +51,12 @@ def close(env: Any, task: str) -> None:
 
 def _number(reward: Any, task: str) -> float:
     array = isinstance(reward, np.ndarray | np.generic) and reward.size == 1 and reward.dtype.kind in "biuf"
-    if array or isinstance(reward, numbers.Real):
-        return float(np.asarray(reward, dtype=np.float64).item())
+    if (array or isinstance(reward, numbers.Real)) and not np.ma.is_masked(reward):
+        with contextlib.suppress(OverflowError):  # a whole number beyond all floats
+            number = float(reward.item() if isinstance(reward, np.ndarray) else reward)
+            if abs(number) <= LARGEST or not np.isfinite(number):  # those are found and named with their round
+                return number
+        raise RunFailed(f"task {task!r}: a step's reward is larger than {LARGEST:.1e}, the largest float32 number; scale it down")
     raise RunFailed(f"task {task!r}: a step's reward is {reward!r} ({type(reward).__name__}): expected a number")
 
 

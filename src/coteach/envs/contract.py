@@ -128,8 +128,8 @@ class _Checker:
         self.find_an_end(steps, rng)
 
     def find_an_end(self, steps: int, rng: np.random.Generator) -> None:
-        """Act at random until an episode ends, without the grounding; a breach if none does."""
-        for _ in range(getattr(self.task, "max_episode_steps", 0)):
+        """Act at random until an episode ends, without the grounding; a breach if none does that has no time limit."""
+        for _ in range(MOST_STEPS):
             if self.episodes:
                 break
             step = self.task.step(rng.integers(0, self.task.num_actions, self.task.num_envs))
@@ -183,6 +183,8 @@ class _Checker:
     def _warnings(self, rows: int, situations: int) -> Iterator[str]:
         if not self.completed:
             yield f"no option was completed in {rows} steps: does its event come about, and can its controller bring it about?"
+        if not self.episodes:
+            yield f"no episode ended in {MOST_STEPS} random steps: is so long a time limit intended?"
         if not any((now.actions >= 0).any() for now, _ in self.answers):
             yield "no controller ever had an action: options cannot be followed"
         if situations > MOST_NEW * rows:

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import copy
 import itertools
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
+from gymnasium import Wrapper
+from gymnasium.wrappers import TimeLimit
 from numpy.typing import NDArray
 
 from coteach.envs import levels
@@ -23,7 +26,7 @@ from coteach.errors import CoteachError, note
 from coteach.grounding.base import Observation
 
 MOST_STEPS = 10_000
-"""Most steps of an episode of a task that has no limit of its own."""
+"""Most steps of an episode of a task that has no limit of its own, neither registered nor by Gymnasium's `TimeLimit`."""
 
 LIMIT_IT = "wrap the environment in gymnasium.wrappers.TimeLimit, or register it with max_episode_steps"
 
@@ -143,13 +146,13 @@ class GymnasiumTask:
     def __init__(self, task: str, seeds: Sequence[Iterator[int]], render: bool = False) -> None:
         level = levels.find(task)
         self.task, self.engine, self.scoring, self._pack = task, level.engine, level.scoring, level.pack
-        self.max_episode_steps = level.max_episode_steps or MOST_STEPS
         self.endless = False
         """Whether an episode reached MOST_STEPS, and the task has no limit of its own."""
-        self._limited = level.max_episode_steps is not None
         self.num_envs = len(seeds)
         with levels.suppressed_output():
             self._envs: list[Any] = [level.new("rgb_array" if render else None) for _ in seeds]
+        own = level.max_episode_steps or (math.inf if _has_time_limit(self._envs[0]) else None)
+        self._limited, self._most_steps = own is not None, own or MOST_STEPS
         space = self._envs[0].action_space
         self.num_actions, self._first_action = int(space.n), int(space.start)
         self.episode = np.full(self.num_envs, -1, dtype=np.int64)
@@ -222,7 +225,7 @@ class GymnasiumTask:
         shown, reward, terminated, truncated = checked_step(self._envs[env], self.task, action + self._first_action)
         self._shown[env] = shown
         self._actions[env].append(action)
-        if len(self._actions[env]) >= self.max_episode_steps and not (terminated or truncated):
+        if len(self._actions[env]) >= self._most_steps and not (terminated or truncated):
             if not (self._limited or self.endless):
                 self.endless = True
                 note(f"task {self.task!r}: an episode had no end after {MOST_STEPS} steps and is truncated; {LIMIT_IT}")
@@ -242,6 +245,15 @@ class GymnasiumTask:
                 raw = checked_reset(self._envs[env], self.task, seed)
             self._first[env] = copy.deepcopy(raw)
         self._shown[env] = self._first[env]
+
+
+def _has_time_limit(env: Any) -> bool:
+    """Return whether one of an environment's wrappers truncates its episodes."""
+    while isinstance(env, Wrapper):
+        if isinstance(env, TimeLimit):
+            return True
+        env = env.env
+    return False
 
 
 def _first_seed(seed: int, num_envs: int) -> int:

@@ -63,7 +63,10 @@ class Scoring:
         """Return the rewards that the evidence counts, (N,) float32. reward: (N,), not scaled."""
         if self.evidence_reward is None:
             return np.asarray(reward / self.scale, dtype=np.float32)
-        return np.asarray(self.evidence_reward(reward, terminated), dtype=np.float32)
+        counted = np.asarray(self.evidence_reward(reward, terminated), dtype=np.float32)
+        if counted.shape != reward.shape:
+            raise RunFailed(f"evidence_reward gave {counted.shape} for rewards {reward.shape}: expected a number for each")
+        return counted
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,7 +91,7 @@ class Environment:
     solved_at:   an episode is a success if its undiscounted return is above this; None: if it is at least Gymnasium's reward
                  threshold of the id, or above 0 if it has none.
     max_episode_steps: an episode that has not ended after so many steps is truncated, as by `gymnasium.wrappers.TimeLimit`; None:
-                 after 10,000 steps, with a note, because an environment without any limit would never be evaluated.
+                 after 10,000 steps, with a note, if the environment has no `TimeLimit` of its own: it might never end.
     evidence_reward: (rewards (N,), terminated (N,)) -> the rewards that the evidence counts in place of reward / scale.
                  Needed if all rewards are negative, so that no return exceeds 0. If episodes only terminate in success, use for
                  example `lambda reward, terminated: terminated`.

@@ -106,8 +106,12 @@ def _has_form(part: spaces.Space[Any], value: Any) -> bool:
         array = np.asarray(value)
     except ValueError:  # lists of different lengths
         return False
-    if array.shape != part.shape or array.dtype == part.dtype:
-        return array.shape == part.shape
+    if array.shape != part.shape:
+        return False
+    if isinstance(part, spaces.MultiDiscrete | spaces.MultiBinary):  # as with Discrete
+        return array.dtype.kind in "biu" and bool(part.contains(array.astype(part.dtype)))
+    if array.dtype == part.dtype:
+        return True
     if np.dtype(part.dtype).kind == "f":
         return array.dtype.kind in "biuf"
     return array.dtype.kind in "biu" and np.array_equal(array.astype(part.dtype), array)

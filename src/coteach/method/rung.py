@@ -47,6 +47,8 @@ class Rung:
         self.usage_before: Usage | None = None
         self._began = time.perf_counter()
         under_way = state and state["under_way"]
+        if under_way and len(under_way["situation"]) != config.collect.envs:  # config.toml was changed by hand
+            under_way = None
         self.seed = state["seed"] if state and under_way else players.draw_seed()
         self.environments = tasks.make(self.task, config.engine, config.collect.envs, self.seed)
         grounding = players.ground(self.task, config.collect.envs, self.environments.num_actions, learn=True)
@@ -67,7 +69,8 @@ class Rung:
         self.curve.restore(state["curve"])
         self._began -= state["age"]
         if not self.collector.resumed:
-            note(f"the episodes under way cannot be brought back (engine {self.environments.engine!r}): new ones begin")
+            why = f"engine {self.environments.engine!r}" if state["under_way"] is None else "they would go another way now"
+            note(f"the episodes under way cannot be brought back ({why}): new ones begin")
 
     def begin(self, before: dict[str, float], usage: Usage) -> None:
         """Store success and return of the teacher alone before the first round, and the teacher's costs so far."""
