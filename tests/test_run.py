@@ -112,6 +112,15 @@ def test_an_incomplete_line_is_left_out_and_rewinding_repairs_the_file(run: Run)
     assert path.read_text().endswith("}\n")
 
 
+def test_an_incomplete_line_is_repaired_where_no_round_is_done_again(run: Run) -> None:
+    path = run.folder / "metrics.jsonl"
+    path.write_text('{"rung": 0, "round": 1, "steps": 64}\n{"rung": 0, "rou')
+    with run:
+        run.rewind({0: 1})
+        run.log({"rung": 0, "round": 2, "steps": 128})
+    assert [row["round"] for row in run.metrics()] == [1, 2]
+
+
 @pytest.mark.parametrize("last", ['{"rung": 1, "rou', "", "null", "[" * 100_000])
 def test_the_last_complete_line_of_a_long_file_is_found(run: Run, last: str) -> None:
     path = run.folder / "metrics.jsonl"

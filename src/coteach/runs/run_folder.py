@@ -143,13 +143,15 @@ class Run:
     def rewind(self, rounds: Mapping[int, int]) -> None:
         """Delete the rounds logged after a checkpoint: a run that is resumed from it does them again.
 
+        Also repairs a last line that a crash left incomplete: the next round would be appended to it.
+
         rounds: number of rounds in the checkpoint, for each rung that has begun and is not over. Earlier rungs are over.
         """
         if (self.folder / "metrics.jsonl").exists():
-            first = min(rounds, default=0)
-            kept = [row for row in self.metrics() if row["rung"] < first or row["round"] <= rounds.get(row["rung"], 0)]
-            if len(kept) < len(self.metrics()):
-                self.write_jsonl("metrics.jsonl", kept)
+            first, rows = min(rounds, default=0), self.metrics()
+            kept = [row for row in rows if row["rung"] < first or row["round"] <= rounds.get(row["rung"], 0)]
+            self.write_jsonl("metrics.jsonl", kept)
+            if len(kept) < len(rows):
                 self._renew_board(kept)
 
     def _renew_board(self, rows: Iterable[Mapping[str, Any]]) -> None:
