@@ -13,6 +13,7 @@ import pytest
 from hypothesis import settings
 
 from coteach.runs.machine import cache_folder
+from llm_server import Server
 
 settings.register_profile("coteach", derandomize=True, database=None, deadline=None, max_examples=40)
 settings.load_profile("coteach")
@@ -27,6 +28,14 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("COTEACH_CACHE", str(folder))
         yield
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    """An LLM's server on a socket; set its `reply`."""
+    made = Server()
+    yield made
+    made.stop()
 
 
 @pytest.fixture(autouse=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -15,13 +14,6 @@ from coteach.teacher.remote.endpoint import parse
 from coteach.teacher.remote.failures import of_connection
 from llm_server import Handler, Server, http
 from server_habits import HABITS, RIGHT, SITUATION, advise, behaving
-
-
-@pytest.fixture
-def server() -> Iterator[Server]:
-    made = Server()
-    yield made
-    made.stop()
 
 
 @pytest.mark.parametrize(

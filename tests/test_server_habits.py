@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -17,13 +16,6 @@ from coteach.teacher.answer_cache import AnswerCache
 from coteach.teacher.remote.teacher import RemoteTeacher
 from llm_server import Server
 from server_habits import HABITS, RIGHT, SITUATION, advise, behaving
-
-
-@pytest.fixture
-def server() -> Iterator[Server]:
-    made = Server()
-    yield made
-    made.stop()
 
 
 @pytest.mark.parametrize("name", list(HABITS))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -74,13 +74,6 @@ NEVER_ENDING = {
     "429": f"HTTP 429: the same answer for {DEADLINE:g} s",
 }
 """Only the deadline ends a call that fails in one of these ways; the server asks to be left alone for 30 s in the last."""
-
-
-@pytest.fixture
-def server() -> Iterator[Server]:
-    server = Server()
-    yield server
-    server.stop()
 
 
 def teacher(url: str, **settings: Any) -> RemoteTeacher:

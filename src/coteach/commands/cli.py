@@ -81,7 +81,6 @@ def script() -> NoReturn:
     except OSError as error:
         code = _lost_output(error)
     if code in (INTERRUPTED, TERMINATED):
-        sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
     raise SystemExit(code)

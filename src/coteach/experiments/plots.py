@@ -32,6 +32,10 @@ MARKS = (0.80, 0.95)
 ORDER = ("greedy student", "first at 80 % and 95 %", "student in training", "teacher-controlled in training", "LLM tuned")
 
 
+PER_PANEL = 3
+"""Entries of the legend that fit below one panel."""
+
+
 def plot_run(folder: Path) -> list[Path]:
     """Draw the run in `folder`; returns the files written, none where no round was logged."""
     rounds = list(jsonl.read(folder / "metrics.jsonl"))
@@ -43,10 +47,6 @@ def plot_run(folder: Path) -> list[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     _draw(rungs, _reached(folder), path)
     return [path]
-
-
-PER_PANEL = 3
-"""Entries of the legend that fit below one panel."""
 
 
 def _rung(row: dict[str, Any]) -> int:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from coteach.config import Config
 from coteach.errors import CoteachError
+from coteach.runs.files import user_path
 
 if TYPE_CHECKING:
     import torch
@@ -131,9 +132,9 @@ def cache_folder() -> Path:
     A user without a home, as in some containers, has a temporary folder instead.
     """
     if own := os.environ.get("COTEACH_CACHE"):
-        return Path(own).expanduser()
+        return user_path(own)
     if shared := os.environ.get("XDG_CACHE_HOME"):
-        return Path(shared).expanduser() / "coteach"
+        return user_path(shared) / "coteach"
     try:
         return Path.home() / ".cache" / "coteach"
     except RuntimeError:

@@ -37,7 +37,8 @@ class Replay:
         kept = kept[max(len(kept) - self.rows, 0) :]
         t, n = kept[:, 0], kept[:, 1]
         at = (self._next + np.arange(len(kept))) % max(self.rows, 1)
-        self._store(at, rollout.features[t, n])
+        features, numbers = rollout.features[t, n], self.layout.numbers
+        self.numbers[at], self.others[at] = features[:, :numbers], features[:, numbers:]
         self.situation[at], self.controls[at] = rollout.situation[t, n], rollout.controls[t, n]
         self._next = int(self._next + len(kept)) % max(self.rows, 1)
         self.filled = min(self.rows, self.filled + len(kept))
@@ -70,9 +71,6 @@ class Replay:
     def size(self) -> int:
         """The bytes of all rows."""
         return sum(part.nbytes for part in (self.numbers, self.others, self.situation, self.controls))
-
-    def _store(self, at: NDArray[np.int64], features: NDArray[Any]) -> None:
-        self.numbers[at], self.others[at] = features[:, : self.layout.numbers], features[:, self.layout.numbers :]
 
     def sample(self, count: int, rng: np.random.Generator) -> NDArray[np.int64]:
         """Return the indices of `count` rows, drawn uniformly with replacement."""

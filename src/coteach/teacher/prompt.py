@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from coteach.errors import CoteachError
+from coteach.errors import CoteachError, first_line
 from coteach.grounding.base import GRID_WORLD_INSTRUCTION, Situation
 from coteach.teacher.feedback import NOTHING, Feedback
 
@@ -84,7 +84,7 @@ def frame(tokenizer: Any, instruction: str = GRID_WORLD_INSTRUCTION, feedback: F
             try:
                 return _chat_frame(tokenizer, turns, in_parts)
             except Exception as error:  # a template can raise any error, and Jinja's own
-                wrong = wrong or (str(error).splitlines() or [type(error).__name__])[0]
+                wrong = wrong or first_line(error)
     raise CoteachError(
         f"the model's chat template cannot ask about a situation: {wrong}; "
         "give its tokenizer a template that shows every message once, or none (chat_template in tokenizer_config.json)"
@@ -205,8 +205,9 @@ def length(prefix: Sequence[int], prompt: Prompt) -> int:
 
 def check_length(prefix: Sequence[int], prompt: Prompt, context: int, text: str) -> None:
     """Raise `CoteachError` if prefix, situation and longest option do not fit into the model's context."""
-    if length(prefix, prompt) > context:
+    tokens = length(prefix, prompt)
+    if tokens > context:
         raise CoteachError(
-            f"prompt of {length(prefix, prompt)} tokens for situation {text[:40]!r}...: the model reads at most {context}; "
+            f"prompt of {tokens} tokens for situation {text[:40]!r}...: the model reads at most {context}; "
             "shorten the grounding's texts or choose a model with a longer context"
         )

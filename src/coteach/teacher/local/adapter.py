@@ -21,14 +21,14 @@ from typing import Any
 import torch
 
 from coteach.config import TeacherConfig
-from coteach.errors import CoteachError
+from coteach.errors import CoteachError, first_line
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
 CODE = ("auto_mapping", "megatron_config")
 """Fields of an adapter's configuration that name modules to import."""
 
-MORE_THAN_LORA = ("auto_mapping", "megatron_config", "modules_to_save", "layer_replication", "exclude_modules")
+MORE_THAN_LORA = (*CODE, "modules_to_save", "layer_replication", "exclude_modules")
 """Fields of an adapter's configuration that would do more than put LoRA layers into the model."""
 
 
@@ -164,7 +164,7 @@ def merged(model: Any, folder: Path) -> Any:
             warnings.filterwarnings("error", message="Found missing adapter keys")
             result = peft.PeftModel.from_pretrained(model, str(folder)).merge_and_unload()
     except Exception as error:  # a damaged file can raise any error
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise CoteachError(
             f"cannot merge the adapter in {str(folder)!r} into its model: {reason}; merge it with PEFT, and give that folder"
         ) from error

@@ -51,7 +51,7 @@ class CachedScores:
         wanted = dict(zip(keys, situations, strict=True))
         known: dict[str, Scores | None] = {**self.cache.look_up(wanted)}
         too_long = {key: None for key, situation in wanted.items() if not self.lm.fits(situation)}
-        missing = [key for key in wanted if key not in known | too_long]
+        missing = [key for key in wanted if key not in known and key not in too_long]
         if missing:
             answers = dict(zip(missing, self._ask([wanted[key] for key in missing], tuned), strict=True))
             self.cache.put_many({key: score for key, score in answers.items() if score is not None})

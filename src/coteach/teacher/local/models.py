@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from coteach.errors import CoteachError
+from coteach.errors import CoteachError, first_line
 from coteach.runs.files import user_path
 from coteach.runs.machine import torch_device, use_fast_matmul
 from coteach.teacher.feedback import NOTHING, Feedback
@@ -107,10 +107,9 @@ def _load(source: str, base: str, device: str, precision: str) -> LoadedModel:
         tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=True)
         precision = precisions.chosen(precision, where, lambda: _parameters(source))
         how = precisions.loading(precision, where)
-        how |= {"adapter_kwargs": {"subfolder": "none"}}  # an adapter in the folder is merged later, by `adapters.merged`
         model, info = AutoModelForCausalLM.from_pretrained(
-            source, local_files_only=True, use_safetensors=True, output_loading_info=True, **how
-        )
+            source, local_files_only=True, use_safetensors=True, output_loading_info=True, **how, **embedded.NO_ADAPTER
+        )  # an adapter is merged later, by `adapters.merged`
         _require_weights(info["missing_keys"], base)
         exported = Path(source, EXPORTED)
         bias = json.loads(exported.read_text(encoding="utf-8"))["bias"] if exported.is_file() else {}
@@ -118,7 +117,7 @@ def _load(source: str, base: str, device: str, precision: str) -> LoadedModel:
     except CoteachError:
         raise
     except Exception as error:  # a missing or damaged file can raise any error
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         way_out = "" if Path(source).is_dir() else f"; nothing is downloaded here, fetch it first: hf download {base}"
         raise CoteachError(f"cannot load the model {base!r}: {reason}{way_out}") from error
     finally:

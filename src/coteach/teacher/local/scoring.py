@@ -115,9 +115,7 @@ class Scorer:
             index = torch.arange(fill, device=self.model.device) % begin
             for layer, (keys, values) in enumerate(self._kept or ()):
                 cache.update(keys.index_select(2, index), values.index_select(2, index), layer)
-            rows, row_of = np.unique(far.edges[:, 2], return_inverse=True)
-            out = self._forward(far, cache, begin + fill, rows)
-            return _sums(_at_least_float32(out.logits[0]), far, row_of, [prompt])[0].double().cpu().numpy()
+            return self._run_trie(far, cache, begin + fill, [prompt])[0].double().cpu().numpy()
 
     def score_with_gradient(self, prompts: Sequence[Prompt]) -> list[torch.Tensor]:
         """Like `score`, but in one pass and differentiable: the prefix is computed again."""
@@ -154,9 +152,12 @@ class Scorer:
     def _run(self, prompts: Sequence[Prompt], cache: Any) -> list[torch.Tensor]:
         if not self.packed or max(length(self.prefix, prompt) for prompt in prompts) > token_budget.MOST:
             return [self._run_alone(prompt) for prompt in prompts]
-        trie = build_trie(self.prefix, prompts)
+        return self._run_trie(build_trie(self.prefix, prompts), cache, 0 if cache is None else len(self.prefix), prompts)
+
+    def _run_trie(self, trie: Trie, cache: Any, first: int, prompts: Sequence[Prompt]) -> list[torch.Tensor]:
+        """Return the scores of the prompts in `trie`. The keys and values of the nodes before `first` are in `cache`."""
         rows, row_of = np.unique(trie.edges[:, 2], return_inverse=True)
-        out = self._forward(trie, cache, 0 if cache is None else len(self.prefix), rows)
+        out = self._forward(trie, cache, first, rows)
         return _sums(_at_least_float32(out.logits[0]), trie, row_of, prompts)
 
     def _run_alone(self, prompt: Prompt) -> torch.Tensor:
